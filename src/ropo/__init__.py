@@ -1,0 +1,1 @@
+"""RoPO: preference-tune language models by rotating their weights."""
