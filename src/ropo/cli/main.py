@@ -1,0 +1,88 @@
+"""Find the command that was asked for, run it, and turn what went wrong into an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from ropo.cli.parser import Parser, did_you_mean
+from ropo.errors import UserError
+
+COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env")
+
+
+def entry() -> None:
+    """Run the program on the arguments of this process and exit."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command's name and its flags, without the program's name.
+
+    Returns:
+        The exit status: 0 done, 2 the user's input is at fault (told in one line on standard error), 1 interrupted.
+        Any other exception passes through, and Python then ends with 1 and a traceback.
+    """
+    try:
+        dispatch(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
+        print(f"ropo{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ropo: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `ropo env | head -1`; Python would complain once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def dispatch(arguments: Sequence[str]) -> None:
+    """Parse the arguments and run the command that they name."""
+    commands = available_commands()
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview(commands))
+        return
+    if arguments[0] == "--version":
+        print(f"ropo {version('ropo')}")
+        return
+    name, *flags = arguments
+    if name not in commands:
+        hint = did_you_mean(name, commands) or f"; choose from {', '.join(commands)}"
+        raise UserError(f"there is no command {name!r}{hint}")
+    command = import_module(f"ropo.cli.{name}")
+    parser = Parser(prog=f"ropo {name}", description=command.HELP)
+    command.add_arguments(parser)
+    command.run(parser.parse_args(flags))
+
+
+def available_commands() -> list[str]:
+    """Return the names of the commands that this installation has."""
+    return [name for name in COMMANDS if find_spec(f"ropo.cli.{name}")]
+
+
+def overview(commands: Sequence[str]) -> str:
+    """Return the text that lists the commands."""
+    lines = [f"  {name:<10} {import_module(f'ropo.cli.{name}').HELP}" for name in commands]
+    return "\n".join(
+        [
+            "usage: ropo COMMAND [flags]",
+            "",
+            "Preference-tune language models by rotating their weights.",
+            "",
+            *lines,
+            "",
+            "`ropo COMMAND --help` tells the flags of a command; `ropo --version` the version.",
+        ]
+    )

@@ -1,0 +1,37 @@
+"""An argument parser that reports every mistake as one line, with the nearest name where there is one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from ropo.errors import UserError
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to `name`, or nothing when none is near."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse flags, raising `UserError` where argparse would print its usage and exit."""
+
+    def __init__(self, **options: Any) -> None:
+        """Refuse abbreviated flags: a new flag must not change what an old command line means."""
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError` with argparse's message."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse the flags, naming the nearest flag for an unknown one."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            hint = did_you_mean(flag, self._option_string_actions) or f"; see `{self.prog} --help`"
+            raise UserError(f"unknown argument {flag!r}{hint}")
+        return parsed
