@@ -1,0 +1,63 @@
+"""Walk over all pairs of neurons of a weight in blocks, in float64 and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from ropo.errors import UserError
+
+BLOCK = 1024
+
+
+def check_weight(weight: Float[Tensor, "n d"], name: str = "weight") -> None:
+    """Refuse a weight that holds NaN or infinity.
+
+    Args:
+        weight: A weight; rows are neurons.
+        name: What to call it in the message.
+
+    Raises:
+        UserError: If an entry is not finite.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        bad = int((~torch.isfinite(weight)).sum())
+        raise UserError(f"{name}: must be finite, has {bad} NaN or infinite entries; check the checkpoint")
+
+
+def nonzero_rows(weight: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
+    """Mark the neurons that have a direction: a row of zeros has none, and every measure leaves it out."""
+    return (weight != 0).any(dim=1)
+
+
+def unit_rows(weight: Float[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
+    """Scale every row to length one in float64: w^_i = w_i / ||w_i||."""
+    rows = weight.detach().double()
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
+def cosine_blocks(weight: Float[Tensor, "n d"]) -> Iterator[Float64[Tensor, " pairs"]]:
+    """Yield the cosines between neurons, every pair i < j exactly once, block by block.
+
+    The order depends on the shape alone, so the blocks of two weights of one shape can be zipped.
+
+    Args:
+        weight: Finite weight without zero rows; rows are neurons.
+
+    Yields:
+        Up to 1,048,576 cosines, clipped to [-1, 1] against rounding.
+
+    Cost: n^2 d multiplications in float64; memory for two blocks of 1,024 rows and one of cosines beside the weight.
+    """
+    for start in range(0, len(weight), BLOCK):
+        rows = unit_rows(weight[start : start + BLOCK])
+        for other in range(start, len(weight), BLOCK):
+            cosines = (rows @ unit_rows(weight[other : other + BLOCK]).T).clamp_(-1.0, 1.0)
+            if other > start:
+                yield cosines.flatten()
+            else:
+                upper = torch.ones_like(cosines, dtype=torch.bool).triu_(diagonal=1)
+                yield cosines[upper]
