@@ -1,0 +1,157 @@
+"""Run a causal language model on packs where its caller sees a padded batch.
+
+TRL computes log-probs by `model(input_ids, attention_mask, labels=labels, fused_lm_head=True)`, for the policy and the
+reference alike. Given `packs=` as well, a model prepared here computes the packs, lets TRL's own fused LM head score
+their answer tokens only, and puts every score where the padded batch would have had it.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput
+
+from ropo.training.attention import PACKED, CannotPackError, no_mask
+from ropo.training.packing import Pack, pack_batch
+
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+
+
+def enable_packing(model: PreTrainedModel) -> str | None:
+    """Let a model that has TRL's fused LM head take packs.
+
+    Args:
+        model: The base model, without PEFT's wrapper; changed in place.
+
+    Returns:
+        None, or the reason why this model cannot be packed; it is then left as it was.
+
+    Cost: two forward passes over a dozen tokens, which compare the packed scores with the padded ones.
+    """
+    reason = _architecture_reason(model)
+    if reason is not None:
+        return reason
+    attention, forward = model.config._attn_implementation, model.forward
+    trial = _trial_batch(model)
+    padded = _trial_log_probs(model, trial)
+    model.set_attn_implementation(PACKED)
+    keep_scored = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
+    model.forward = types.MethodType(_packed_forward(forward), model)
+    try:
+        packed = _trial_log_probs(model, {**trial, "packs": pack_batch(**trial)})
+        reason = None if _agree(packed, padded, model.dtype) else "its packed log-probs differ from its padded ones"
+    except CannotPackError as error:
+        reason = str(error)
+    if reason is not None:
+        model.forward = forward
+        keep_scored.remove()
+        model.set_attn_implementation(attention)
+    return reason
+
+
+def _packed_forward(fused_forward: Any) -> Any:
+    """Wrap the forward that `trl.trainer.utils.add_fused_lm_head` made."""
+
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        packs: tuple[Pack, ...] = (),
+        fused_lm_head: bool = False,
+        labels: Int[Tensor, "rows width"] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if not packs or not fused_lm_head or labels is None:
+            return fused_forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+
+        def score(pack: Pack) -> FusedCausalLMOutput:
+            return fused_forward(
+                input_ids=pack.input_ids,
+                position_ids=pack.position_ids,
+                attention_mask=no_mask(pack.input_ids.device),
+                pack=pack,
+                shift_labels=pack.targets,
+                fused_lm_head=True,
+            )
+
+        if len(packs) == 1 or not torch.is_grad_enabled():
+            outputs = [score(pack) for pack in packs]
+        else:  # only one pack's activations at a time: that is what the token budget is for
+            outputs = [checkpoint(score, pack, use_reentrant=False) for pack in packs]
+        return _scatter(outputs, packs, labels)
+
+    return forward
+
+
+def _keep_scored(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    """Keep only the hidden states that predict an answer token, so that the LM head sees no other."""
+    pack = kwargs.get("pack")
+    if pack is not None:
+        output.last_hidden_state = output.last_hidden_state[:, pack.scored]
+    return output
+
+
+def _scatter(
+    outputs: list[FusedCausalLMOutput], packs: tuple[Pack, ...], labels: Int[Tensor, "rows width"]
+) -> FusedCausalLMOutput:
+    """Put the scores of packs into the (rows, width - 1) grid of the padded batch; zero where nothing is scored."""
+    rows, width = labels.shape
+    cells = torch.cat([pack.cells for pack in packs])
+
+    def grid(name: str) -> Tensor:
+        values = torch.cat([output[name][0] for output in outputs])
+        return values.new_zeros(rows * (width - 1)).scatter(0, cells, values).view(rows, width - 1)
+
+    return FusedCausalLMOutput(**{name: grid(name) for name in TOKEN_FIELDS if name in outputs[0]})
+
+
+def _architecture_reason(model: PreTrainedModel) -> str | None:
+    config = model.config.get_text_config()
+    other_layers = sorted(set(getattr(config, "layer_types", None) or ()) - PACKABLE_LAYERS)
+    if not model._supports_attention_backend:
+        return "its attention does not go through transformers' AttentionInterface"
+    if model._is_stateful or other_layers:
+        return f"it has layers other than attention ({', '.join(other_layers) or 'recurrent ones'})"
+    if config is not model.config:
+        return "it is not a text-only model"
+    return None
+
+
+def _trial_batch(model: PreTrainedModel) -> dict[str, Int[Tensor, "2 7"]]:
+    """Make a tiny pair to compare packed with padded on: the check that no list of architectures can replace."""
+    device = model.get_input_embeddings().weight.device
+    input_ids = torch.arange(14, device=device).view(2, 7) % model.config.vocab_size
+    input_ids[1, :4] = input_ids[0, :4]
+    completion_mask = torch.zeros_like(input_ids)
+    completion_mask[:, 4:] = 1
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "completion_mask": completion_mask}
+
+
+def _trial_log_probs(model: PreTrainedModel, batch: dict[str, Any]) -> Float[Tensor, "2 6"]:
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(**inputs, labels=labels, fused_lm_head=True).log_probs
+    finally:
+        model.train(training)
+
+
+def _agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:
+    """Compare to rounding: an attention that ignores the pack is off by far more, in a trained model."""
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    return bool(torch.allclose(packed, padded, atol=tolerance, rtol=0.0))
+
+
+def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the model without PEFT's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model

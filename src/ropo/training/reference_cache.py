@@ -1,0 +1,84 @@
+"""Keep reference log-probs on disk, by what they are computed from and nothing else.
+
+Token ids are what a tokenizer and its chat template make of the data, so the key is a hash of those ids, of the weights
+and configuration of the reference, and of what else enters the sums. Every method that trains on the same base model
+shares an entry; a change of anything that matters gives another key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "pad_token_id")
+
+
+def cache_file(fingerprint: str) -> Path:
+    """Return where the log-probs with this fingerprint are kept: beside the caches of `datasets` (HF_DATASETS_CACHE)."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "ropo-reference" / f"{fingerprint}.safetensors"
+
+
+def fingerprint(dataset: Dataset, model: PreTrainedModel | PeftModel, options: dict[str, Any]) -> str:
+    """Hash everything that reference log-probs depend on.
+
+    Args:
+        dataset: Tokenised records; their order counts.
+        model: The reference, or the policy whose adapter is switched off to get it.
+        options: What else enters the sums (truncation, precision, ...).
+
+    Cost: one pass over data and weights; about a second for each GB.
+    """
+    digest = hashlib.sha256(repr(sorted(options.items())).encode())
+    for record in dataset.select_columns(list(TOKEN_COLUMNS)):
+        digest.update(repr([record[column] for column in TOKEN_COLUMNS]).encode())
+    config = model.config.to_dict()
+    digest.update(repr(sorted((k, repr(v)) for k, v in config.items() if k not in IRRELEVANT_OPTIONS)).encode())
+    for name, tensor in sorted(reference_weights(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def reference_weights(model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
+    """Collect the weights of the reference, under the names they have without PEFT.
+
+    These are the base model's weights, and those of the adapter `ref` that TRL copies when training continues from one.
+    """
+    if not isinstance(model, PeftModel):
+        return model.state_dict()
+    prefix = getattr(model.base_model, "prefix", "")  # of the adapter's own parameters, such as "lora_"
+    weights = {}
+    for name, tensor in model.get_base_model().state_dict().items():
+        parts = name.split(".")
+        is_adapter = "modules_to_save" in parts or any(prefix and part.startswith(prefix) for part in parts)
+        if not is_adapter or "ref" in parts:
+            weights[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
+    return weights
+
+
+def load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]] | None:
+    """Read the chosen and rejected log-probs kept at `path`, or None where there are none."""
+    if not path.exists():
+        return None
+    log_probs = load_file(path)
+    return log_probs["chosen"], log_probs["rejected"]
+
+
+def save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
+    """Write log-probs to `path` in one stroke: a reader sees all of them or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file({"chosen": chosen.contiguous(), "rejected": rejected.contiguous()}, partial)
+    partial.replace(path)
