@@ -90,7 +90,9 @@ def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
         return loader.from_pretrained(source, **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model {source}: cannot be loaded ({reason}); give a hub id, a folder or a .gguf file") from error
+        raise UserError(
+            f"model {source}: cannot be loaded ({reason}); give a hub id, a folder or a .gguf file"
+        ) from error
 
 
 def _check_folder(path: Path) -> None:

@@ -1,0 +1,18 @@
+"""Orthogonal matrices from a few angles and vectors: in pure torch, knowing nothing of models."""
+
+from ropo.rotations.blocks import RotationBlocks, build_blocks
+from ropo.rotations.givens import GivensTree
+from ropo.rotations.householder import Reflections
+from ropo.rotations.product import Product, Rotation, ropo_rotation
+from ropo.rotations.rotate import rotate
+
+__all__ = [
+    "GivensTree",
+    "Product",
+    "Reflections",
+    "Rotation",
+    "RotationBlocks",
+    "build_blocks",
+    "ropo_rotation",
+    "rotate",
+]

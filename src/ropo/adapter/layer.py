@@ -1,0 +1,141 @@
+"""A frozen linear layer with RoPO adapters around it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ropo.adapter.config import RopoConfig
+from ropo.adapter.parameters import RopoParameters
+from ropo.adapter.stretch import stretch
+from ropo.rotations import rotate
+
+
+class RopoLayer(nn.Module, BaseTunerLayer):
+    """Rotate the input of a frozen linear layer and stretch its output.
+
+    z = exp(s) * ((x R) weight^T) + b. A neuron w_j (a row of weight) thus becomes exp(s_j) R w_j: R is shared by all
+    neurons and orthogonal, so the angles between them stay what pre-training made them, and merging is
+    weight' = diag(exp s) weight R^T. Neither R nor a new weight is formed in training.
+
+    Several active adapters act on the weights in the order in which they were activated; on activations, therefore,
+    the last one rotates first.
+
+    Args:
+        base_layer: `nn.Linear` (also quantised subclasses) or transformers' `Conv1D`.
+        adapter_name: Name of the first adapter.
+        config: Its configuration.
+    """
+
+    adapter_layer_names: tuple[str, ...] = ("ropo_parameters",)
+    other_param_names: tuple[str, ...] = ()
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: RopoConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.ropo_parameters = nn.ModuleDict()
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        self.in_features, self.out_features = linear_shape(self.get_base_layer())
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: RopoConfig) -> None:
+        """Add an adapter to this layer."""
+        self.ropo_parameters[adapter_name] = RopoParameters(config, self.in_features, self.out_features)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the adapted layer's output for (*batch, d) activations."""
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        adapters = [] if self.merged else self._active_parameters()
+        for parameters in reversed(adapters):
+            parameters.keep_float32()
+            if parameters.rotates:
+                x = rotate(x, parameters.blocks())
+        z = self.base_layer(x, *args, **kwargs)
+        log_scales = [p.log_magnitude for p in adapters if p.log_magnitude is not None]
+        return stretch(z, sum(log_scales[1:], log_scales[0]), self.bias) if log_scales else z
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold adapters into the frozen weight: weight' = diag(exp s) weight R^T.
+
+        Args:
+            safe_merge: Refuse, leaving the weight as it is, if the result is not finite.
+            adapter_names: Adapters to merge, in this order; None for the active ones.
+
+        Raises:
+            ValueError: With `safe_merge`, if a merged weight would not be finite.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name not in self.ropo_parameters:
+                continue
+            merged = self._merged_weight(name)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"adapter {name}: the merged weight is not finite; the adapter seems to be broken")
+            self._write_weight(merged)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take all merged adapters out of the weight again, last one first."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        while self.merged_adapters:
+            self._write_weight(self._unmerged_weight(self.merged_adapters.pop()))
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Tell PEFT that a rotation is no low-rank sum."""
+        return False
+
+    def _active_parameters(self) -> list[RopoParameters]:
+        named = self.ropo_parameters
+        return [named[name] for name in self.active_adapters if name in named]  # type: ignore[misc]
+
+    def _merged_weight(self, adapter_name: str) -> Tensor:
+        """Return diag(exp s) weight R^T in float64, (n, d)."""
+        parameters = self._parameters_of(adapter_name)
+        weight = parameters.rotation().apply_transpose(self._neurons()) if parameters.rotates else self._neurons()
+        scale = parameters.scale()
+        return weight if scale is None else weight * scale.detach().double().unsqueeze(1)
+
+    def _unmerged_weight(self, adapter_name: str) -> Tensor:
+        parameters, weight = self._parameters_of(adapter_name), self._neurons()
+        scale = parameters.scale()
+        if scale is not None:
+            weight = weight / scale.detach().double().unsqueeze(1)
+        return parameters.rotation().apply(weight) if parameters.rotates else weight
+
+    def _parameters_of(self, adapter_name: str) -> RopoParameters:
+        parameters = self.ropo_parameters[adapter_name]
+        assert isinstance(parameters, RopoParameters)
+        return parameters
+
+    def _neurons(self) -> Tensor:
+        """Return the frozen weight in float64, a neuron a row, whatever the layer's own layout."""
+        weight = self.get_base_weight().double()
+        return weight.T if isinstance(self.get_base_layer(), Conv1D) else weight
+
+    def _write_weight(self, neurons: Tensor) -> None:
+        base_layer = self.get_base_layer()
+        weight = neurons.T if isinstance(base_layer, Conv1D) else neurons
+        self.set_base_weight(weight.to(self.get_base_weight().dtype).contiguous())
+
+    def __repr__(self) -> str:
+        return "ropo." + super().__repr__()
+
+
+def linear_shape(layer: nn.Module) -> tuple[int, int]:
+    """Return a linear layer's numbers of inputs and neurons."""
+    if isinstance(layer, Conv1D):
+        return layer.weight.shape[0], layer.weight.shape[1]
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features, layer.out_features

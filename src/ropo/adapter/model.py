@@ -1,0 +1,125 @@
+"""Put RoPO layers into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ropo.adapter.config import RopoConfig
+from ropo.adapter.layer import RopoLayer
+from ropo.errors import UserError
+
+QUERY_AND_VALUE = ["q_proj", "v_proj"]
+
+
+class RopoModel(BaseTuner):
+    """Adapt a model's linear layers with rotations; `peft.get_peft_model` makes one for a `RopoConfig`.
+
+    Args:
+        model: The model to adapt, changed in place.
+        config: A `RopoConfig`, or one for each adapter name.
+        adapter_name: Name of the first adapter.
+        low_cpu_mem_usage: Leave the parameters on the meta device until weights are loaded.
+    """
+
+    prefix: str = "ropo_"
+    tuner_layer_cls = RopoLayer
+    # PEFT adapts phi's MLP as well; the method is about queries and values.
+    target_module_mapping = {**TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "phi": QUERY_AND_VALUE}
+
+    def _prepare_adapter_config(self, peft_config: RopoConfig, model_config: dict[str, Any]) -> RopoConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = self._default_targets(str(model_config.get("model_type")))
+        else:
+            _check_names(peft_config, self.model)
+        return peft_config
+
+    def _default_targets(self, model_type: str) -> Any:
+        targets = self.target_module_mapping.get(model_type)
+        if targets is not None:
+            return targets if isinstance(targets, str) else set(targets)
+        names = {name.rpartition(".")[2] for name in _linear_names(self.model)}
+        if not names.issuperset(QUERY_AND_VALUE):
+            raise UserError(
+                f"target_modules: no default is known for a model of type {model_type!r}; "
+                f"give some of its linear layers: {', '.join(sorted(names)[:12])}"
+            )
+        return set(QUERY_AND_VALUE)
+
+    def _prepare_model(self, peft_config: RopoConfig, model: nn.Module) -> None:
+        """Look at every layer that will be adapted before the first one is."""
+        if peft_config.target_modules == "all-linear":
+            return
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        for name, module in model.named_modules():
+            if ".ropo_parameters" in name or name.endswith(".base_layer"):
+                continue
+            if self._check_target_module_exists(peft_config, name):
+                _check_layer(name, _base_of(module), _base_of(head))
+
+    def _create_and_replace(
+        self,
+        peft_config: RopoConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        if isinstance(target, RopoLayer):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = RopoLayer(target, adapter_name, peft_config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # one more adapter: not trained until it is activated
+        self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise UserError(
+                "adapter_names: RoPO adapters cannot be mixed within a batch; activate one with set_adapter(name) "
+                "and run a batch for each"
+            )
+        yield
+
+
+def _base_of(module: nn.Module | None) -> nn.Module | None:
+    return module.get_base_layer() if isinstance(module, RopoLayer) else module
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D | RopoLayer)]
+
+
+def _check_names(config: RopoConfig, model: nn.Module) -> None:
+    """Refuse a target that no module bears: PEFT would pass over it as long as another one matches."""
+    targets: Any = config.target_modules
+    if isinstance(targets, str):
+        return
+    names = _linear_names(model)
+    for target in sorted(targets):
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            leaves = sorted({name.rpartition(".")[2] for name in names})
+            near = get_close_matches(target, leaves, n=3) or leaves[:8]
+            raise UserError(f"target_modules: the model has no module {target!r}; did you mean {', '.join(near)}?")
+
+
+def _check_layer(name: str, layer: nn.Module | None, head: nn.Module | None) -> None:
+    if layer is head and head is not None:
+        raise UserError(
+            f"target_modules: {name} is the output head, which is read past the adapter when log-probs are computed; "
+            "leave it out (exclude_modules)"
+        )
+    if not isinstance(layer, nn.Linear | Conv1D):
+        raise UserError(
+            f"target_modules: {name} is a {type(layer).__name__}; RoPO adapts nn.Linear and Conv1D layers; "
+            "name the linear layers inside it"
+        )

@@ -1,0 +1,97 @@
+"""One adapter's trainable numbers on one layer, and the rotation that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropo.adapter.config import RopoConfig
+from ropo.rotations import Product, RotationBlocks, build_blocks, ropo_rotation
+
+TREES = {"bidirectional": 2, "forward": 1, "none": 0}
+
+
+class RopoParameters(nn.Module):
+    """Hold the angles, reflection vectors and magnitudes of one adapter on one layer.
+
+    - `givens`: (trees, d - 1) radians, the forward tree first; zero at start.
+    - `reflections`: (k, d), in equal pairs at start, so that each pair is the identity and still has a gradient. Their
+      entries have unit variance: a step of size lr then turns a vector by about lr, as it does an angle.
+    - `log_magnitude`: (n,), m = ||w|| exp(log_magnitude): positive whatever the optimizer does, and its step is
+      relative to the neuron. Zero at start.
+
+    What a configuration leaves out is None. All are float32 at least, in a bfloat16 model too: bfloat16 would swallow
+    the updates of an angle near 1 (its steps there are 4e-3).
+    """
+
+    def __init__(self, config: RopoConfig, in_features: int, out_features: int) -> None:
+        super().__init__()
+        trees, reflections = TREES[config.givens], config.reflections
+        self.in_features = in_features
+        self.givens = nn.Parameter(torch.empty(trees, in_features - 1)) if trees else None
+        self.reflections = nn.Parameter(torch.empty(reflections, in_features)) if reflections else None
+        self.log_magnitude = nn.Parameter(torch.empty(out_features)) if config.magnitude else None
+        self._cached: tuple[list[Tensor], RotationBlocks] | None = None
+        self._reset(identity=config.init_weights)
+
+    def _reset(self, identity: bool) -> None:
+        for angles in (self.givens, self.log_magnitude):
+            if angles is not None:
+                nn.init.zeros_(angles) if identity else nn.init.normal_(angles, std=0.3)
+        if self.reflections is not None:
+            nn.init.normal_(self.reflections)
+            if identity:
+                with torch.no_grad():
+                    self.reflections[1::2] = self.reflections[0::2]
+
+    @property
+    def rotates(self) -> bool:
+        """Whether there is a rotation at all (an ablation may train magnitudes alone)."""
+        return self.givens is not None or self.reflections is not None
+
+    def rotation(self, dtype: torch.dtype = torch.float64) -> Product:
+        """Return R factor by factor in the given dtype, without gradient; for merging and diagnostics."""
+        parts = [None if part is None else part.detach().to(dtype) for part in (self.givens, self.reflections)]
+        return ropo_rotation(self.in_features, *parts)
+
+    def scale(self) -> Float[Tensor, " n"] | None:
+        """Return m / ||w|| = exp(log_magnitude), or None where magnitudes are not trained."""
+        return None if self.log_magnitude is None else self.log_magnitude.exp()
+
+    def blocks(self) -> RotationBlocks:
+        """Return R as small matrices: differentiable while gradients are recorded, else from a cache.
+
+        The cache is compared by value with the parameters that made it: a version counter would miss writes through
+        `.data`, and comparing a few thousand numbers costs less than building from them.
+        """
+        parts = [part for part in (self.givens, self.reflections) if part is not None]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parts[0].is_meta:
+            return build_blocks(self.in_features, self.givens, self.reflections)
+        if self._cached is None or not all(map(_same, self._cached[0], parts)):
+            blocks = build_blocks(self.in_features, self.givens, self.reflections)
+            self._cached = [part.detach().clone() for part in parts], blocks
+        return self._cached[1]
+
+    def keep_float32(self) -> None:
+        """Widen parameters that someone narrowed behind our back, as TRL does on quantised base models."""
+        for part in self.parameters(recurse=False):
+            if part.dtype in (torch.bfloat16, torch.float16):
+                part.data = part.data.float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow `.to(device)`, but let `.to(bfloat16)` or `.half()` pass without loss."""
+
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype in (torch.float32, torch.float64) else tensor.to(moved.device)
+
+        self._cached = None
+        return super()._apply(at_least_float32, recurse)
+
+
+def _same(cached: Tensor, current: Tensor) -> bool:
+    return cached.dtype == current.dtype and cached.device == current.device and torch.equal(cached, current)
