@@ -1,0 +1,91 @@
+"""The training methods by name: which adapter each makes, its own options, and the learning rate to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig
+from transformers import PreTrainedModel
+
+from ropo.adapter import RopoConfig
+from ropo.errors import UserError
+
+COMMON_OPTIONS = ("target_modules", "exclude_modules", "layers_to_transform")
+
+
+@dataclass(frozen=True)
+class Method:
+    """Describe a training method.
+
+    Attributes:
+        adapter: Class of the adapter's configuration; None trains every weight.
+        learning_rate: The rate that `ropo train` starts from, for Adam.
+        options: The adapter's own options, with their defaults.
+    """
+
+    adapter: type[PeftConfig] | None
+    learning_rate: float
+    options: Mapping[str, Any]
+
+
+METHODS: dict[str, Method] = {
+    "ropo": Method(RopoConfig, 5e-4, {"reflections": 2, "givens": "bidirectional", "magnitude": True}),
+    "lora": Method(LoraConfig, 2e-4, {"r": 8, "lora_alpha": 16}),
+    "oft": Method(OFTConfig, 2e-4, {"oft_block_size": 32}),
+    "hra": Method(HRAConfig, 2e-4, {"r": 8}),
+    "full": Method(None, 1e-6, {}),
+}
+
+
+def adapter_config(method: str, options: Mapping[str, Any]) -> PeftConfig | None:
+    """Return the adapter's configuration for a method.
+
+    Args:
+        method: A name in `METHODS`.
+        options: The adapter options that were given; the others keep the method's defaults.
+
+    Returns:
+        A PEFT configuration for causal language modelling, or None for full fine-tuning.
+
+    Raises:
+        UserError: If the method is unknown, an option is not one of its own, or a value breaks its rule.
+    """
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: must be one of {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    known = () if chosen.adapter is None else (*COMMON_OPTIONS, *chosen.options)
+    for name in options:
+        if name not in known:
+            own = ", ".join(known) or "no adapter options"
+            raise UserError(f"{name}: is not an option of method {method!r}, which has {own}; leave it out")
+    if chosen.adapter is None:
+        return None
+    try:
+        return chosen.adapter(task_type="CAUSAL_LM", **{**chosen.options, **options})
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"method {method!r}: {error}") from error
+
+
+def check_target_modules(model: PreTrainedModel, config: PeftConfig) -> None:
+    """Check that every target module named by the user is a layer of the model, and not its output head.
+
+    Raises:
+        UserError: With the nearest names for one that does not exist.
+    """
+    names = getattr(config, "target_modules", None)
+    if not names or isinstance(names, str):
+        return
+    layers = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    for target in sorted(names):
+        matches = [module for name, module in layers.items() if name == target or name.endswith(f".{target}")]
+        if not matches:
+            near = get_close_matches(target, {name.rpartition(".")[2] for name in layers}, n=3)
+            hint = f"; near names are {', '.join(near)}" if near else "; see print(model) for its layers"
+            raise UserError(f"target_modules: {type(model).__name__} has no layer {target!r}{hint}")
+        if model.get_output_embeddings() in matches:
+            raise UserError(f"target_modules: {target!r} is the output head, which must not be adapted; leave it out")

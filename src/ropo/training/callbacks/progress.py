@@ -1,0 +1,102 @@
+"""Progress of a training run: one line a log, and a bar below them on a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ropo.errors import UserError
+
+
+def progress_line(logs: Mapping[str, float], step: int, steps: int, seconds_left: float) -> str:
+    """Write what a user watches while training as one line.
+
+    Args:
+        logs: What the trainer logged, by TRL's names.
+        step: Optimizer steps done.
+        steps: Optimizer steps in all.
+        seconds_left: Expected time to the end.
+
+    Returns:
+        Loss, accuracy (share of pairs whose chosen answer gained more than the rejected one), margin (its mean gain
+        times beta), mean log-probs of chosen and rejected answers, tokens per second and time left. Both log-probs are
+        there because a growing margin can hide that both fall.
+    """
+    parts = [f"step {step:>{len(str(steps))}}/{steps}", f"loss {logs['loss']:.4f}"]
+    if "rewards/margins" in logs:
+        parts += [f"accuracy {logs['rewards/accuracies']:.2f}", f"margin {logs['rewards/margins']:+.3f}"]
+        parts += [f"chosen {logs['logps/chosen']:.1f}", f"rejected {logs['logps/rejected']:.1f}"]
+    if "unique_tokens_per_second" in logs:
+        parts.append(f"{logs['unique_tokens_per_second']:.0f} tokens/s")
+    parts.append(f"{timedelta(seconds=round(seconds_left))} left")
+    return "  ".join(parts)
+
+
+class Progress(TrainerCallback):
+    """Show progress; a context manager, so that the terminal is restored whatever ends the run."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on this console."""
+        self.console = console
+        self.bar = Bar(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True
+        )
+        self.task = self.bar.add_task("training")
+        self.started = self.first_step = 0.0
+
+    def __enter__(self) -> Progress:
+        """Return the callback; the bar appears when training starts."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock and, on a terminal, the bar."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+        if self.console.is_terminal:
+            self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
+            self.bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print a line.
+
+        Raises:
+            UserError: If the loss is not finite any more.
+        """
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"training diverged: the loss is {logs['loss']} at step {state.global_step}; "
+                f"lower --learning_rate, now {args.learning_rate:g}"
+            )
+        done = state.global_step - self.first_step
+        left = (time.monotonic() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
+        line = progress_line(logs, state.global_step, state.max_steps, left)
+        self.bar.console.print(line, highlight=False, soft_wrap=True)

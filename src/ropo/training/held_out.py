@@ -1,0 +1,79 @@
+"""What a run did to held-out pairs: margins and accuracy, with an interval that says how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+RESAMPLES = 10_000
+
+
+def implicit_margins(
+    before: Float[np.ndarray, "pairs 2"], after: Float[np.ndarray, "pairs 2"], beta: float
+) -> Float[np.ndarray, " pairs"]:
+    """Return the DPO margin of each pair.
+
+        margin = beta * ((log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected)))
+
+    the difference of implicit rewards in Rafailov et al. 2023 (arXiv 2305.18290), section 4.
+
+    Args:
+        before: Log-probs of the reference, summed over the tokens of the answers; columns chosen, rejected.
+        after: Those of the policy.
+        beta: Strength of the pull to the reference.
+    """
+    gain = after - before
+    return beta * (gain[:, 0] - gain[:, 1])
+
+
+def bootstrap_interval(values: Float[np.ndarray, " n"], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean.
+
+    Args:
+        values: Independent measurements, at least one.
+        level: Probability that the interval is to cover the mean.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper end.
+
+    Cost: 10,000 resamples of `values`; a second for ten thousand values.
+    """
+    generator = np.random.default_rng(seed)
+    means = [generator.choice(values, size=len(values)).mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def held_out_metrics(
+    before: Float[np.ndarray, "pairs 2"], after: Float[np.ndarray, "pairs 2"], beta: float
+) -> dict[str, float | Sequence[float]]:
+    """Summarise held-out pairs before and after training.
+
+    Args:
+        before: Summed log-probs of the policy at the start, which is the reference; columns chosen, rejected.
+        after: Those at the end.
+        beta: As in `implicit_margins`.
+
+    Returns:
+        `margin` with its 95 % interval and `margins` pair by pair; `loss`, the mean DPO loss -log sigmoid(margin), which
+        is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean log-probs before and after; and
+        `prefers_chosen`, the share of pairs whose chosen answer is the likelier one, before and after.
+    """
+    margins = implicit_margins(before, after, beta)
+    return {
+        "pairs": len(margins),
+        "loss": float(np.logaddexp(0.0, -margins).mean()),
+        "margin": float(margins.mean()),
+        "margin_interval": bootstrap_interval(margins),
+        "accuracy": float((margins > 0).mean()),
+        "chosen_before": float(before[:, 0].mean()),
+        "chosen_after": float(after[:, 0].mean()),
+        "rejected_before": float(before[:, 1].mean()),
+        "rejected_after": float(after[:, 1].mean()),
+        "prefers_chosen_before": float((before[:, 0] > before[:, 1]).mean()),
+        "prefers_chosen_after": float((after[:, 0] > after[:, 1]).mean()),
+        "margins": margins.tolist(),
+    }
