@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ropo.diagnostics import hyperspherical_energy, sampled_energy
-from ropo.diagnostics.pairs import BLOCK, cosine_blocks
+from ropo.diagnostics.pairs import BLOCK, all_cosines
 from ropo.errors import UserError
 
 
@@ -33,7 +33,7 @@ def test_equals_the_double_loop(shape: tuple[int, int], dtype: torch.dtype) -> N
 
 def test_blocks_cover_every_pair_once() -> None:
     weight = torch.randn(2 * BLOCK + 5, 3, generator=torch.Generator().manual_seed(0))
-    blocks = list(cosine_blocks(weight))
+    blocks = list(all_cosines(weight))
     assert len(blocks) == 6
     assert sum(map(len, blocks)) == len(weight) * (len(weight) - 1) // 2
     unit = weight.double() / weight.double().norm(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Walk over all pairs of neurons of a weight in blocks, in float64 and in bounded memory."""
+"""Walk over pairs of neurons of a weight, in float64 and in bounded memory: every pair, or a seeded sample."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ropo.errors import UserError
 
 BLOCK = 1024
+SAMPLE_CHUNK = 8192
 
 
 def check_weight(weight: Float[Tensor, "n d"], name: str = "weight") -> None:
@@ -23,8 +24,8 @@ def check_weight(weight: Float[Tensor, "n d"], name: str = "weight") -> None:
     Raises:
         UserError: If an entry is not finite.
     """
-    if not bool(torch.isfinite(weight).all()):
-        bad = int((~torch.isfinite(weight)).sum())
+    bad = int((~torch.isfinite(weight)).sum())
+    if bad:
         raise UserError(f"{name}: must be finite, has {bad} NaN or infinite entries; check the checkpoint")
 
 
@@ -39,7 +40,7 @@ def unit_rows(weight: Float[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
 
-def cosine_blocks(weight: Float[Tensor, "n d"]) -> Iterator[Float64[Tensor, " pairs"]]:
+def all_cosines(weight: Float[Tensor, "n d"]) -> Iterator[Float64[Tensor, " pairs"]]:
     """Yield the cosines between neurons, every pair i < j exactly once, block by block.
 
     The order depends on the shape alone, so the blocks of two weights of one shape can be zipped.
@@ -61,3 +62,24 @@ def cosine_blocks(weight: Float[Tensor, "n d"]) -> Iterator[Float64[Tensor, " pa
             else:
                 upper = torch.ones_like(cosines, dtype=torch.bool).triu_(diagonal=1)
                 yield cosines[upper]
+
+
+def sampled_cosines(weight: Float[Tensor, "n d"], pairs: int, seed: int) -> Iterator[Float64[Tensor, " pairs"]]:
+    """Yield the cosines of pairs of different neurons drawn uniformly with replacement.
+
+    Args:
+        weight: Finite weight without zero rows, at least two rows; rows are neurons.
+        pairs: How many pairs to draw.
+        seed: Seed of the draw; the pairs depend on it, the number of neurons and `pairs` alone, on every device.
+
+    Yields:
+        Up to 8,192 cosines.
+
+    Cost: `pairs` x d multiplications in float64.
+    """
+    n = len(weight)
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(n, (pairs,), generator=generator)
+    second = (first + torch.randint(1, n, (pairs,), generator=generator)) % n
+    for i, j in zip(first.split(SAMPLE_CHUNK), second.split(SAMPLE_CHUNK), strict=True):
+        yield (unit_rows(weight[i]) * unit_rows(weight[j])).sum(dim=1).clamp_(-1.0, 1.0)

@@ -1,0 +1,143 @@
+"""How a policy changed its answers' log-probs against the reference, and how far it drifted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ropo.diagnostics.measure import Measure
+from ropo.errors import UserError
+
+
+class Behaviour(Measure):
+    """Summarise log-prob changes (policy minus reference, in nats) over held-out pairs.
+
+    Attributes:
+        pairs: Number of pairs.
+        chosen_change: Mean change of the chosen answer's summed log-prob.
+        rejected_change: The same of the rejected answer.
+        chosen_change_per_token: Mean over pairs of change / length.
+        rejected_change_per_token: The same of the rejected answer.
+        margin: Mean of chosen change minus rejected change; times beta it is DPO's reward margin.
+        accuracy: Share of pairs whose margin is above zero (0 for a policy that equals the reference, as in TRL).
+        displacement: Share of pairs whose chosen answer lost log-prob (likelihood displacement, Razin et al. 2024,
+            arXiv 2410.08847).
+        length_reward_correlation: Pearson correlation of length and log-prob change over all answers, chosen and
+            rejected (Park et al. 2024, arXiv 2403.19159, on length as the reward's proxy); None when either is
+            constant.
+    """
+
+    pairs: int
+    chosen_change: float
+    rejected_change: float
+    chosen_change_per_token: float
+    rejected_change_per_token: float
+    margin: float
+    accuracy: float
+    displacement: float
+    length_reward_correlation: float | None
+
+
+class KlEstimate(Measure):
+    """Hold an estimate of KL(policy || reference) in nats; the standard error is None for one answer."""
+
+    answers: int
+    per_answer: float
+    standard_error: float | None
+    per_token: float
+
+
+def measure_behaviour(
+    log_probs: Float[Tensor, "pairs 2"], reference: Float[Tensor, "pairs 2"], lengths: Int[Tensor, "pairs 2"]
+) -> Behaviour:
+    """Compare a policy's log-probs of held-out answers with the reference's.
+
+    With Delta = log pi(y|x) - log pi_ref(y|x), the implicit reward of DPO over beta (Rafailov et al. 2023,
+    arXiv 2305.18290, equation 5), for y = chosen (column 0) and rejected (column 1).
+
+    Args:
+        log_probs: Summed log-probs under the policy, in nats; chosen, rejected.
+        reference: The same under the reference.
+        lengths: Answer lengths in tokens.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UserError: If there is no pair, an answer has no token, or a log-prob is not finite.
+
+    Cost: a few passes over the pairs in float64.
+    """
+    if not len(log_probs):
+        raise UserError("pairs: need at least one held-out pair, got none; check the file")
+    if int(lengths.min()) < 1:
+        raise UserError("pairs: an answer has no token; remove the empty answers")
+    _check_log_probs(log_probs, reference)
+    change = log_probs.double() - reference.double()
+    per_token = (change / lengths).mean(dim=0)
+    margin = change[:, 0] - change[:, 1]
+    return Behaviour(
+        pairs=len(change),
+        chosen_change=float(change[:, 0].mean()),
+        rejected_change=float(change[:, 1].mean()),
+        chosen_change_per_token=float(per_token[0]),
+        rejected_change_per_token=float(per_token[1]),
+        margin=float(margin.mean()),
+        accuracy=float((margin > 0).double().mean()),
+        displacement=float((change[:, 0] < 0).double().mean()),
+        length_reward_correlation=pearson(lengths.double().flatten(), change.flatten()),
+    )
+
+
+def estimate_kl(
+    log_probs: Float[Tensor, "answers tokens"],
+    reference: Float[Tensor, "answers tokens"],
+    mask: Bool[Tensor, "answers tokens"],
+) -> KlEstimate:
+    """Estimate KL(policy || reference) from answers that the policy sampled at temperature 1.
+
+    k3 = (r - 1) - log r, r = pi_ref(y_t | x, y_<t) / pi(y_t | x, y_<t), summed over the tokens of an answer and
+    averaged over answers (Schulman 2020, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html).
+    Unbiased, never negative, and of lower variance than -log r. Tokens of one answer depend on each other, so the
+    standard error is taken over answers.
+
+    Args:
+        log_probs: Log-prob of each sampled token under the policy, in nats.
+        reference: The same under the reference.
+        mask: True where there is a token.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        UserError: If there is no token, or a log-prob is not finite.
+
+    Cost: one pass in float64.
+    """
+    if not bool(mask.any()):
+        raise UserError("answers: need at least one sampled token to estimate the KL divergence, got none")
+    _check_log_probs(log_probs[mask], reference[mask])
+    log_ratio = torch.where(mask, reference.double() - log_probs.double(), 0.0)
+    divergence = (torch.expm1(log_ratio) - log_ratio).sum(dim=1)
+    answers = len(divergence)
+    return KlEstimate(
+        answers=answers,
+        per_answer=float(divergence.mean()),
+        standard_error=float(divergence.std()) / math.sqrt(answers) if answers > 1 else None,
+        per_token=float(divergence.sum() / mask.sum()),
+    )
+
+
+def pearson(x: Float[Tensor, " values"], y: Float[Tensor, " values"]) -> float | None:
+    """Return the Pearson correlation of two series, or None when one of them is constant."""
+    if bool((x == x[0]).all()) or bool((y == y[0]).all()):
+        return None
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+
+def _check_log_probs(*tensors: Tensor) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise UserError("log-probs: must be finite, got NaN or infinity; the model is broken on this data")

@@ -1,0 +1,124 @@
+"""Run a causal language model over given tokens: log-probs of answers, loss on text, hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ropo.diagnostics.behaviour import Behaviour, measure_behaviour
+
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """Hold one preference pair as token ids: the prompt and its two answers, each with its end token."""
+
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+
+
+@torch.inference_mode()
+def answer_log_probs(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Float32[Tensor, " tokens"]]:
+    """Compute log pi(y_t | x, y_<t) of every answer token, in nats.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        prompts: Token ids of each prompt, at least one each.
+        answers: Token ids of each answer, at least one each.
+
+    Returns:
+        One float32 tensor an answer, on the CPU.
+
+    Cost: one padded forward pass for 4 answers; logits of the answer positions only.
+    """
+    scores: list[Float32[Tensor, " tokens"]] = []
+    for start in range(0, len(prompts), BATCH):
+        scores += _score_batch(model, prompts[start : start + BATCH], answers[start : start + BATCH])
+    return scores
+
+
+def pair_log_probs(model: Any, pairs: Sequence[TokenPair]) -> Float[Tensor, "pairs 2"]:
+    """Sum the log-probs of chosen and rejected answers; see `answer_log_probs`."""
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]
+    answers = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    sums = [float(scores.double().sum()) for scores in answer_log_probs(model, prompts, answers)]
+    return torch.tensor(sums, dtype=torch.float64).view(-1, 2)
+
+
+def compare_on_pairs(
+    pairs: Sequence[TokenPair], log_probs: Float[Tensor, "pairs 2"], reference: Float[Tensor, "pairs 2"]
+) -> Behaviour:
+    """Summarise what changed on held-out pairs; see `measure_behaviour`."""
+    lengths = torch.tensor([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
+    return measure_behaviour(log_probs, reference, lengths)
+
+
+@torch.inference_mode()
+def text_loss(model: Any, windows: Sequence[Sequence[int]]) -> float:
+    """Compute the mean negative log-likelihood of a plain text, in nats per token.
+
+    L = -1/T sum_t log pi(w_t | w_<t), within each window; exp(L) is the perplexity. Its rise over the reference's is
+    what preference training forgot of plain language modelling.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        windows: Token ids, at least two a window; the first of each is context only.
+
+    Returns:
+        The loss.
+
+    Cost: one forward pass for 4 windows.
+    """
+    scores = answer_log_probs(model, [window[:1] for window in windows], [window[1:] for window in windows])
+    return -float(torch.cat(scores).double().mean())
+
+
+@torch.inference_mode()
+def hidden_states(model: Any, windows: Sequence[Sequence[int]]) -> Float[Tensor, "tokens d"]:
+    """Return the last layer's hidden state of every token of every window.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        windows: Token ids.
+
+    Returns:
+        One row a token, in float32, on the model's device.
+
+    Cost: one forward pass a window, without logits; the rows of all windows are held.
+    """
+    rows = []
+    for window in windows:
+        ids = torch.tensor([window], device=model.device)
+        output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
+        rows.append(output.hidden_states[-1][0].float())
+    return torch.cat(rows)
+
+
+def _score_batch(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Float32[Tensor, " tokens"]]:
+    """Score answers padded on the left, so that all of them end in the last column and one slice holds them all."""
+    rows = [torch.tensor([*prompt, *answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+    tokens = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left").to(model.device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    longest = max(map(len, answers))
+    logits = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=longest + 1,
+    ).logits[:, -longest - 1 : -1]
+    chosen = logits.float().log_softmax(dim=-1).gather(2, tokens[:, -longest:, None]).squeeze(2).cpu()
+    return [row[-len(answer) :] for row, answer in zip(chosen, answers, strict=True)]
