@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
@@ -32,9 +33,11 @@ class RopoModel(BaseTuner):
     prefix: str = "ropo_"
     tuner_layer_cls = RopoLayer
     # PEFT adapts phi's MLP as well; the method is about queries and values.
-    target_module_mapping = {**TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "phi": QUERY_AND_VALUE}
+    target_module_mapping: Any = MappingProxyType(
+        {**TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "phi": QUERY_AND_VALUE}
+    )
 
-    def _prepare_adapter_config(self, peft_config: RopoConfig, model_config: dict[str, Any]) -> RopoConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:
             peft_config.target_modules = self._default_targets(str(model_config.get("model_type")))
         else:
@@ -53,11 +56,11 @@ class RopoModel(BaseTuner):
             )
         return set(QUERY_AND_VALUE)
 
-    def _prepare_model(self, peft_config: RopoConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Look at every layer that will be adapted before the first one is."""
         if peft_config.target_modules == "all-linear":
             return
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head = getattr(model, "get_output_embeddings", lambda: None)()
         for name, module in model.named_modules():
             if ".ropo_parameters" in name or name.endswith(".base_layer"):
                 continue
@@ -66,12 +69,13 @@ class RopoModel(BaseTuner):
 
     def _create_and_replace(
         self,
-        peft_config: RopoConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
         current_key: str,
+        parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, RopoLayer):
             target.update_layer(adapter_name, peft_config)

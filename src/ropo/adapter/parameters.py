@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -82,7 +81,7 @@ class RopoParameters(nn.Module):
             if part.dtype in (torch.bfloat16, torch.float16):
                 part.data = part.data.float()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RopoParameters:
         """Follow `.to(device)`, but let `.to(bfloat16)` or `.half()` pass without loss."""
 
         def at_least_float32(tensor: Tensor) -> Tensor:

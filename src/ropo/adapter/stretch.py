@@ -32,10 +32,7 @@ class _Stretch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, log_scale: Tensor, bias: Tensor | None) -> Tensor:
         scale = log_scale.exp()
-        if bias is None:
-            z = (y * scale).to(y.dtype)
-        else:
-            z = torch.addcmul(bias - bias * scale, y, scale).to(y.dtype)
+        z = (y * scale if bias is None else torch.addcmul(bias - bias * scale, y, scale)).to(y.dtype)
         ctx.save_for_backward(z, log_scale, bias)
         return z
 

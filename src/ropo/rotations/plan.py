@@ -69,7 +69,8 @@ def _plan(dim: int, trees: int, unit: int, blocks: int, size: int, device: torch
     table = _Table(planes=dim - 1, trees=trees)
     plane, second = _planes_of(place * unit, dim, first_level=unit.bit_length() - 1, depth=depth)
     ones = torch.full((1, blocks * size), table.one)
-    factors, entries = [], []
+    factors: list[Tensor] = []
+    entries: list[Tensor] = []
     for tree, turned in (("reverse", False), ("forward", True)):
         start = table.start(tree)
         cos = torch.where(plane < 0, table.one, start + plane)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -14,17 +13,7 @@ from ropo.rotations.givens import GivensTree
 from ropo.rotations.householder import Reflections
 from ropo.rotations.precision import arithmetic_dtype
 
-
-class Rotation(Protocol):
-    """Anything that multiplies rows by an orthogonal matrix R."""
-
-    def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Return x @ R for rows x."""
-        ...
-
-    def apply_transpose(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Return x @ R^T for rows x."""
-        ...
+Rotation = GivensTree | Reflections
 
 
 @dataclass(frozen=True)

@@ -95,4 +95,4 @@ def _write(rows: Tensor, local: Tensor, channels: Tensor, write: Tensor, like: T
     # Written straight into the layout of the result: a fresh buffer and a transposing copy cost more than the products.
     out = rows.new_empty(tokens, blocks, size)
     torch.bmm(rows, local, out=out.transpose(0, 1)).baddbmm_(channels.mT, write)
-    return out.view(tokens, -1)[:, : like.shape[-1]].to(like.dtype).reshape(like.shape)
+    return out.view(tokens, blocks * size)[:, : like.shape[-1]].to(like.dtype).reshape(like.shape)
