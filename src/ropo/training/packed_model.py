@@ -7,6 +7,7 @@ their answer tokens only, and puts every score where the padded batch would have
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -44,7 +45,7 @@ def enable_packing(model: PreTrainedModel) -> str | None:
     padded = _trial_log_probs(model, trial)
     model.set_attn_implementation(PACKED)
     keep_scored = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
-    model.forward = types.MethodType(_packed_forward(forward), model)
+    model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
     try:
         packed = _trial_log_probs(model, {**trial, "packs": pack_batch(**trial)})
         reason = None if _agree(packed, padded, model.dtype) else "its packed log-probs differ from its padded ones"
@@ -57,9 +58,10 @@ def enable_packing(model: PreTrainedModel) -> str | None:
     return reason
 
 
-def _packed_forward(fused_forward: Any) -> Any:
+def _packed_forward(fused_forward: Any, original_forward: Any) -> Any:
     """Wrap the forward that `trl.trainer.utils.add_fused_lm_head` made."""
 
+    @functools.wraps(original_forward)  # `generate` reads the signature to know which inputs the model takes
     def forward(
         self: PreTrainedModel,
         *args: Any,

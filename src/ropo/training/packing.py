@@ -65,8 +65,8 @@ class GatheredKeys:
     """
 
     index: Int[Tensor, " keys"]
-    query_ends: Int32[Tensor, " segments+1"]
-    key_ends: Int32[Tensor, " segments+1"]
+    query_ends: Int32[Tensor, " ends"]
+    key_ends: Int32[Tensor, " ends"]
     most_queries: int
     most_keys: int
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+import logging
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 NUMBER = "record_number"  # the column that remembers a record's place in the data it came from
 

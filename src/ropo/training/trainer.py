@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers.utils import logging
+import logging
 from trl import DPOTrainer
 
 from ropo.training import reference_cache
@@ -20,8 +20,7 @@ from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
 from ropo.training.trainable import NUMBER, keep_trainable, number_records, report_rewritten_prompts
 
-logger = logging.get_logger(__name__)
-logger.setLevel("INFO")
+logger = logging.getLogger(__name__)
 
 
 class PreferenceTrainer(DPOTrainer):
