@@ -54,7 +54,7 @@ def test_rotation_stays_orthogonal_through_training(dtype, steps, learning_rate,
 
 def test_hyperspherical_energy_does_not_change_and_full_training_changes_it() -> None:
     torch.manual_seed(0)
-    before = {id_: hyperspherical_energy(l.get_base_layer().weight) for id_, l in enumerate(layers(adapted()))}
+    before = [hyperspherical_energy(layer.get_base_layer().weight) for layer in layers(adapted())]
     model = adapted()
     train(model, 200, 1e-2)
     model.merge_adapter()

@@ -41,9 +41,7 @@ def test_llama_3_8b_has_the_papers_share(options, count, percent) -> None:
     assert round(100 * ours / total, 4) == percent
 
 
-@pytest.mark.parametrize(
-    ("model_class", "config"), [(MistralForCausalLM, MISTRAL_7B), (Qwen2ForCausalLM, QWEN2_5_7B)]
-)
+@pytest.mark.parametrize(("model_class", "config"), [(MistralForCausalLM, MISTRAL_7B), (Qwen2ForCausalLM, QWEN2_5_7B)])
 @pytest.mark.parametrize("reflections", [2, 0])
 def test_counts_follow_the_formula(model_class, config, reflections) -> None:
     """2 (d - 1) + k d + n for each of the query and value projections."""

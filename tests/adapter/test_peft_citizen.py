@@ -90,7 +90,9 @@ def test_merged_equals_unmerged_and_unmerging_restores_the_weights(make) -> None
     assert relative_difference(logits(merged), unmerged) < 1e-4
 
 
-@pytest.mark.parametrize("options", [{"givens": "forward"}, {"givens": "none"}, {"reflections": 0}, {"magnitude": False}])
+@pytest.mark.parametrize(
+    "options", [{"givens": "forward"}, {"givens": "none"}, {"reflections": 0}, {"magnitude": False}]
+)
 def test_ablations_merge_too(options) -> None:
     model = random_adapter(tiny_qwen2(), **options)
     unmerged = logits(model)

@@ -54,6 +54,11 @@ def build_blocks(
     like = givens if givens is not None else reflections
     if like is None:
         raise ValueError("a rotation without givens and without reflections is the identity; leave it out")
+    with torch.autocast(like.device.type, enabled=False):
+        return _build(dim, givens, reflections, like)
+
+
+def _build(dim: int, givens: Tensor | None, reflections: Tensor | None, like: Tensor) -> RotationBlocks:
     trees = 0 if givens is None else givens.shape[0]
     table = angle_table(givens, like)
     reverse, forward = _tree_matrices(table, fine_plan(dim, trees, like.device))

@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from ropo.rotations.blocks import RotationBlocks
 
+CACHED_NUMBERS = 1 << 18
+"""Numbers that a CPU core's cache holds with room to spare (1 MiB in float32)."""
+
 
 def rotate(x: Float[Tensor, "*batch d"], blocks: RotationBlocks) -> Float[Tensor, "*batch d"]:
     """Return x @ R for rows x.
@@ -92,7 +95,15 @@ def _mix(first: Tensor, rest: Tensor, coarse: Tensor, reflect: Tensor) -> Tensor
 def _write(rows: Tensor, local: Tensor, channels: Tensor, write: Tensor, like: Tensor) -> Tensor:
     """Return what the blocks and the channels write, laid out and rounded like the input."""
     blocks, tokens, size = rows.shape
-    # Written straight into the layout of the result: a fresh buffer and a transposing copy cost more than the products.
     out = rows.new_empty(tokens, blocks, size)
-    torch.bmm(rows, local, out=out.transpose(0, 1)).baddbmm_(channels.mT, write)
+    for part in _token_slices(rows):
+        written = torch.bmm(rows[:, part], local).baddbmm_(channels[..., part].mT, write)
+        out[part].copy_(written.transpose(0, 1))
     return out.view(tokens, blocks * size)[:, : like.shape[-1]].to(like.dtype).reshape(like.shape)
+
+
+def _token_slices(rows: Tensor) -> list[slice]:
+    """Cut the tokens so that on a CPU a slice's products stay in its cache until they are laid out."""
+    blocks, tokens, size = rows.shape
+    step = tokens if rows.device.type != "cpu" else max(CACHED_NUMBERS // (blocks * size), 1)
+    return [slice(start, start + step) for start in range(0, tokens, max(step, 1))]
