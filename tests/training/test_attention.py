@@ -66,7 +66,9 @@ def varlen_attn_by_loops(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *,
         mask = distance >= -window_size[1]
         if window_size[0] >= 0:
             mask &= distance <= window_size[0]
-        rows.append(F.scaled_dot_product_attention(queries[None], keys[None], values[None], mask, scale=scale, enable_gqa=True))
+        rows.append(
+            F.scaled_dot_product_attention(queries[None], keys[None], values[None], mask, scale=scale, enable_gqa=True)
+        )
     return torch.cat(rows, dim=2)[0].transpose(0, 1)
 
 

@@ -13,7 +13,15 @@ from trl.trainer.utils import add_fused_lm_head
 from ropo.training.attention import PACKED
 from ropo.training.packed_model import enable_packing
 from ropo.training.packing import pack_batch
-from tests.training.packing_helpers import CONFIGS, OUTPUTS, SHAPE, edge_cases, padded_batch, tiny_model, with_fused_head
+from tests.training.packing_helpers import (
+    CONFIGS,
+    OUTPUTS,
+    SHAPE,
+    edge_cases,
+    padded_batch,
+    tiny_model,
+    with_fused_head,
+)
 
 LOG_PROB_TOLERANCE = 1e-4  # float32; the bound, measured 1e-6
 GRADIENT_TOLERANCE = 1e-4  # relative to each tensor's largest gradient; the bound
@@ -127,7 +135,10 @@ def test_the_backbone_never_sees_padding_and_the_head_sees_answers_only():
 
 
 UNPACKABLE = {
-    "mamba": (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64, bos_token_id=1, eos_token_id=2), "AttentionInterface"),
+    "mamba": (
+        MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64, bos_token_id=1, eos_token_id=2),
+        "AttentionInterface",
+    ),
     "bloom": (BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=64), "AttentionInterface"),
     "gpt_oss": (GptOssConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2), "attention sinks"),
     "lfm2": (Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"]), "layers other than attention (conv)"),

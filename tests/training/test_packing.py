@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.training.packing_helpers import draw, edge_cases, padded_batch
 
 from ropo.training.packing import Segment, gather_keys, pack_batch, segment_mask
+from tests.training.packing_helpers import draw, edge_cases, padded_batch
 
 LAYOUT = ("input_ids", "attention_mask", "completion_mask")
 
@@ -49,7 +51,9 @@ def test_every_scored_token_sees_exactly_its_own_past(case, window):
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)[:, 1:]
     (packed,) = pack(batch)
     found = {}
-    for position, target, cell in zip(packed.scored.tolist(), packed.targets[0].tolist(), packed.cells.tolist(), strict=True):
+    for position, target, cell in zip(
+        packed.scored.tolist(), packed.targets[0].tolist(), packed.cells.tolist(), strict=True
+    ):
         row, column = divmod(cell, labels.shape[1])
         past = batch["input_ids"][row, : column + 1].tolist()
         assert visible_tokens(packed, position, window) == past[-window:] if window else past
@@ -105,6 +109,6 @@ def test_gathered_keys_are_prefix_then_self(runs):
         start += length
     keys = gather_keys(tuple(segments), "cpu")
     bounds = keys.key_ends.tolist()
-    assert [keys.index[a:b].tolist() for a, b in zip(bounds, bounds[1:], strict=False)] == expected
+    assert [keys.index[a:b].tolist() for a, b in pairwise(bounds)] == expected
     assert keys.query_ends[-1] == start
     assert keys.most_keys == max(map(len, expected))

@@ -27,7 +27,7 @@ class CannotPackError(NotImplementedError):
 
 
 def no_mask(device: torch.device) -> Bool[Tensor, "1 1 0 0"]:
-    """Return the mask that stands for "the pack says who sees whom": transformers passes four dimensions on untouched."""
+    """Return the mask that stands for "see the pack"; transformers passes masks of four dimensions on untouched."""
     return torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device)
 
 

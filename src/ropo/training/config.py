@@ -31,7 +31,7 @@ class PreferenceConfig(DPOConfig):
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "Recompute activations in the backward pass, to save memory."}
     )
-    dataloader_pin_memory: bool | None = field(
+    dataloader_pin_memory: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Use pinned memory in the data loader. Default: where a GPU is present."}
     )
     packing: bool = field(
@@ -66,11 +66,12 @@ class PreferenceConfig(DPOConfig):
             "must leave room for at least one answer token each",
             "give 2 or more, or leave it out for no limit",
         )
+        self._require("label_smoothing", 0 <= self.label_smoothing < 0.5, "must be in [0, 0.5)", "0 for no smoothing")
         self._require(
-            "label_smoothing", 0 <= self.label_smoothing < 0.5, "must be in [0, 0.5)", "0 for no smoothing"
-        )
-        self._require(
-            "ld_alpha", self.ld_alpha is None or 0 <= self.ld_alpha <= 1, "must be in [0, 1]", "leave it out for plain DPO"
+            "ld_alpha",
+            self.ld_alpha is None or 0 <= self.ld_alpha <= 1,
+            "must be in [0, 1]",
+            "leave it out for plain DPO",
         )
 
     def _require(self, name: str, holds: bool, rule: str, mend: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -47,7 +47,7 @@ def enable_packing(model: PreTrainedModel) -> str | None:
     keep_scored = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
     model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
     try:
-        packed = _trial_log_probs(model, {**trial, "packs": pack_batch(**trial)})
+        packed = _trial_log_probs(model, {**trial, "packs": pack_batch(*trial.values())})
         reason = None if _agree(packed, padded, model.dtype) else "its packed log-probs differ from its padded ones"
     except CannotPackError as error:
         reason = str(error)
@@ -128,8 +128,7 @@ def _architecture_reason(model: PreTrainedModel) -> str | None:
 
 def _trial_batch(model: PreTrainedModel) -> dict[str, Int[Tensor, "2 7"]]:
     """Make a tiny pair to compare packed with padded on: the check that no list of architectures can replace."""
-    device = model.get_input_embeddings().weight.device
-    input_ids = torch.arange(14, device=device).view(2, 7) % model.config.vocab_size
+    input_ids = torch.arange(14, device=model.device).view(2, 7) % model.config.vocab_size
     input_ids[1, :4] = input_ids[0, :4]
     completion_mask = torch.zeros_like(input_ids)
     completion_mask[:, 4:] = 1
@@ -156,4 +155,4 @@ def _agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dty
 
 def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Return the model without PEFT's wrapper."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model

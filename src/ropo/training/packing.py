@@ -4,9 +4,9 @@ A prompt p and its answers a, b become
 
     p[0] ... p[-1] a[0] ... a[-2] | p[-1] b[0] ... b[-2]
 
-The first answer simply continues its prompt. Every further answer starts with a copy of the prompt's last token, so that
-"the state at a position predicts the next token" holds at each seam, and attends to `p[:-1]` and itself. Positions of a
-further answer go on from its prompt's. The last token of an answer predicts nothing and is left out.
+The first answer simply continues its prompt. Every further answer starts with a copy of the prompt's last token, so
+that "the state at a position predicts the next token" holds at each seam, and attends to `p[:-1]` and itself. Positions
+of a further answer go on from its prompt's. The last token of an answer predicts nothing and is left out.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", 
 
 
 def cache_file(fingerprint: str) -> Path:
-    """Return where the log-probs with this fingerprint are kept: beside the caches of `datasets` (HF_DATASETS_CACHE)."""
+    """Return where the log-probs with this fingerprint are kept: under the cache of `datasets`, HF_DATASETS_CACHE."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "ropo-reference" / f"{fingerprint}.safetensors"
 
 
@@ -43,11 +43,14 @@ def fingerprint(dataset: Dataset, model: PreTrainedModel | PeftModel, options: d
     digest = hashlib.sha256(repr(sorted(options.items())).encode())
     for record in dataset.select_columns(list(TOKEN_COLUMNS)):
         digest.update(repr([record[column] for column in TOKEN_COLUMNS]).encode())
-    config = model.config.to_dict()
-    digest.update(repr(sorted((k, repr(v)) for k, v in config.items() if k not in IRRELEVANT_OPTIONS)).encode())
+    configs = [model.config.to_dict()]
+    if isinstance(model, PeftModel) and "ref" in model.peft_config:
+        configs.append(model.peft_config["ref"].to_dict())
+    for config in configs:
+        digest.update(repr(sorted((k, repr(v)) for k, v in config.items() if k not in IRRELEVANT_OPTIONS)).encode())
     for name, tensor in sorted(reference_weights(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-import logging
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def keep_trainable(dataset: Dataset, size: int, name: str, max_length: int | Non
 
 
 def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Name the records whose templated prompt is not a prefix of the templated conversation.
+    """Name the records whose prompt, templated and tokenised on its own, is not a prefix of the conversation.
 
     They are trained from where the two part, as TRL does: the end of the prompt is left out of the context.
     """
@@ -48,8 +48,8 @@ def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedT
         return  # tokenised beforehand: nothing was templated here
     rewritten = dataset.filter(_is_rewritten, fn_kwargs={"tokenizer": tokenizer})
     reason = (
-        "the templated prompt is not a prefix of the templated conversation; trained from where they part, without the "
-        "end of the prompt"
+        "the tokens of the prompt are not a prefix of those of the conversation (its template rewrites them, or words "
+        "merge at the seam); trained from where they part, without the end of the prompt"
     )
     _say(name, rewritten[NUMBER], reason)
 

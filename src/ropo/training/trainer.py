@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -11,7 +12,6 @@ from datasets import Dataset, IterableDataset
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
-import logging
 from trl import DPOTrainer
 
 from ropo.training import reference_cache
@@ -42,6 +42,8 @@ class PreferenceTrainer(DPOTrainer):
     """
 
     args: PreferenceConfig
+    model: Any
+    ref_model: Any
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
         self._packs_batches: bool | None = None
@@ -56,7 +58,9 @@ class PreferenceTrainer(DPOTrainer):
             reason = self._packing_obstacle()
             self._packs_batches = reason is None
             if reason is not None and self.args.packing:
-                logger.warning(f"training padded: {type(base_model_of(self.model)).__name__} cannot be packed, {reason}")
+                logger.warning(
+                    f"training padded: {type(base_model_of(self.model)).__name__} cannot be packed, {reason}"
+                )
         return self._packs_batches
 
     def _packing_obstacle(self) -> str | None:
