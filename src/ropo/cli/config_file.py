@@ -1,0 +1,75 @@
+"""Options from a YAML file, checked by the very parser that checks the flags."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ropo.cli.parser import Parser, did_you_mean
+from ropo.errors import UserError
+
+
+def read_config(file: Path, parser: Parser) -> dict[str, Any]:
+    """Read options from a YAML file.
+
+    Args:
+        file: A mapping from option names to values; `null` is passed on as None.
+        parser: The parser of the command's flags, none of which has a default.
+
+    Returns:
+        The options by name, with the types that the flags give them.
+
+    Raises:
+        UserError: With file and line, if the file is no YAML mapping, or holds an unknown name or a wrong value.
+    """
+    options: dict[str, Any] = {}
+    known = {action.dest: action for action in parser._actions if action.option_strings}
+    for name, value, line in _entries(file):
+        where = f"{file}:{line}"
+        if name not in known or name in ("config", "help"):
+            raise UserError(f"{where}: unknown option {name!r}{did_you_mean(name, known)}")
+        if name in options:
+            raise UserError(f"{where}: {name} is given twice; remove one of the two")
+        if value is None:
+            options[name] = None
+            continue
+        try:
+            options |= vars(parser.parse_args(_as_flags(known[name], value)))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+    return options
+
+
+def _entries(file: Path) -> list[tuple[str, Any, int]]:
+    """Return the names, values and line numbers of a YAML mapping."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, yaml.SafeLoader)
+    except OSError as error:
+        raise UserError(f"config {file}: cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config {file}: is not valid YAML ({error})") from error
+    if node is None:
+        return []
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"config {file}: must be a mapping of option names to values, such as `beta: 0.1`")
+    loader = yaml.SafeLoader("")
+    return [
+        (str(key.value).replace("-", "_"), loader.construct_object(value, deep=True), key.start_mark.line + 1)
+        for key, value in node.value
+    ]
+
+
+def _as_flags(action: argparse.Action, value: Any) -> list[str]:
+    flag = action.option_strings[0]
+    if isinstance(value, list):
+        return [flag, *map(_as_text, value)]
+    return [f"{flag}={_as_text(value)}"]
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -1,0 +1,20 @@
+"""Keep the libraries' own bars and notices out of the output."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence loading bars, informational logs, future warnings and telemetry of the libraries that a command uses."""
+    import datasets
+    import huggingface_hub
+    import transformers
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read from the environment when it was imported
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.simplefilter("ignore", FutureWarning)

@@ -1,0 +1,26 @@
+"""`ropo train`: preference-tune a model on pairs."""
+
+from __future__ import annotations
+
+import argparse
+
+from ropo.cli.parser import Parser
+
+HELP = "train a model on preference pairs"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the flags."""
+    from ropo.cli.train_options import add_train_options
+
+    add_train_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and leave a finished output folder or none."""
+    from ropo.cli.quiet import quiet_libraries
+    from ropo.cli.train_job import train
+    from ropo.cli.train_options import read_train_options
+
+    quiet_libraries()
+    train(read_train_options(arguments))

@@ -1,0 +1,204 @@
+"""What `ropo train` does with its options: load, check, train, save, and say so."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ropo.cli.main import available_commands
+from ropo.cli.output import check_output, display, finished_folder, working_folder
+from ropo.cli.train_options import TrainOptions, trainer_config
+from ropo.environment import device_name
+from ropo.errors import UserError
+from ropo.fingerprint import fingerprint_weights
+from ropo.methods import METHODS, adapter_config, check_target_modules
+from ropo.models import is_adapter, load_model, load_tokenizer
+from ropo.record import RunRecord, Source
+from ropo.training.callbacks.progress import Progress
+from ropo.training.config import PreferenceConfig
+from ropo.training.data import PreferenceData, count_shared_prompts, load_preferences
+from ropo.training.lengths import leave_out_long_prompts
+from ropo.training.run import build_trainer, run_trainer, save_trained
+from ropo.training.trainer import PreferenceTrainer
+
+Model = PreTrainedModel | PeftModel
+
+
+def train(options: TrainOptions) -> None:
+    """Train as the options say.
+
+    Raises:
+        UserError: If anything in them, in the data or in the model is wrong; nothing is left behind then.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    method, adapter = choose_method(options)
+    config = trainer_config(options, METHODS[method].learning_rate, working_folder(options.output))
+    check_output(options.output, options.overwrite, options.resumes)
+    tokenizer = load_tokenizer(options.model, config.trust_remote_code)
+    pairs = load_pairs(options, "data", tokenizer, config.max_length, console)
+    held_out = None
+    if options.eval_data:
+        held_out = load_pairs(options, "eval_data", tokenizer, config.max_length, console)
+        if shared := count_shared_prompts(pairs, held_out):
+            console.print(f"          {shared} of their prompts occur in the training pairs too")
+    model, reference = load_models(options, method, config)
+    if adapter is not None:
+        check_target_modules(model, adapter)
+    base_size, fingerprint = model.num_parameters(), fingerprint_weights(model)
+    console.print(f"model     {options.model} ({base_size:,} parameters, {_dtype_of(model)}, {device_name()})")
+    with (
+        finished_folder(options.output, options.overwrite, options.resumes) as folder,
+        Progress(console) as progress,
+    ):
+        columns = None if held_out is None else held_out.pairs
+        trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)
+        trainer.add_callback(progress)
+        record = describe(options, method, trainer, pairs, held_out, fingerprint)
+        record.write(folder)
+        console.print(f"method    {method}, {_share(trainer, base_size)}")
+        metrics = run_trainer(trainer)
+        save_trained(trainer, folder)
+        record.finish(metrics).write(folder)
+    report(options, method, metrics, console)
+
+
+def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
+    """Return the method's name and the new adapter; none for full fine-tuning, or when an adapter is trained further."""
+    if not is_adapter(options.model):
+        method = options.method or "ropo"
+        return method, adapter_config(method, options.adapter)
+    given = ["method"] * (options.method is not None) + list(options.adapter)
+    if given:
+        raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
+    method = str(PeftConfig.from_pretrained(options.model).peft_type.value).lower()
+    return (method if method in METHODS else "lora"), None
+
+
+def load_pairs(
+    options: TrainOptions,
+    which: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    console: Console,
+) -> PreferenceData:
+    """Load the pairs of `--data` or `--eval_data`, and say what was made of them."""
+    source, split = (
+        (options.data, options.split) if which == "data" else (str(options.eval_data), options.eval_split)
+    )
+    wrap = tokenizer.chat_template is not None and not options.plain_prompts
+    data = load_preferences(source, split, wrap)
+    if tokenizer.chat_template is None and not isinstance(data.pairs[0]["prompt"], str):
+        raise UserError(f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template")
+    data, long = leave_out_long_prompts(data, tokenizer, max_length, options.skip_long_prompts)
+    dropped = [
+        f"{count} {what} left out"
+        for count, what in (
+            (data.duplicates, "duplicates"),
+            (data.ties, "with equal answers"),
+            (long, "with too long prompts"),
+        )
+        if count
+    ]
+    notes = [f"{len(data)} pairs from {source}", *dropped]
+    if data.wrapped:
+        notes.append("text prompts go through the chat template (--plain_prompts keeps them)")
+    console.print(f"{'data' if which == 'data' else 'held out':<10}" + "; ".join(notes))
+    return data
+
+
+def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[Model, PreTrainedModel | None]:
+    """Load the model to train, and the frozen reference that full fine-tuning needs beside it."""
+    dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
+    remote = config.trust_remote_code
+    if is_adapter(options.model):
+        base = str(PeftConfig.from_pretrained(options.model).base_model_name_or_path)
+        return PeftModel.from_pretrained(load_model(base, dtype, remote), options.model, is_trainable=True), None
+    needs_reference = method == "full" and not config.precompute_ref_log_probs
+    return load_model(options.model, dtype, remote), load_model(options.model, dtype, remote) if needs_reference else None
+
+
+def weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:
+    """Return the dtype of the weights; None for the checkpoint's own.
+
+    On a GPU frozen weights stay as they are stored, and trained ones are float32: bf16 would swallow small updates.
+    """
+    if name == "auto":
+        return None if on_gpu and method != "full" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def describe(
+    options: TrainOptions,
+    method: str,
+    trainer: PreferenceTrainer,
+    pairs: PreferenceData,
+    held_out: PreferenceData | None,
+    fingerprint: str,
+) -> RunRecord:
+    """Make the record of the run that is about to start."""
+    model: Any = trainer.model
+    own = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("trainer", "adapter")}
+    adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
+    data = {"train": pairs} | ({"held_out": held_out} if held_out else {})
+    return RunRecord(
+        command=sys.argv[1:],
+        seed=trainer.args.seed,
+        config={**own, "method": method, "adapter": adapter, "trainer": trainer.args.to_dict()},
+        model=Source(name=options.model, sha256=fingerprint),
+        data={use: _as_source(each) for use, each in data.items()},
+        device=device_name(),
+    )
+
+
+def report(options: TrainOptions, method: str, metrics: dict[str, Any], console: Console) -> None:
+    """Tell what came out, where it is, and what to do next."""
+    if "held_out" in metrics:
+        for line in held_out_lines(metrics["held_out"]):
+            console.print(line)
+    output = display(options.output)
+    what = "model" if method == "full" else "adapter"
+    console.print(f"saved     the {what} in {output}, after {timedelta(seconds=round(metrics['seconds']))}")
+    commands = {
+        "generate": f"ropo generate {output} --prompts PROMPTS.jsonl --output ANSWERS.jsonl",
+        "diagnose": f"ropo diagnose {output} --output DIAGNOSIS.json",
+        "merge": f"ropo merge {output} --output {output}-merged",
+    }
+    if method == "full":
+        del commands["merge"]
+    for number, name in enumerate(name for name in commands if name in available_commands()):
+        console.print(f"{'next' if not number else '':<10}{commands[name]}")
+
+
+def held_out_lines(held_out: dict[str, Any]) -> list[str]:
+    """Write the held-out measurements as lines for a reader."""
+    low, high = held_out["margin_interval"]
+    return [
+        f"held out  margin {held_out['margin']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}; 0 before), "
+        f"accuracy {held_out['accuracy']:.2f}, loss {held_out['loss']:.4f} (0.6931 before)",
+        f"          log-probs: chosen {held_out['chosen_before']:.1f} -> {held_out['chosen_after']:.1f}, "
+        f"rejected {held_out['rejected_before']:.1f} -> {held_out['rejected_after']:.1f}; "
+        f"chosen likelier than rejected: {held_out['prefers_chosen_before']:.2f} -> "
+        f"{held_out['prefers_chosen_after']:.2f}",
+    ]
+
+
+def _share(trainer: PreferenceTrainer, base_size: int) -> str:
+    trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    return f"{trainable:,} trainable parameters ({trainable / base_size:.4%} of the model's)"
+
+
+def _dtype_of(model: Model) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _as_source(data: PreferenceData) -> Source:
+    counts = {"pairs": len(data), "duplicates": data.duplicates, "ties": data.ties, "wrapped": data.wrapped}
+    return Source(name=data.source, sha256=data.sha256, counts=counts)

@@ -1,0 +1,224 @@
+"""The options of `ropo train`: its own, the adapter's, and every one of the trainer's."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import SUPPRESS
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from ropo.cli.config_file import read_config
+from ropo.cli.parser import Parser, did_you_mean
+from ropo.errors import UserError
+from ropo.methods import METHODS
+from ropo.training.config import PreferenceConfig
+
+TRAINER_TYPES = get_type_hints(PreferenceConfig)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "BOOL"}
+
+ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
+    "target_modules": {"nargs": "+", "metavar": "NAME", "help": "layers to adapt (q_proj and v_proj, or the like)"},
+    "exclude_modules": {"nargs": "+", "metavar": "NAME", "help": "layers not to adapt"},
+    "layers_to_transform": {"nargs": "+", "type": int, "metavar": "N", "help": "transformer layers to adapt (all)"},
+    "reflections": {"type": int, "metavar": "N", "help": "ropo: Householder reflections, an even number (2)"},
+    "givens": {"help": "ropo: trees of rotations: bidirectional, forward or none (bidirectional)"},
+    "magnitude": {**SWITCH, "help": "ropo: train each neuron's length (true)"},
+    "r": {"type": int, "metavar": "N", "help": "lora: rank (8); hra: reflections (8)"},
+    "lora_alpha": {"type": int, "metavar": "N", "help": "lora: scale of the update times r (16)"},
+    "oft_block_size": {"type": int, "metavar": "N", "help": "oft: size of the rotated blocks (32)"},
+}
+
+# The trainer has some 150 options; `--help` shows these, `--help_all` every one.
+USUAL_OPTIONS = (
+    "learning_rate",
+    "beta",
+    "loss_type",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "gradient_checkpointing",
+    "packing",
+    "tokens_per_step",
+    "logging_steps",
+    "save_strategy",
+    "resume_from_checkpoint",
+    "seed",
+)
+
+# What replaces TRL's defaults. Checkpoints only on request; a hundred log lines a run; and a NaN shown as a NaN.
+DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
+
+# The names that TRL 1.16 takes; it finds a wrong one only at the first step.
+LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+
+POSITIVE = (
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Hold the checked options of one run.
+
+    Attributes:
+        model: Hub id, folder, `.gguf` file, or adapter to train further.
+        data: Source of the training pairs.
+        split: Its split.
+        eval_data: Source of the held-out pairs, or None.
+        eval_split: Its split.
+        plain_prompts: Whether text prompts stay as they are, past the chat template.
+        skip_long_prompts: Whether pairs whose prompt fills `max_length` are left out rather than refused.
+        output: The folder to make.
+        overwrite: Whether an earlier output there may be replaced.
+        method: A name in `ropo.methods.METHODS`, or None where none was given.
+        dtype: Dtype of the weights by name, or "auto".
+        adapter: The adapter options that were given.
+        trainer: The trainer options that were given.
+    """
+
+    model: str
+    data: str
+    split: str
+    eval_data: str | None
+    eval_split: str
+    plain_prompts: bool
+    skip_long_prompts: bool
+    output: Path
+    overwrite: bool
+    method: str | None
+    dtype: str
+    adapter: dict[str, Any]
+    trainer: dict[str, Any]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an unfinished run is carried on."""
+        return self.trainer.get("resume_from_checkpoint") is not None
+
+
+def add_train_options(parser: Parser, show_all: bool = False) -> None:
+    """Declare every flag, without defaults: what was not given stays out of the parsed namespace."""
+    own = parser.add_argument_group("what to train, on what")
+    own.add_argument("--model", help="hub id, folder or .gguf file; or an adapter to train further")
+    own.add_argument("--data", help="preference pairs: hub id, folder, or .jsonl, .json or .parquet file")
+    own.add_argument("--split", help="split of --data, where it has splits (train)")
+    own.add_argument("--eval_data", help="held-out pairs, measured before and after")
+    own.add_argument("--eval_split", help="split of --eval_data, where it has splits (test)")
+    own.add_argument("--output", "--output_dir", dest="output", help="folder to make")
+    own.add_argument("--overwrite", **SWITCH, help="replace an earlier output there")
+    own.add_argument("--config", type=Path, metavar="FILE.yaml", help="file of options; flags win over it")
+    own.add_argument("--method", choices=tuple(METHODS), help="what to train (ropo)")
+    own.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (auto: float32 on CPU, else as stored)")
+    own.add_argument("--plain_prompts", **SWITCH, help="keep text prompts as they are, past the chat template")
+    own.add_argument("--skip_long_prompts", **SWITCH, help="leave out pairs whose prompt alone fills max_length")
+    own.add_argument("--help_all", action=ShowAll, nargs=0, help="show every option of the trainer and exit")
+    adapter = parser.add_argument_group("adapter")
+    for name, options in ADAPTER_OPTIONS.items():
+        adapter.add_argument(f"--{name}", **options)
+    title = "every option of the trainer" if show_all else "trainer (any option of trl.DPOConfig; these are the usual ones)"
+    _add_trainer_options(parser.add_argument_group(title), show_all)
+    for action in parser._actions:
+        action.default = SUPPRESS
+
+
+def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None:
+    for field in fields(PreferenceConfig):
+        if field.init and field.name != "output_dir":
+            field.type = TRAINER_TYPES[field.name]
+            HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
+    for action in group._group_actions:
+        if not show_all and (action.dest not in USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
+            action.help = SUPPRESS
+
+
+class ShowAll(argparse.Action):
+    """Print the help of every option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        """Print and exit."""
+        full = Parser(prog=parser.prog, description=parser.description)
+        add_train_options(full, show_all=True)
+        full.print_help()
+        parser.exit()
+
+
+def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
+    """Merge the flags over the configuration file, and check that nothing needed is missing.
+
+    Raises:
+        UserError: If the file is wrong, or `model`, `data` or `output` is given nowhere.
+    """
+    flags = dict(vars(arguments))
+    parser = Parser(prog="ropo train")
+    add_train_options(parser)
+    file = flags.pop("config", None)
+    given = {**(read_config(file, parser) if file else {}), **flags}
+    for name, value in given.items():
+        if value is None and name in TRAINER_TYPES and type(None) not in get_args(TRAINER_TYPES[name]):
+            raise UserError(f"{name}: must not be null; leave it out for its default")
+    for name in ("model", "data", "output"):
+        if given.get(name) is None:
+            raise UserError(f"--{name} is missing; give it as a flag or in the --config file")
+    return TrainOptions(
+        model=_absolute(given["model"]),
+        data=given["data"],
+        split=given.get("split") or "train",
+        eval_data=given.get("eval_data"),
+        eval_split=given.get("eval_split") or "test",
+        plain_prompts=bool(given.get("plain_prompts")),
+        skip_long_prompts=bool(given.get("skip_long_prompts")),
+        output=Path(given["output"]).resolve(),
+        overwrite=bool(given.get("overwrite")),
+        method=given.get("method"),
+        dtype=given.get("dtype") or "auto",
+        adapter={name: value for name in ADAPTER_OPTIONS if (value := given.get(name)) is not None},
+        trainer={name: value for name, value in given.items() if name in TRAINER_TYPES and name != "output_dir"},
+    )
+
+
+def trainer_config(options: TrainOptions, learning_rate: float, output: Path) -> PreferenceConfig:
+    """Return the trainer's configuration.
+
+    Args:
+        options: The run's options.
+        learning_rate: The rate to take where none was given.
+        output: Folder for checkpoints.
+
+    Raises:
+        UserError: If a value breaks its rule.
+    """
+    settings = {**DEFAULTS, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
+    try:
+        config = PreferenceConfig(**settings)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"options: {error}") from error
+    for name in POSITIVE:
+        if getattr(config, name) <= 0:
+            raise UserError(f"{name}: must be above 0, got {getattr(config, name)}; give a positive number")
+    for loss in config.loss_type:
+        if loss not in LOSSES:
+            hint = did_you_mean(loss, LOSSES) or f"; choose from {', '.join(LOSSES)}"
+            raise UserError(f"loss_type: there is no loss {loss!r}{hint}")
+    return config
+
+
+def _absolute(model: str) -> str:
+    """Make a local path absolute: the adapter remembers it, and will be used from other folders."""
+    return str(Path(model).resolve()) if Path(model).exists() else model

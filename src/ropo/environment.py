@@ -1,0 +1,55 @@
+"""What this machine and this installation are: versions, devices, cores, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import requires
+from typing import Any
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from ropo.record import git_commit, library_versions
+
+
+def device_name() -> str:
+    """Return the name of the device that training would use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def tested_ranges() -> dict[str, SpecifierSet]:
+    """Return the range of versions that ropo is tested with, for each library that it requires."""
+    requirements = [Requirement(text) for text in requires("ropo") or ()]
+    return {each.name: each.specifier for each in requirements if each.marker is None}
+
+
+def describe_environment() -> dict[str, Any]:
+    """Describe the installation and the machine.
+
+    Returns:
+        `versions`, `untested` (library: the range that its version is outside of), `torch_build`, `devices`, `cores`,
+        `memory_gb`, `platform` and `git_commit`.
+    """
+    versions = library_versions()
+    ranges = tested_ranges()
+    untested = {
+        name: str(ranges[name])
+        for name, found in versions.items()
+        if name in ranges and not ranges[name].contains(found, prereleases=True)
+    }
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "versions": versions,
+        "untested": untested,
+        "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only",
+        "devices": gpus or [device_name()],
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "platform": platform.platform(),
+        "git_commit": git_commit(),
+    }

@@ -1,0 +1,99 @@
+"""One training run: measure the held-out pairs, train, measure again, save."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ropo.errors import UserError
+from ropo.training.callbacks.journal import Journal
+from ropo.training.config import PreferenceConfig
+from ropo.training.held_out import held_out_metrics
+from ropo.training.trainer import PreferenceTrainer
+
+
+def build_trainer(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreferenceConfig,
+    adapter: PeftConfig | None,
+    reference: PreTrainedModel | None,
+    pairs: Dataset,
+    held_out: Dataset | None,
+) -> PreferenceTrainer:
+    """Build a trainer without console output of its own, which keeps a journal in `config.output_dir`.
+
+    Args:
+        model: The model to train, or one with an adapter to train further.
+        tokenizer: Its tokenizer.
+        config: The trainer's options.
+        adapter: The adapter to put on the model; None for full fine-tuning, or to train the adapter it has.
+        reference: The frozen reference of full fine-tuning; with an adapter it is the model without that.
+        pairs: Training pairs.
+        held_out: Held-out pairs, or None.
+
+    Raises:
+        UserError: If the options or the adapter do not go with the model or the data.
+    """
+    try:
+        trainer = PreferenceTrainer(
+            model=model,
+            ref_model=reference,
+            args=config,
+            train_dataset=pairs,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
+    except UserError:
+        raise
+    except ValueError as error:  # how TRL and PEFT refuse a combination of options
+        raise UserError(str(error)) from error
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(Journal(Path(config.output_dir)))
+    return trainer
+
+
+def run_trainer(trainer: PreferenceTrainer) -> dict[str, Any]:
+    """Train, measuring the held-out pairs before and after.
+
+    Returns:
+        What `transformers.Trainer.train` measured, the last logged values under `last`, the run time in seconds, and
+        with held-out pairs `held_out` as in `ropo.training.held_out.held_out_metrics`.
+    """
+    started = time.monotonic()
+    before = _log_probs(trainer)
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
+    if before is not None:
+        metrics["held_out"] = held_out_metrics(before, _log_probs(trainer), trainer.beta)
+    return {**metrics, "seconds": time.monotonic() - started}
+
+
+def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
+    """Save the adapter, or the whole model, and the tokenizer.
+
+    The copy of an adapter that TRL keeps as reference while training continues is not part of the result.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel) and "ref" in model.peft_config:
+        model.delete_adapter("ref")
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run.json says
+
+
+def _log_probs(trainer: PreferenceTrainer) -> Any:
+    """Return the policy's log-probs of the held-out answers, (pairs, 2): chosen, rejected."""
+    if trainer.eval_dataset is None:
+        return None
+    log_probs = trainer.predict(trainer.eval_dataset).predictions
+    trainer._metrics["eval"].clear()  # or the next evaluation during training would log these batches as its own
+    return log_probs
