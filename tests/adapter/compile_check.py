@@ -1,7 +1,5 @@
 """Compile an adapted layer as one graph and compare it with the eager one; run by test_compile_and_autocast.py."""
 
-import sys
-
 import torch
 from torch import nn
 
@@ -28,4 +26,5 @@ def main(grad: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "grad")
+    main(grad=True)
+    main(grad=False)

@@ -48,7 +48,7 @@ def test_dpo_starts_at_ln_2_and_falls(tmp_path) -> None:
     history = losses(dpo_trainer(tiny_llama(), tmp_path, RopoConfig(), num_train_epochs=5))
     assert len(history) == 20
     assert abs(history[0] - math.log(2)) < 1e-5
-    assert history[-1] < 0.6
+    assert history[-1] < math.log(2) - 0.03
 
 
 def test_continued_training_takes_the_saved_policy_as_reference(tmp_path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
-from ropo.rotations.plan import TreePlan, angle_table, coarse_plan, fine_plan
+from ropo.rotations.plan import coarse_plan, fine_plan
+from ropo.rotations.trees import TreeFactors, add_angle_gradient, angle_table, tree_factors, tree_matrices
 
 
 class RotationBlocks(NamedTuple):
@@ -47,61 +49,112 @@ def build_blocks(
         reflections: (k, d) vectors, or None.
 
     Returns:
-        The blocks, differentiable with respect to both parameters, in their dtype.
+        The blocks, once differentiable with respect to both parameters, in their dtype.
 
-    Cost: O(d B + (d / B)^2) numbers and some thirty operations on small tensors; nothing of size d x d.
+    Raises:
+        ValueError: If both parameters are None.
+
+    Cost: O(d B + (d / B)^2) numbers and some thirty operations on small tensors; nothing of size d x d. The gradient is
+    written out by hand because recording those operations one by one costs three times as much.
     """
     like = givens if givens is not None else reflections
     if like is None:
         raise ValueError("a rotation without givens and without reflections is the identity; leave it out")
-    with torch.autocast(like.device.type, enabled=False):
-        return _build(dim, givens, reflections, like)
+    angles = like.new_empty(0, dim - 1) if givens is None else givens
+    vectors = like.new_empty(0, dim) if reflections is None else reflections
+    return RotationBlocks(*_Build.apply(angles, vectors))
 
 
-def _build(dim: int, givens: Tensor | None, reflections: Tensor | None, like: Tensor) -> RotationBlocks:
-    trees = 0 if givens is None else givens.shape[0]
-    table = angle_table(givens, like)
-    reverse, forward = _tree_matrices(table, fine_plan(dim, trees, like.device))
-    blocks, size, _ = reverse.shape
-    coarse_reverse, coarse_forward = _tree_matrices(table, coarse_plan(dim, trees, like.device))
-    coarse = (coarse_reverse[0] @ coarse_forward[0])[:blocks, :blocks] - torch.eye(
-        blocks, dtype=like.dtype, device=like.device
-    )
-    local = reverse @ forward
-    read, write = reverse[:, :, :1].mT, forward[:, :1, :]
-    if reflections is None:
-        return RotationBlocks(local, read, write, coarse, like.new_empty(0, 0))
-    units, reflect = _compact_reflections(reflections)
-    unit_blocks = _cut(units, blocks, size)
-    # The vectors as the trees see them, rows of U R_tree^T: so that the reflections read x and not the rotated x.
-    turned = unit_blocks @ local.mT + (coarse @ (unit_blocks @ write.mT).squeeze(-1)).unsqueeze(-1) * read
-    return RotationBlocks(local, torch.cat([read, turned], 1), torch.cat([write, unit_blocks], 1), coarse, reflect)
+class _Build(torch.autograd.Function):
+    """From angles and vectors to blocks, equation by equation, and back in the opposite order.
+
+        local = reverse forward                       coarse = coarse_reverse coarse_forward - I
+        U = vectors / norms                           H = I - U^T T U, reflect = -T
+        turned = U R_tree^T = U local^T + (coarse (U . row)) column
+        read = [column, turned]                       write = [row, U]
+
+    with `column` the first column of each reverse block and `row` the first row of each forward block. The reflections
+    read x and not the rotated x, so their vectors are turned beforehand.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, angles: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(angles.device.type, enabled=False):
+            plans = [plan(vectors.shape[1], angles.shape[0], angles.device) for plan in (fine_plan, coarse_plan)]
+            table = angle_table(angles.reshape(-1))
+            factors = [tree_factors(table, plan) for plan in plans]
+            (reverse, forward), coarse_trees = (tree_matrices(*pair) for pair in zip(factors, plans, strict=True))
+            blocks, size, _ = reverse.shape
+            column, row = reverse[:, :, :1].mT, forward[:, :1]
+            local = reverse @ forward
+            coarse = (coarse_trees[0, 0] @ coarse_trees[1, 0])[:blocks, :blocks].contiguous()
+            coarse.diagonal().sub_(1)
+            norms, units, reflect = _compact_reflections(vectors)
+            cut = _cut(units, blocks, size)
+            turned = torch.baddbmm((coarse @ (cut @ row.mT).squeeze(-1)).unsqueeze(-1) * column, cut, local.mT)
+            ctx.plans, ctx.shapes = plans, (angles.shape, vectors.shape)
+            ctx.save_for_backward(
+                *factors[0], *factors[1], reverse, forward, coarse_trees, local, coarse, norms, units, reflect
+            )
+            return local, torch.cat([column, turned], 1), torch.cat([row, cut], 1), coarse, reflect
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        saved = ctx.saved_tensors
+        reverse, forward, coarse_trees, local, coarse, norms, units, reflect = saved[6:]
+        d_local, d_read, d_write, d_coarse, d_reflect = grads
+        with torch.autocast(local.device.type, enabled=False):
+            blocks, size, _ = local.shape
+            column, row = reverse[:, :, 0], forward[:, 0]
+
+            cut, d_turned = _cut(units, blocks, size), d_read[:, 1:]
+            along, d_along = (cut @ row.unsqueeze(-1)).squeeze(-1), (d_turned @ column.unsqueeze(-1)).squeeze(-1)
+            back = coarse.mT @ d_along
+            d_column = d_read[:, 0] + ((coarse @ along).unsqueeze(1) @ d_turned).squeeze(1)
+            d_row = d_write[:, 0] + (back.unsqueeze(1) @ cut).squeeze(1)
+            d_cut = torch.baddbmm(d_write[:, 1:], d_turned, local).addcmul_(back.unsqueeze(-1), row.unsqueeze(1))
+            d_local, d_coarse = torch.baddbmm(d_local, d_turned.mT, cut), torch.addmm(d_coarse, d_along, along.mT)
+
+            d_trees = torch.stack([d_local @ forward.mT, reverse.mT @ d_local])
+            d_trees[0, :, :, 0] += d_column
+            d_trees[1, :, 0] += d_row
+            over = coarse_trees.shape[-1] - blocks
+            d_coarse = functional.pad(d_coarse, (0, over, 0, over))
+            d_coarse_trees = torch.stack([d_coarse @ coarse_trees[1, 0].mT, coarse_trees[0, 0].mT @ d_coarse])
+
+            angles_shape, vectors_shape = ctx.shapes
+            d_angles = local.new_zeros(angles_shape.numel() + 1)
+            add_angle_gradient(d_angles, d_trees, TreeFactors(*saved[:3]), ctx.plans[0])
+            add_angle_gradient(d_angles, d_coarse_trees.unsqueeze(1), TreeFactors(*saved[3:6]), ctx.plans[1])
+            d_units = d_cut.transpose(0, 1).reshape(len(units), blocks * size)[:, : vectors_shape[1]]
+            d_vectors = _compact_reflections_gradient(norms, units, reflect, d_units, d_reflect)
+            return d_angles[:-1].view(angles_shape), d_vectors
 
 
-def _tree_matrices(table: Tensor, plan: TreePlan) -> tuple[Tensor, Tensor]:
-    """Fill in the matrices that `TreePlan` describes, (blocks, size, size) for the reverse and the forward tree."""
-    to_first, to_partner = table[plan.factors]
-    products = [to_first[:, 0]]
-    for level in range(1, to_first.shape[1]):
-        products.append(products[-1] * to_first[:, level])
-    entries = torch.stack(products, dim=1) * to_partner
-    flat = table.new_zeros(2 * plan.blocks * plan.size**2).scatter(0, plan.entries.reshape(-1), entries.reshape(-1))
-    reverse, forward = flat.view(2, plan.blocks, plan.size, plan.size)
-    return reverse, forward
-
-
-def _compact_reflections(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit rows U and -T with H(u_1) ... H(u_k) = I - U^T T U.
+def _compact_reflections(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return norms, unit rows U and -T with H(u_1) ... H(u_k) = I - U^T T U.
 
     The compact WY form (Schreiber and Van Loan, 1989): T^-1 is the upper triangle of U U^T with halves on its diagonal.
     """
-    units = vectors / vectors.norm(dim=1, keepdim=True)
-    inverse = (units @ units.mT).triu(1) + 0.5 * torch.eye(len(units), dtype=units.dtype, device=units.device)
+    norms = vectors.norm(dim=1, keepdim=True)
+    units = vectors / norms
+    inverse = (units @ units.mT).triu(1)
+    inverse.diagonal().add_(0.5)
     identity = torch.eye(len(units), dtype=units.dtype, device=units.device)
-    return units, -torch.linalg.solve_triangular(inverse, identity, upper=True)
+    return norms, units, -torch.linalg.solve_triangular(inverse, identity, upper=True)
+
+
+def _compact_reflections_gradient(
+    norms: Tensor, units: Tensor, reflect: Tensor, d_units: Tensor, d_reflect: Tensor
+) -> Tensor:
+    """Return the vectors' gradient: d T^-1 = -T^T dT T^T, and a unit vector's gradient is orthogonal to it."""
+    d_inverse = (reflect.mT @ d_reflect @ reflect.mT).triu(1)
+    d_units = d_units + (d_inverse + d_inverse.mT) @ units
+    return (d_units - (d_units * units).sum(1, keepdim=True) * units) / norms
 
 
 def _cut(rows: Tensor, blocks: int, size: int) -> Tensor:
     """Cut (k, d) rows into (blocks, k, size), zeros behind the last coordinate."""
-    padded = torch.nn.functional.pad(rows, (0, blocks * size - rows.shape[1]))
+    padded = functional.pad(rows, (0, blocks * size - rows.shape[1]))
     return padded.view(len(rows), blocks, size).transpose(0, 1)

@@ -35,12 +35,15 @@ class TreePlan:
         factors: (2, 2, L + 1, blocks * size) positions in the table of `angle_table`: f behind a leading row of ones
             (for a running product) and g before a closing row of ones; for the reverse and the forward tree.
         entries: (2, L + 1, blocks * size) positions of the matrix entries in the two flattened stacks of blocks.
+        angles: (2, L, blocks * size) positions of the coordinates' angles in the flattened parameter, or one behind its
+            end where there is no plane.
     """
 
     blocks: int
     size: int
     factors: Int[Tensor, "2 2 levels coordinates"]
     entries: Int[Tensor, "2 levels coordinates"]
+    angles: Int[Tensor, "2 levels_less_one coordinates"]
 
 
 @lru_cache(maxsize=64)
@@ -71,20 +74,22 @@ def _plan(dim: int, trees: int, unit: int, blocks: int, size: int, device: torch
     ones = torch.full((1, blocks * size), table.one)
     factors: list[Tensor] = []
     entries: list[Tensor] = []
+    angles: list[Tensor] = []
     for tree, turned in (("reverse", False), ("forward", True)):
         start = table.start(tree)
-        cos = torch.where(plane < 0, table.one, start + plane)
-        sin = torch.where(plane < 0, table.zero, start + plane + table.sin)
-        minus_sin = torch.where(plane < 0, table.zero, start + plane + table.minus_sin)
-        if start < 0:  # this tree is left out: the identity
-            cos, sin, minus_sin = torch.full_like(cos, table.one), *(torch.full_like(cos, table.zero),) * 2
+        missing = (plane < 0) | (start < 0)  # no such plane, or the whole tree left out: the identity
+        cos = torch.where(missing, table.one, start + plane)
+        sin = torch.where(missing, table.zero, start + plane + table.sin)
+        minus_sin = torch.where(missing, table.zero, start + plane + table.minus_sin)
+        angles.append(torch.where(missing, trees * (dim - 1), start + plane))
         if turned:
             sin, minus_sin = minus_sin, sin
         to_first, to_partner = torch.where(second, sin, cos), torch.where(second, cos, minus_sin)
         factors.append(torch.stack([torch.cat([ones, to_first]), torch.cat([to_partner, ones])]))
         entries.append(_entries_of(place, size, depth, transposed=turned, offset=len(entries) * blocks * size * size))
     stacked = torch.stack(factors, dim=1)
-    return TreePlan(blocks, size, stacked.to(device), torch.stack(entries).to(device))
+    tables = (tensor.to(device) for tensor in (stacked, torch.stack(entries), torch.stack(angles)))
+    return TreePlan(blocks, size, *tables)
 
 
 @dataclass(frozen=True)
@@ -136,13 +141,3 @@ def _entries_of(place: Tensor, size: int, depth: int, transposed: bool, offset: 
     columns = [((row >> level) | 1) << level for level in range(depth)] + [torch.zeros_like(row)]
     base = offset + (place // size) * size * size
     return torch.stack([base + (column * size + row if transposed else row * size + column) for column in columns])
-
-
-def angle_table(givens: Tensor | None, like: Tensor) -> Tensor:
-    """Return [cos, sin, -sin of all angles, 1, 0], differentiable, in the dtype of `like`."""
-    constants = torch.tensor([1.0, 0.0], dtype=like.dtype, device=like.device)
-    if givens is None:
-        return constants
-    angles = givens.to(like.dtype).reshape(-1)
-    sin = angles.sin()
-    return torch.cat([angles.cos(), sin, -sin, constants])
