@@ -52,7 +52,7 @@ def add_angle_gradient(
 ) -> None:
     """Add to `total` what the angles owe to a gradient of the matrices.
 
-    With P_l the running product f_0 .. f_{l-1}, an entry on level l is P_l g_l, and f' = g, g' = -f. Going up the levels
+    With P_l the running product f_0 .. f_{l-1}, an entry on level l is P_l g_l; f' = g and g' = -f. Going up the levels
     with D_{l+1}, the gradient of P_{l+1}, and E_l, the gradient of the entry,
 
         d angle_l = sum over its coordinates of P_l (D_{l+1} g_l - E_l f_l),     D_l = D_{l+1} f_l + E_l g_l
