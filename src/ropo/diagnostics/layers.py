@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from ropo.errors import UserError
 
 
+@runtime_checkable
 class Factor(Protocol):
     """A rotation, such as those of `ropo.rotations`."""
 
@@ -26,6 +27,7 @@ class Factor(Protocol):
         ...
 
 
+@runtime_checkable
 class FactorProduct(Factor, Protocol):
     """A product of rotations of R^dim."""
 

@@ -1,0 +1,111 @@
+"""The typed report that `ropo diagnose` writes, and what it sums up over layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ropo.diagnostics.answers import AnswerMeasure, length_ratio
+from ropo.diagnostics.behaviour import Behaviour, KlEstimate
+from ropo.diagnostics.measure import Measure
+from ropo.diagnostics.signals import triggered
+from ropo.diagnostics.weights import LayerMeasure
+
+
+class AnswerComparison(Measure):
+    """Hold the measures of generated answers, and of the reference's on the same prompts and random numbers."""
+
+    policy: AnswerMeasure
+    reference: AnswerMeasure | None
+    length_ratio: float | None
+    kl: KlEstimate | None
+
+
+class TextMeasure(Measure):
+    """Describe a model on plain text: its loss in nats per token, and how its last hidden states spread."""
+
+    tokens: int
+    loss: float
+    hidden_effective_rank: float | None
+    hidden_isotropy: float | None
+
+
+class TextComparison(Measure):
+    """Hold the measures on plain text, and the reference's."""
+
+    policy: TextMeasure
+    reference: TextMeasure | None
+
+
+class LayerSummary(Measure):
+    """Sum the layers up: total energy, its change over all layers, and the worst of the rest.
+
+    What needs a reference is None without one.
+    """
+
+    layers: int
+    energy: float
+    energy_change: float | None
+    largest_cosine_change: float | None
+    collapsed_pairs: int | None
+    largest_orthogonality_error: float | None
+
+
+class DiagnosticReport(Measure):
+    """Hold everything that `ropo diagnose` measured; what was not asked for is None.
+
+    `warnings` are sentences of `ropo.diagnostics.signals`.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    reference: str | None
+    seed: int
+    versions: dict[str, str]
+    git_commit: str | None
+    summary: LayerSummary
+    layers: list[LayerMeasure]
+    behaviour: Behaviour | None
+    answers: AnswerComparison | None
+    text: TextComparison | None
+    warnings: list[str]
+
+
+def summarise_layers(layers: Sequence[LayerMeasure]) -> LayerSummary:
+    """Sum up the measures of at least one layer."""
+    energy = sum(layer.weight.energy for layer in layers)
+    changes = [layer.change for layer in layers if layer.change is not None]
+    cosines = [change.cosines for change in changes if change.cosines is not None]
+    errors = [rotation.whole.orthogonality_error for layer in layers for rotation in layer.rotations]
+    return LayerSummary(
+        layers=len(layers),
+        energy=energy,
+        energy_change=_energy_change(layers),
+        largest_cosine_change=max((change.largest for change in cosines), default=None),
+        collapsed_pairs=sum(change.collapsed for change in cosines) if cosines else None,
+        largest_orthogonality_error=max(errors, default=None),
+    )
+
+
+def find_warnings(
+    summary: LayerSummary, behaviour: Behaviour | None, answers: AnswerComparison | None, text: TextComparison | None
+) -> list[str]:
+    """Say which signals the measured numbers trigger."""
+    measures: dict[str, float | None] = {"collapsed_pairs": summary.collapsed_pairs}
+    if behaviour is not None:
+        measures |= behaviour.model_dump()
+    if answers is not None and answers.reference is not None:
+        measures["length_ratio"] = length_ratio(answers.policy, answers.reference)
+        measures["repetition_rise"] = answers.policy.repetition - answers.reference.repetition
+    if text is not None and text.reference is not None:
+        measures["text_loss_rise"] = text.policy.loss - text.reference.loss
+    known = {name: value for name, value in measures.items() if value is not None}
+    return [signal.describe(known[signal.measure]) for signal in triggered(known)]
+
+
+def _energy_change(layers: Sequence[LayerMeasure]) -> float | None:
+    """Weigh each layer's change with its reference energy, which is energy / (1 + change)."""
+    pairs = [(layer.weight.energy, layer.change.energy) for layer in layers if layer.change is not None]
+    known = [(energy, change) for energy, change in pairs if change is not None]
+    before = sum(energy / (1.0 + change) for energy, change in known)
+    return sum(energy - energy / (1.0 + change) for energy, change in known) / before if before else None

@@ -1,0 +1,58 @@
+"""Sample the answers that are measured, with the same random numbers for policy and reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ropo.diagnostics.answers import Generation
+from ropo.generation.batches import draw_uniforms
+from ropo.generation.decoding import decode
+from ropo.generation.settings import SamplingSettings
+
+ROWS = 32
+
+
+def sample_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+) -> list[list[Generation]]:
+    """Sample answers to a few prompts, touching no global random state.
+
+    Every answer has random numbers of its own (seed, prompt, sample), so two models are compared on the same draws:
+    equal models give equal answers.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: The model's own.
+        prompts: Token ids.
+        settings: How to sample.
+
+    Returns:
+        For each prompt its samples.
+
+    Cost: see `ropo.generation.decoding.decode`; up to 32 answers at a time.
+    """
+    stops = stop_tokens(model, tokenizer)
+    stop_ids = torch.tensor(stops, device=model.device)
+    size = max(1, ROWS // settings.samples)
+    groups: list[list[Generation]] = []
+    for start in range(0, len(prompts), size):
+        numbers = range(start, min(start + size, len(prompts)))
+        uniforms = draw_uniforms(numbers, settings).to(model.device)
+        rows = decode(model, prompts[start : start + size], uniforms, settings, stop_ids)
+        answers = [
+            Generation(tokenizer.decode(row, skip_special_tokens=True).strip(), tuple(row), row[-1] in stops)
+            for row in rows
+        ]
+        groups += [answers[first : first + settings.samples] for first in range(0, len(answers), settings.samples)]
+    return groups
+
+
+def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end an answer: the generation configuration's and the tokenizer's."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})

@@ -1,0 +1,96 @@
+"""Print a diagnostic report as tables that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ropo.diagnostics.report import AnswerComparison, DiagnosticReport, TextComparison
+
+
+def print_report(report: DiagnosticReport, console: Console) -> None:
+    """Print the report: layers first, then behaviour, answers and text where measured, and the warnings last."""
+    console.print(_layer_table(report))
+    for line in _summary_lines(report):
+        console.print(line, highlight=False)
+    if report.behaviour is not None:
+        rows = [(name.replace("_", " "), _number(value)) for name, value in report.behaviour.model_dump().items()]
+        console.print(_table("Held-out pairs, in nats", ("", "value"), rows))
+    if report.answers is not None:
+        console.print(_answer_table(report.answers))
+    if report.text is not None:
+        console.print(_text_table(report.text))
+    for warning in report.warnings:
+        console.print(f"[bold yellow]warning[/] {warning}", highlight=False)
+
+
+def _layer_table(report: DiagnosticReport) -> Table:
+    columns = {"energy": "weight.energy", "cos>0.9": "weight.cosines.share_above_0_9", "rank": "weight.effective_rank"}
+    if any(layer.change is not None for layer in report.layers):
+        columns |= {"energy change": "change.energy", "cos change p99": "change.cosines.p99"}
+        columns |= {"largest": "change.cosines.largest", "turn °": "change.neurons.turn_mean"}
+        columns |= {"length ×": "change.neurons.magnitude_mean"}
+    rows = [
+        [layer.name, str(layer.weight.neurons), *(_at(layer, path) for path in columns.values())]
+        for layer in report.layers
+    ]
+    if any(layer.rotations for layer in report.layers):
+        columns |= {"R-I": "distance", "R'R-I": "orthogonality_error"}
+        for row, layer in zip(rows, report.layers, strict=True):
+            whole = layer.rotations[0].whole if layer.rotations else None
+            row += [_at(whole, "distance"), _at(whole, "orthogonality_error")]
+    return _table(f"Weights of {report.model}", ["layer", "neurons", *columns], rows)
+
+
+def _at(value: Any, path: str) -> str:
+    """Follow a dotted path of attributes to a number; a dash where one of them is None."""
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return _number(value)
+
+
+def _summary_lines(report: DiagnosticReport) -> list[str]:
+    summary = report.summary
+    lines = [f"{summary.layers} layers, energy {summary.energy:.8g} in all"]
+    if report.reference is not None:
+        lines.append(
+            f"against {report.reference}: energy change {_number(summary.energy_change)}, largest cosine change "
+            f"{_number(summary.largest_cosine_change)}, neuron pairs that collapsed {_number(summary.collapsed_pairs)}"
+        )
+    return lines
+
+
+def _answer_table(answers: AnswerComparison) -> Table:
+    policy = answers.policy.model_dump()
+    reference = answers.reference.model_dump() if answers.reference is not None else {}
+    rows = [(name.replace("_", " "), _number(policy[name]), _number(reference.get(name))) for name in policy]
+    rows.append(("length ratio", _number(answers.length_ratio), ""))
+    if answers.kl is not None:
+        error = _number(answers.kl.standard_error)
+        rows.append(("KL per answer", f"{_number(answers.kl.per_answer)} ± {error} nats", ""))
+    return _table("Generated answers", ("", "model", "reference"), rows)
+
+
+def _text_table(text: TextComparison) -> Table:
+    policy = text.policy.model_dump()
+    reference = text.reference.model_dump() if text.reference is not None else {}
+    rows = [(name.replace("_", " "), _number(policy[name]), _number(reference.get(name))) for name in policy]
+    return _table("Plain text, nats per token", ("", "model", "reference"), rows)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"

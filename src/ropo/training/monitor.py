@@ -1,0 +1,235 @@
+"""Watch for reward hacking and forgetting while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.models.utils import use_adapter
+
+from ropo.diagnostics import SIGNALS, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
+from ropo.diagnostics.answers import AnswerMeasure, measure_answers
+from ropo.diagnostics.movement import cosine_changes
+from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
+from ropo.diagnostics.sampling import sample_answers
+from ropo.diagnostics.scoring import TokenPair, compare_on_pairs, pair_log_probs, text_loss
+from ropo.diagnostics.tokens import shorten_pair, text_windows
+from ropo.errors import UserError
+from ropo.generation.settings import SamplingSettings
+
+LONGEST = 256  # tokens of a held-out prompt or answer
+NEURONS = 4096  # of a watched layer, the first ones
+WINDOW, WINDOWS = 256, 4  # of the plain text
+
+
+class HackingMonitor(TrainerCallback):
+    """Measure a slice of held-out data every k steps and warn by name where training goes wrong.
+
+    The reference is measured once at the start; every k steps and at the end, the policy. The numbers are logged
+    through the trainer as `hacking/...`, so they reach `metrics.jsonl`, TensorBoard, wandb and the like; each warning
+    of `ropo.diagnostics.SIGNALS` is printed once, with the number that triggered it. Training is not disturbed: no
+    global random state is used, and dropout is off while measuring only.
+
+    Under fully sharded training (FSDP, ZeRO-3) a layer's weight is in no one place, and the monitor does not work.
+
+    Args:
+        trainer: A `trl.DPOTrainer` or `ropo.PreferenceTrainer` with an `eval_dataset`, whose first pairs are the slice.
+        text: Plain text that the loss is measured on; None leaves forgetting unwatched.
+        every: Optimizer steps from one measurement to the next.
+        pairs: Held-out pairs in the slice; their prompts are answered too.
+        layers: Trained linear layers to watch, spread evenly over the model.
+        max_new_tokens: Longest sampled answer.
+        stop: Whether the first warning ends training.
+        signals: The warnings and their thresholds.
+        warn: What prints a warning.
+
+    Raises:
+        UserError: If the trainer has no held-out pairs, or a number is below 1.
+
+    Cost: `pairs` x 2 forward passes, `pairs` short answers and up to 1,024 tokens of text a measurement; copies of the
+    watched layers' weights where all weights are trained. docs/diagnostics.md has the measured overhead.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        text: str | None = None,
+        every: int = 100,
+        pairs: int = 8,
+        layers: int = 8,
+        max_new_tokens: int = 64,
+        stop: bool = False,
+        signals: Sequence[Signal] = SIGNALS,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        for name, value in (("every", every), ("pairs", pairs), ("layers", layers)):
+            if value < 1:
+                raise UserError(f"HackingMonitor {name}: must be at least 1, got {value}; leave it out for the default")
+        self.trainer, self.every, self.stop, self.signals, self.warn = trainer, every, stop, signals, warn
+        self.pairs = held_out_slice(trainer, pairs)
+        self.tokenizer: Any = trainer.processing_class
+        self.windows = text_windows(self.tokenizer, text, WINDOW, WINDOWS) if text is not None else []
+        self.settings = SamplingSettings(max_new_tokens=max_new_tokens)
+        self.layers = spread(trained_layers(trainer.model), layers)
+        self.warned: dict[str, tuple[int, float]] = {}
+        self.last_step = -1
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure the reference."""
+        with measuring(self.trainer), reference_of(self.trainer) as reference:
+            self.reference_log_probs = pair_log_probs(reference, self.pairs)
+            self.reference_answers = self._answers(reference)
+            self.reference_loss = text_loss(reference, self.windows) if self.windows else 0.0
+            weights = linear_layers(reference)
+            self.reference_weights = {name: watched_neurons(name, weights[name]) for name in self.layers}
+        self.reference_energy = sum(map(hyperspherical_energy, self.reference_weights.values()))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure the policy every k steps."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._watch(state, control)
+
+    def _watch(self, state: TrainerState, control: TrainerControl) -> None:
+        if state.global_step == self.last_step:  # TRL and transformers may end one step twice
+            return
+        self.last_step = state.global_step
+        measures = self.measure()
+        found = triggered(measures, self.signals)
+        logs = {f"hacking/{name}": value for name, value in measures.items()}
+        logs |= {f"hacking/warning/{signal.name}": 1.0 for signal in found}
+        # Not the trainer's own `log`: TRL's would flush the training metrics of the unfinished interval into it.
+        Trainer.log(self.trainer, logs)
+        for signal in found:
+            if signal.name not in self.warned:
+                self.warned[signal.name] = (state.global_step, measures[signal.measure])
+                if state.is_world_process_zero:
+                    self.warn(f"step {state.global_step}: {signal.describe(measures[signal.measure])}")
+        if found and self.stop:
+            control.should_training_stop = True
+
+    def measure(self) -> dict[str, float]:
+        """Measure the policy against the reference, by the names that the signals watch."""
+        with measuring(self.trainer):
+            model = unwrapped(self.trainer)
+            log_probs = pair_log_probs(model, self.pairs)
+            answers = self._answers(model)
+            loss = text_loss(model, self.windows) if self.windows else None
+            modules = linear_layers(model)
+            weights = {name: watched_neurons(name, modules[name]) for name in self.layers}
+        behaviour = compare_on_pairs(self.pairs, log_probs, self.reference_log_probs)
+        measures: dict[str, float] = {
+            "chosen_change_per_token": behaviour.chosen_change_per_token,
+            "rejected_change_per_token": behaviour.rejected_change_per_token,
+            "margin": behaviour.margin,
+            "accuracy": behaviour.accuracy,
+            "displacement": behaviour.displacement,
+            "length_ratio": answers.tokens / self.reference_answers.tokens,
+            "truncated": answers.truncated,
+            "repetition_rise": answers.repetition - self.reference_answers.repetition,
+        }
+        if loss is not None:
+            measures["text_loss_rise"] = loss - self.reference_loss
+        return measures | self._weight_measures(weights)
+
+    def _weight_measures(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        energy = sum(map(hyperspherical_energy, weights.values()))
+        changes = [changes_of(weights[name], self.reference_weights[name]) for name in self.layers]
+        return {
+            "energy_change": energy / self.reference_energy - 1.0 if self.reference_energy else 0.0,
+            "largest_cosine_change": max(largest for largest, _ in changes),
+            "collapsed_pairs": float(sum(collapsed for _, collapsed in changes)),
+        }
+
+    def _answers(self, model: Any) -> AnswerMeasure:
+        samples = sample_answers(model, self.tokenizer, [pair.prompt for pair in self.pairs], self.settings)
+        return measure_answers(samples, len(self.tokenizer))
+
+
+def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
+    """Return the first held-out pairs of a trainer, as it tokenised them, shortened to stay cheap."""
+    dataset: Any = trainer.eval_dataset
+    if dataset is None or isinstance(dataset, dict) or not len(dataset):
+        raise UserError(
+            "HackingMonitor: needs held-out pairs, but the trainer's eval_dataset is not one data set with pairs; "
+            "give the trainer one"
+        )
+    rows = (dataset[index] for index in range(min(most, len(dataset))))
+    pairs = [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+    return [shorten_pair(pair, LONGEST) for pair in pairs]
+
+
+def trained_layers(model: Any) -> list[str]:
+    """Name the linear layers that training changes."""
+    names = [
+        name
+        for name, module in linear_layers(model).items()
+        if any(parameter.requires_grad for parameter in module.parameters())
+    ]
+    if not names:
+        raise UserError("HackingMonitor: the model has no trainable linear layer to watch; check the adapter's targets")
+    return names
+
+
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Pick up to `most` names, evenly spread, the first and the last among them."""
+    if len(names) <= most:
+        return list(names)
+    steps = max(most - 1, 1)
+    return [names[index * (len(names) - 1) // steps] for index in range(most)]
+
+
+def watched_neurons(name: str, module: nn.Module) -> Float[Tensor, "n d"]:
+    """Copy the first neurons of a layer's weight; a copy, because training goes on."""
+    weight = layer_weight(module)[:NEURONS].clone()
+    check_weight(weight, name)
+    return weight
+
+
+def changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -> tuple[float, int]:
+    """Return the largest change of a cosine between two neurons, and the number of pairs that collapsed."""
+    both = nonzero_rows(weight) & nonzero_rows(reference)
+    changes = cosine_changes(all_cosines(weight[both]), all_cosines(reference[both]))
+    return (changes.largest, changes.collapsed) if changes is not None else (0.0, 0)
+
+
+def unwrapped(trainer: Any) -> Any:
+    """Return the policy without the wrappers of distributed training."""
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+@contextmanager
+def measuring(trainer: Any) -> Iterator[None]:
+    """Put the policy into evaluation mode, under the trainer's autocast and without gradients."""
+    model = trainer.model
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), trainer.accelerator.autocast():
+            yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def reference_of(trainer: Any) -> Iterator[Any]:
+    """Give what the trainer takes as reference: its reference model, the frozen adapter or base, or the start.
+
+    A fully trained model whose reference log-probs were computed in advance has no reference model: the policy at the
+    start of training is it.
+    """
+    model = unwrapped(trainer)
+    if getattr(trainer, "ref_model", None) is not None:
+        yield trainer.accelerator.unwrap_model(trainer.ref_model)
+    elif is_peft_model(model):
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            yield model
+    else:
+        yield model
