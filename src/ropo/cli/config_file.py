@@ -27,7 +27,8 @@ def read_config(file: Path, parser: Parser) -> dict[str, Any]:
         UserError: With file and line, if the file is no YAML mapping, or holds an unknown name or a wrong value.
     """
     options: dict[str, Any] = {}
-    known = {action.dest: action for action in parser._actions if action.option_strings}
+    # Reversed, so that of --x and --no_x, which share a name, --x stays.
+    known = {action.dest: action for action in reversed(parser._actions) if action.option_strings}
     for name, value, line in _entries(file):
         where = f"{file}:{line}"
         if name not in known or name in ("config", "help"):

@@ -1,0 +1,39 @@
+"""A tiny model and a few pairs, on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ropo.cli.main import main
+from tests.generation.tiny import save_tiny
+
+PAIRS = [
+    {"prompt": "the cat sat", "chosen": "on the mat .", "rejected": "on the dog ."},
+    {"prompt": "the dog ran", "chosen": "fast .", "rejected": "slow ."},
+    {"prompt": "one two", "chosen": "three", "rejected": "no"},
+    {"prompt": "a dog", "chosen": "yes", "rejected": "no"},
+]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl")
+
+
+def write_pairs(file: Path, records=PAIRS) -> Path:
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return file
+
+
+def train(model, data, output, *flags) -> int:
+    """Train two steps on the command line, in this process."""
+    arguments = ["train", "--model", model, "--data", data, "--output", output, "--max_steps", 2, "--use_cpu", *flags]
+    return main([str(argument) for argument in arguments])

@@ -1,0 +1,98 @@
+"""Dispatch and exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ropo.cli import env
+from ropo.cli.main import COMMANDS, available_commands, main
+from ropo.errors import UserError
+
+
+def test_help_lists_the_commands_that_exist(capsys):
+    assert main([]) == main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    available = available_commands()
+    assert {"train", "merge", "env"} <= set(available) <= set(COMMANDS)
+    for name in COMMANDS:
+        assert any(line.startswith(f"  {name} ") for line in lines) == (name in available)
+
+
+def test_every_command_has_help(capsys):
+    for name in available_commands():
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: ropo {name}")
+
+
+def test_the_help_of_train_names_every_trainer_option_only_on_request(capsys):
+    texts = []
+    for flag in ("--help", "--help_all"):
+        with pytest.raises(SystemExit):
+            main(["train", flag])
+        texts.append(capsys.readouterr().out)
+    usual, everything = texts
+    assert "--beta" in usual
+    assert "--adam_epsilon" not in usual
+    assert "--adam_epsilon" in everything
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
+        (["nothing"], "there is no command 'nothing'; choose from train"),
+        (["train", "--modle", "x"], "unknown argument '--modle'; did you mean '--model'?"),
+        (["train", "--learning_rat=3"], "unknown argument '--learning_rat'; did you mean '--learning_rate'?"),
+        (["train", "--method", "dora"], "argument --method: invalid choice: 'dora'"),
+        (["train", "--beta", "high"], "argument --beta: invalid float value: 'high'"),
+        (["merge"], "the following arguments are required: adapter, --output"),
+        (["env", "stray"], "unknown argument 'stray'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_a_user_error_is_flattened_to_one_line(monkeypatch, capsys):
+    def fail(arguments):
+        raise UserError("first\n  second")
+
+    monkeypatch.setattr(env, "run", fail)
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err == "ropo env: error: first second\n"
+
+
+def test_another_error_keeps_its_traceback(monkeypatch):
+    def fail(arguments):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(env, "run", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["env"])
+
+
+def test_an_interrupt_is_told_without_traceback(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(env, "run", interrupt)
+    assert main(["env"]) == 1
+    assert capsys.readouterr().err == "ropo: interrupted\n"
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    program = subprocess.Popen([sys.executable, "-m", "ropo", "env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    program.stdout.close()
+    _, errors = program.communicate(timeout=120)
+    assert program.returncode == 1
+    assert errors == b""

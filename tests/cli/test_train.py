@@ -1,0 +1,162 @@
+"""`ropo train`, in this process, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ropo.cli.main import main
+from ropo.methods import METHODS
+from ropo.models import load_model, load_policy
+from ropo.record import read_record
+from tests.cli.conftest import PAIRS, train, write_pairs
+
+LN2 = math.log(2)
+SMALL = {"oft": ("--oft_block_size", 8), "full": ("--learning_rate", "1e-3")}
+
+
+def logged(output) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_from_the_same_command(model, pairs, tmp_path, capsys, method):
+    output = tmp_path / "out"
+    flags = ("--eval_data", pairs, "--lr_scheduler_type", "constant", *SMALL.get(method, ()))
+    assert train(model, pairs, output, "--method", method, "--max_steps", 3, *flags) == 0
+
+    record = read_record(output)
+    assert (record.status, record.config["method"], record.seed) == ("finished", method, 42)
+    assert record.ended > record.started
+    assert record.data["train"].counts == {"pairs": 4, "duplicates": 0, "ties": 0, "wrapped": 4}
+    assert {"torch", "trl", "peft", "transformers", "ropo"} <= set(record.versions)
+    held_out = record.metrics["held_out"]
+    low, high = held_out["margin_interval"]
+    assert low <= held_out["margin"] <= high
+    assert len(held_out["margins"]) == held_out["pairs"] == 4
+
+    steps = [entry for entry in logged(output) if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3]
+    assert steps[0]["loss"] == pytest.approx(LN2, abs=1e-5)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert held_out["loss"] < LN2
+
+    trained = load_policy(str(output))
+    probe = torch.arange(12)[None]
+    assert not torch.equal(trained(probe).logits, load_model(model)(probe).logits)
+    assert (output / "adapter_model.safetensors").exists() == (method != "full")
+    assert not (output / "training_args.bin").exists()
+    assert {"tokenizer.json", "tokenizer_config.json"} <= {path.name for path in output.iterdir()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
+
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    for part in ("step 3/3", "accuracy", "margin", "chosen", "rejected", "tokens/s", "left", "held out", "saved"):
+        assert part in printed.out
+
+
+def test_the_same_seed_gives_the_same_adapter(model, pairs, tmp_path):
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert train(model, pairs, tmp_path / name, "--seed", seed, "--per_device_train_batch_size", 1) == 0
+        weights.append(load_file(tmp_path / name / "adapter_model.safetensors"))
+    first, same, other = weights
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_training_goes_on_from_an_adapter_with_that_as_reference(model, pairs, tmp_path):
+    assert train(model, pairs, tmp_path / "first", "--learning_rate", 0.01) == 0
+    assert train(tmp_path / "first", pairs, tmp_path / "second", "--learning_rate", 0.01) == 0
+    assert logged(tmp_path / "second")[0]["loss"] == pytest.approx(LN2, abs=1e-5)
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "second"))
+    assert set(first) == set(second)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert not (tmp_path / "second" / "ref").exists()
+    assert read_record(tmp_path / "second").config["adapter"]["base_model_name_or_path"] == model
+
+
+def test_the_adapter_options_reach_the_adapter(model, pairs, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("reflections: 4\ngivens: forward\nmagnitude: false\ntarget_modules: [o_proj]\n")
+    assert train(model, pairs, tmp_path / "out", "--config", recipe, "--layers_to_transform", 1) == 0
+    adapter = read_record(tmp_path / "out").config["adapter"]
+    assert (adapter["reflections"], adapter["givens"], adapter["magnitude"]) == (4, "forward", False)
+    assert (adapter["target_modules"], adapter["layers_to_transform"]) == (["o_proj"], [1])
+
+
+def test_text_prompts_go_through_the_chat_template_unless_told(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "chat") == 0
+    assert "text prompts go through the chat template" in capsys.readouterr().out
+    assert train(model, pairs, tmp_path / "plain", "--plain_prompts") == 0
+    assert "chat template" not in capsys.readouterr().out
+    log_probs = [logged(tmp_path / name)[0]["logps/chosen"] for name in ("chat", "plain")]
+    assert abs(log_probs[0] - log_probs[1]) > 0.1
+    wrapped = [read_record(tmp_path / name).data["train"].counts["wrapped"] for name in ("chat", "plain")]
+    assert wrapped == [4, 0]
+
+
+def test_held_out_prompts_that_are_trained_on_are_told(model, pairs, tmp_path, capsys):
+    held_out = write_pairs(tmp_path / "held_out.jsonl", [PAIRS[0], {**PAIRS[1], "prompt": "no dog"}])
+    assert train(model, pairs, tmp_path / "out", "--eval_data", held_out) == 0
+    assert "1 of their prompts occur in the training pairs too" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_is_carried_on(model, pairs, tmp_path):
+    flags = ("--per_device_train_batch_size", 1, "--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2)
+    assert train(model, pairs, tmp_path / "whole", *flags) == 0
+    unfinished = tmp_path / "out.incomplete"
+    unfinished.mkdir()
+    (tmp_path / "whole" / "checkpoint-2").rename(unfinished / "checkpoint-2")
+    assert train(model, pairs, tmp_path / "out", *flags) == 2
+    assert train(model, pairs, tmp_path / "out", *flags, "--resume_from_checkpoint", unfinished / "checkpoint-2") == 0
+    whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "out"))
+    assert whole
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=1e-5, atol=1e-7)  # optimizer states go through disk
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished(model, pairs, tmp_path):
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "ropo", "train", "--model", model, "--data", pairs, "--output", output]
+    command += ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "1"]
+    program = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out.incomplete/checkpoint-*")):
+            assert program.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+    assert not output.exists()
+    assert json.loads((tmp_path / "out.incomplete" / "run.json").read_text())["status"] == "running"
+    assert not (tmp_path / "out.incomplete" / "adapter_config.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(model, pairs, tmp_path, capsys):
+    flags = ("--learning_rate", "1e30", "--max_grad_norm", "1e30", "--max_steps", 5)
+    assert train(model, pairs, tmp_path / "out", "--method", "full", *flags) == 2
+    assert "training diverged" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_the_base_model_and_data_stay_as_they_are(model, pairs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = pairs.read_bytes()
+    assert main(["train", "--model", model, "--data", "pairs.jsonl", "--output", "out", "--max_steps", "1"]) == 0
+    assert pairs.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
