@@ -42,12 +42,12 @@ def enable_packing(model: PreTrainedModel) -> str | None:
         return reason
     attention, forward = model.config._attn_implementation, model.forward
     trial = _trial_batch(model)
-    padded = _trial_log_probs(model, trial)
+    padded = _trial_log_probs(model, *trial)
     model.set_attn_implementation(PACKED)
     keep_scored = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
     model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
     try:
-        packed = _trial_log_probs(model, {**trial, "packs": pack_batch(*trial.values())})
+        packed = _trial_log_probs(model, *trial, packs=pack_batch(*trial))
         reason = None if _agree(packed, padded, model.dtype) else "its packed log-probs differ from its padded ones"
     except CannotPackError as error:
         reason = str(error)
@@ -126,23 +126,29 @@ def _architecture_reason(model: PreTrainedModel) -> str | None:
     return None
 
 
-def _trial_batch(model: PreTrainedModel) -> dict[str, Int[Tensor, "2 7"]]:
+def _trial_batch(model: PreTrainedModel) -> tuple[Int[Tensor, "2 7"], Int[Tensor, "2 7"], Int[Tensor, "2 7"]]:
     """Make a tiny pair to compare packed with padded on: the check that no list of architectures can replace."""
     input_ids = torch.arange(14, device=model.device).view(2, 7) % model.config.vocab_size
     input_ids[1, :4] = input_ids[0, :4]
     completion_mask = torch.zeros_like(input_ids)
     completion_mask[:, 4:] = 1
-    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "completion_mask": completion_mask}
+    return input_ids, torch.ones_like(input_ids), completion_mask
 
 
-def _trial_log_probs(model: PreTrainedModel, batch: dict[str, Any]) -> Float[Tensor, "2 6"]:
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-    inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
+def _trial_log_probs(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "2 7"],
+    attention_mask: Int[Tensor, "2 7"],
+    completion_mask: Int[Tensor, "2 7"],
+    packs: tuple[Pack, ...] | None = None,
+) -> Float[Tensor, "2 6"]:
+    labels = input_ids.masked_fill(completion_mask == 0, -100)
+    options = {} if packs is None else {"packs": packs}
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return model(**inputs, labels=labels, fused_lm_head=True).log_probs
+            return model(input_ids, attention_mask, labels=labels, fused_lm_head=True, **options).log_probs
     finally:
         model.train(training)
 
