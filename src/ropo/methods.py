@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig
+from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel
 
 from ropo.adapter import RopoConfig
@@ -71,7 +71,7 @@ def adapter_config(method: str, options: Mapping[str, Any]) -> PeftConfig | None
         raise UserError(f"method {method!r}: {error}") from error
 
 
-def check_target_modules(model: PreTrainedModel, config: PeftConfig) -> None:
+def check_target_modules(model: PreTrainedModel | PeftModel, config: PeftConfig) -> None:
     """Check that every target module named by the user is a layer of the model, and not its output head.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropo.cli.parser import Parser
 from ropo.errors import UserError
@@ -68,7 +68,7 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
 
     from ropo.models import load_policy
 
-    policy = load_policy(source, torch.float32, trust_remote_code)
+    policy: Any = load_policy(source, torch.float32, trust_remote_code)
     dtype = stored_dtype(str(policy.peft_config["default"].base_model_name_or_path), trust_remote_code)
     try:
         merged = policy.merge_and_unload(safe_merge=True)
@@ -78,7 +78,7 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
 
 
 def stored_dtype(model: str, trust_remote_code: bool = False) -> torch.dtype:
-    """Return the dtype that a checkpoint is stored in; float32 for GGUF files, and where its configuration is silent."""
+    """Return the dtype a checkpoint is stored in; float32 for GGUF files, and where its configuration is silent."""
     import torch
     from transformers import AutoConfig
 

@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         """Raise `UserError` with argparse's message."""
         raise UserError(f"{message}; see `{self.prog} --help`")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse the flags, naming the nearest flag for an unknown one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:

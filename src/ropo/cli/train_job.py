@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +39,8 @@ def train(options: TrainOptions) -> None:
     """
     console = Console(highlight=False, soft_wrap=True)
     method, adapter = choose_method(options)
-    config = trainer_config(options, METHODS[method].learning_rate, working_folder(options.output))
+    learning_rate = METHODS.get(method, METHODS["lora"]).learning_rate  # an adapter may be of any PEFT method
+    config = trainer_config(options, learning_rate, working_folder(options.output))
     check_output(options.output, options.overwrite, options.resumes)
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config.max_length, console)
@@ -71,15 +71,14 @@ def train(options: TrainOptions) -> None:
 
 
 def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
-    """Return the method's name and the new adapter; none for full fine-tuning, or when an adapter is trained further."""
+    """Return the method's name and the new adapter: None for full fine-tuning, or to train an adapter further."""
     if not is_adapter(options.model):
         method = options.method or "ropo"
         return method, adapter_config(method, options.adapter)
     given = ["method"] * (options.method is not None) + list(options.adapter)
     if given:
         raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
-    method = str(PeftConfig.from_pretrained(options.model).peft_type.value).lower()
-    return (method if method in METHODS else "lora"), None
+    return str(PeftConfig.from_pretrained(options.model).peft_type.value).lower(), None
 
 
 def load_pairs(
@@ -90,13 +89,13 @@ def load_pairs(
     console: Console,
 ) -> PreferenceData:
     """Load the pairs of `--data` or `--eval_data`, and say what was made of them."""
-    source, split = (
-        (options.data, options.split) if which == "data" else (str(options.eval_data), options.eval_split)
-    )
+    source, split = (options.data, options.split) if which == "data" else (str(options.eval_data), options.eval_split)
     wrap = tokenizer.chat_template is not None and not options.plain_prompts
     data = load_preferences(source, split, wrap)
     if tokenizer.chat_template is None and not isinstance(data.pairs[0]["prompt"], str):
-        raise UserError(f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template")
+        raise UserError(
+            f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
+        )
     data, long = leave_out_long_prompts(data, tokenizer, max_length, options.skip_long_prompts)
     dropped = [
         f"{count} {what} left out"
@@ -119,10 +118,14 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code
     if is_adapter(options.model):
-        base = str(PeftConfig.from_pretrained(options.model).base_model_name_or_path)
+        base = PeftConfig.from_pretrained(options.model).base_model_name_or_path
+        if not base:
+            raise UserError(f"adapter {options.model}: its adapter_config.json names no base model; write it there")
         return PeftModel.from_pretrained(load_model(base, dtype, remote), options.model, is_trainable=True), None
     needs_reference = method == "full" and not config.precompute_ref_log_probs
-    return load_model(options.model, dtype, remote), load_model(options.model, dtype, remote) if needs_reference else None
+    return load_model(options.model, dtype, remote), load_model(
+        options.model, dtype, remote
+    ) if needs_reference else None
 
 
 def weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:

@@ -130,7 +130,9 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     adapter = parser.add_argument_group("adapter")
     for name, options in ADAPTER_OPTIONS.items():
         adapter.add_argument(f"--{name}", **options)
-    title = "every option of the trainer" if show_all else "trainer (any option of trl.DPOConfig; these are the usual ones)"
+    title = (
+        "every option of the trainer" if show_all else "trainer (any option of trl.DPOConfig; these are the usual ones)"
+    )
     _add_trainer_options(parser.add_argument_group(title), show_all)
     for action in parser._actions:
         action.default = SUPPRESS
@@ -202,6 +204,11 @@ def trainer_config(options: TrainOptions, learning_rate: float, output: Path) ->
     Raises:
         UserError: If a value breaks its rule.
     """
+    checkpoint = options.trainer.get("resume_from_checkpoint")
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        raise UserError(f"resume_from_checkpoint: there is no folder {checkpoint}; name a checkpoint-N folder")
+    if options.trainer.get("model_init_kwargs") is not None:
+        raise UserError("model_init_kwargs: has no effect, as ropo loads the model itself; use --dtype")
     settings = {**DEFAULTS, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
     try:
         config = PreferenceConfig(**settings)

@@ -4,7 +4,8 @@ TRL's formats are read: a prompt with two answers, as plain text or as lists of 
 conversations whose common beginning is the prompt. A pair comes out as plain text or as messages:
 
     {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
-    {"prompt": [{"role": "user", ...}], "chosen": [{"role": "assistant", ...}], "rejected": [{"role": "assistant", ...}]}
+    {"prompt": [{"role": "user", "content": "2 + 2 = ?"}],
+     "chosen": [{"role": "assistant", "content": "4"}], "rejected": [{"role": "assistant", "content": "5"}]}
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _check_message(where: str, message: Any) -> None:
 
 def _split_texts(where: str, chosen: str, rejected: str) -> tuple[str, str, str]:
     """Split two plain texts after the beginning that they share."""
-    parts = extract_prompt({"chosen": chosen, "rejected": rejected})
+    parts: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
     if not parts["prompt"].strip():
         raise UserError(f"data {where}: chosen and rejected share no beginning to take as prompt; add a prompt field")
     return parts["prompt"], parts["chosen"], parts["rejected"]

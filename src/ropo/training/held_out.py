@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -49,7 +49,7 @@ def bootstrap_interval(values: Float[np.ndarray, " n"], level: float = 0.95, see
 
 def held_out_metrics(
     before: Float[np.ndarray, "pairs 2"], after: Float[np.ndarray, "pairs 2"], beta: float
-) -> dict[str, float | Sequence[float]]:
+) -> dict[str, Any]:
     """Summarise held-out pairs before and after training.
 
     Args:
@@ -58,9 +58,9 @@ def held_out_metrics(
         beta: As in `implicit_margins`.
 
     Returns:
-        `margin` with its 95 % interval and `margins` pair by pair; `loss`, the mean DPO loss -log sigmoid(margin), which
-        is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean log-probs before and after; and
-        `prefers_chosen`, the share of pairs whose chosen answer is the likelier one, before and after.
+        `margin` with its 95 % interval and `margins` pair by pair; `loss`, the mean DPO loss -log sigmoid(margin),
+        which is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean log-probs before and
+        after; and `prefers_chosen`, the share of pairs whose chosen answer is the likelier one, before and after.
     """
     margins = implicit_margins(before, after, beta)
     return {

@@ -52,5 +52,5 @@ def prompt_length(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> int:
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
     options = {"tools": pair.get("tools"), **(pair.get("chat_template_kwargs") or {})}
-    templated = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
+    templated: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
     return len(templated["input_ids"])

@@ -57,7 +57,7 @@ def build_trainer(
         raise UserError(str(error)) from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(Journal(Path(config.output_dir)))
+    trainer.add_callback(Journal(Path(str(config.output_dir))))
     return trainer
 
 
@@ -92,8 +92,9 @@ def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
 
 def _log_probs(trainer: PreferenceTrainer) -> Any:
     """Return the policy's log-probs of the held-out answers, (pairs, 2): chosen, rejected."""
-    if trainer.eval_dataset is None:
+    held_out: Any = trainer.eval_dataset
+    if held_out is None:
         return None
-    log_probs = trainer.predict(trainer.eval_dataset).predictions
+    log_probs = trainer.predict(held_out).predictions
     trainer._metrics["eval"].clear()  # or the next evaluation during training would log these batches as its own
     return log_probs

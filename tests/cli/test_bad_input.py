@@ -1,0 +1,164 @@
+"""Every mistake of the user: status 2, one line with what, where and the mend, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ropo.cli.main import main
+from tests.cli.conftest import PAIRS, train, write_pairs
+
+LONG = {"prompt": "the cat sat on the mat . " * 5, "chosen": "yes", "rejected": "no"}
+
+
+def refused(capsys, status: int, folder: Path, before: set[str]) -> str:
+    """Check what every refusal has in common, and return its line."""
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert {path.name for path in folder.iterdir()} == before
+    return error
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--reflections", "3"], ["reflections", "even", "3"]),
+        (["--reflections", "-2"], ["reflections", "-2"]),
+        (["--givens", "sideways"], ["givens", "bidirectional, forward, none", "'sideways'"]),
+        (["--target_modules", "q_prj"], ["target_modules", "q_prj", "q_proj"]),
+        (["--target_modules", "q_proj", "lm_head"], ["target_modules", "lm_head", "output head"]),
+        (["--layers_to_transform", "9"], ["layers_to_transform", "9"]),
+        (["--exclude_modules", "q_proj", "v_proj"], ["No modules were targeted", "exclude"]),
+        (["--method", "lora", "--target_modules", "q_prj"], ["target_modules", "q_prj", "q_proj"]),
+        (["--method", "lora", "--target_modules", "lm_head"], ["target_modules", "output head"]),
+        (["--method", "lora", "--r", "0"], ["r", "0"]),
+        (["--method", "lora", "--reflections", "2"], ["reflections", "not an option of method 'lora'"]),
+        (["--method", "full", "--target_modules", "q_proj"], ["target_modules", "method 'full'"]),
+        (
+            ["--max_length", "4"],
+            ["max_length: 4 tokens", "4 of 4 pairs", "pairs.jsonl:1", "raise --max_length above 6"],
+        ),
+        (["--resume_from_checkpoint", "nowhere"], ["resume_from_checkpoint", "nowhere"]),
+        (["--model_init_kwargs", "{}"], ["model_init_kwargs", "--dtype"]),
+    ],
+)
+def test_options(model, pairs, tmp_path, capsys, flags, parts):
+    status = train(model, pairs, tmp_path / "out", *flags)
+    error = refused(capsys, status, tmp_path, {"pairs.jsonl"})
+    for part in parts:
+        assert part in error
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["pairs.jsonl: no such file", "check the path"]),
+        ("", ["pairs.jsonl: the file is empty"]),
+        ("\n\n", ["pairs.jsonl: holds no record"]),
+        ([PAIRS[0], {"prompt": "x", "chosen": "y"}], ["pairs.jsonl:2: has no field 'rejected'"]),
+        (
+            [{"prompt": "x", "choosen": "y", "rejected": "z"}],
+            ["pairs.jsonl:1: has no field 'chosen'; rename 'choosen'"],
+        ),
+        ([PAIRS[0], {**PAIRS[1], "chosen": " "}], ["pairs.jsonl:2: chosen is empty"]),
+        ([{**PAIRS[1], "prompt": ""}], ["pairs.jsonl:1: prompt is empty"]),
+        ([{**PAIRS[1], "rejected": 7}], ["pairs.jsonl:1: rejected must be text or a list of messages, not 7 (int)"]),
+        ([{**PAIRS[1], "rejected": None}], ["pairs.jsonl:1: rejected must be text", "not nothing"]),
+        ("{not json}\n", ["pairs.jsonl:1: is not valid JSON"]),
+        ('["a"]\n', ["pairs.jsonl:1: is a list, not an object"]),
+        ([{**pair, "rejected": pair["chosen"]} for pair in PAIRS], ["chosen equals rejected in all 4 records"]),
+        ([*PAIRS, LONG], ["in 1 of 5 pairs", "pairs.jsonl:5", "--skip_long_prompts"]),
+    ],
+)
+def test_data(model, tmp_path, capsys, content, parts):
+    file = tmp_path / "pairs.jsonl"
+    if isinstance(content, str):
+        file.write_text(content)
+    elif content is not None:
+        write_pairs(file, content)
+    before = {path.name for path in tmp_path.iterdir()}
+    error = refused(capsys, train(model, file, tmp_path / "out", "--max_length", "24"), tmp_path, before)
+    for part in parts:
+        assert part in error
+
+
+def test_pairs_with_long_prompts_are_left_out_when_told(model, tmp_path, capsys):
+    file = write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, LONG])
+    assert train(model, file, tmp_path / "out", "--max_length", "24", "--skip_long_prompts") == 0
+    assert "4 pairs from" in (printed := capsys.readouterr()).out
+    assert "1 with too long prompts left out" in printed.out
+    assert printed.err == ""
+
+
+def test_a_model_folder_without_weights(model, pairs, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    for file in Path(model).iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    status = train(tmp_path / "model", pairs, tmp_path / "out")
+    assert "the folder has no weights" in refused(capsys, status, tmp_path, {"model", "pairs.jsonl"})
+
+
+def test_an_output_folder_that_is_not_empty(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "out") == 0
+    capsys.readouterr()
+    first = (tmp_path / "out" / "run.json").read_text()
+    error = refused(capsys, train(model, pairs, tmp_path / "out"), tmp_path, {"out", "pairs.jsonl"})
+    assert "the folder is not empty; choose another one or add --overwrite" in error
+    assert (tmp_path / "out" / "run.json").read_text() == first
+    assert train(model, pairs, tmp_path / "out", "--overwrite") == 0
+    assert (tmp_path / "out" / "run.json").read_text() != first
+
+
+def test_a_mistake_spares_what_overwrite_would_replace(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "out") == 0
+    capsys.readouterr()
+    status = train(model, pairs, tmp_path / "out", "--overwrite", "--layers_to_transform", "9")
+    refused(capsys, status, tmp_path, {"out", "pairs.jsonl"})
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_brings_its_own_options(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "first") == 0
+    capsys.readouterr()
+    for flags in (("--method", "lora"), ("--reflections", "4")):
+        status = train(tmp_path / "first", pairs, tmp_path / "out", *flags)
+        error = refused(capsys, status, tmp_path, {"first", "pairs.jsonl"})
+        assert f"{flags[0]}: " in error
+        assert "is an adapter, which brings its own" in error
+
+
+def test_an_adapter_whose_base_model_is_gone(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "first") == 0
+    config = tmp_path / "first" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
+    capsys.readouterr()
+    for status in (
+        train(tmp_path / "first", pairs, tmp_path / "out"),
+        main(["merge", str(tmp_path / "first"), "--output", str(tmp_path / "out")]),
+    ):
+        assert status == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all("names no base model" in error for error in errors)
+    assert not (tmp_path / "out").exists()
+
+
+def test_conversations_need_a_chat_template(model, tmp_path, capsys):
+    from tests.tiny_tokenizer import tiny_tokenizer
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((Path(model) / name).read_bytes())
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    turns = {name: [{"role": "assistant", "content": PAIRS[0][name]}] for name in ("chosen", "rejected")}
+    file = write_pairs(tmp_path / "pairs.jsonl", [{"prompt": [{"role": "user", "content": "the cat"}], **turns}])
+    status = train(folder, file, tmp_path / "out")
+    assert "has no chat template" in refused(capsys, status, tmp_path, {"model", "pairs.jsonl"})
