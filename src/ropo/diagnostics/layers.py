@@ -143,7 +143,8 @@ def layer_weight(module: nn.Module) -> Float[Tensor, "n d"]:
     layer = copy.deepcopy(module).float().eval()
     inputs = linear_shape(module)[1]
     identity = torch.eye(inputs, device=next(layer.parameters()).device)
-    return (layer(identity) - layer(identity.new_zeros(1, inputs))).T.contiguous()
+    with torch.autocast(identity.device.type, enabled=False):
+        return (layer(identity) - layer(identity.new_zeros(1, inputs))).T.contiguous()
 
 
 def rotations_of(module: nn.Module) -> Iterator[tuple[str, FactorProduct]]:

@@ -119,7 +119,7 @@ def measure_weight(weight: Float[Tensor, "n d"]) -> WeightMeasure:
     )
 
 
-def measure_change(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -> WeightChange:
+def measure_change(weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"]) -> WeightChange:
     """Measure how a weight differs from its reference; rows are neurons.
 
     Raises:

@@ -11,7 +11,7 @@ from accelerate.utils import is_peft_model
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl.models.utils import use_adapter
+from trl.trainer.utils import use_adapter
 
 from ropo.diagnostics import SIGNALS, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
 from ropo.diagnostics.answers import AnswerMeasure, measure_answers
@@ -73,8 +73,9 @@ class HackingMonitor(TrainerCallback):
                 raise UserError(f"HackingMonitor {name}: must be at least 1, got {value}; leave it out for the default")
         self.trainer, self.every, self.stop, self.signals, self.warn = trainer, every, stop, signals, warn
         self.pairs = held_out_slice(trainer, pairs)
-        self.tokenizer: Any = trainer.processing_class
-        self.windows = text_windows(self.tokenizer, text, WINDOW, WINDOWS) if text is not None else []
+        tokenizer: Any = trainer.processing_class
+        self.tokenizer = tokenizer
+        self.windows = text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else []
         self.settings = SamplingSettings(max_new_tokens=max_new_tokens)
         self.layers = spread(trained_layers(trainer.model), layers)
         self.warned: dict[str, tuple[int, float]] = {}

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ropo.diagnostics import estimate_kl, measure_behaviour
+from ropo.diagnostics.behaviour import pearson
+from ropo.errors import UserError
+
+LENGTHS = torch.tensor([[2, 4], [5, 10]])
+
+
+def test_worked_by_hand() -> None:
+    # Changes: chosen +1, -5; rejected -2, -6. Margins: 3, 1.
+    reference = torch.tensor([[-10.0, -20.0], [-30.0, -40.0]])
+    found = measure_behaviour(reference + torch.tensor([[1.0, -2.0], [-5.0, -6.0]]), reference, LENGTHS)
+    assert (found.pairs, found.chosen_change, found.rejected_change) == (2, -2.0, -4.0)
+    assert found.chosen_change_per_token == pytest.approx((0.5 - 1.0) / 2)
+    assert found.rejected_change_per_token == pytest.approx((-0.5 - 0.6) / 2)
+    assert (found.margin, found.accuracy, found.displacement) == (2.0, 1.0, 0.5)
+    # lengths 2 4 5 10 against changes 1 -2 -5 -6: sums of products -28, of squares 34.75 and 30
+    assert found.length_reward_correlation == pytest.approx(-28.0 / math.sqrt(34.75 * 30.0), rel=1e-6)
+
+
+def test_policy_that_equals_its_reference() -> None:
+    reference = torch.tensor([[-10.0, -20.0], [-30.0, -40.0]])
+    found = measure_behaviour(reference, reference, LENGTHS)
+    assert (found.margin, found.accuracy, found.displacement) == (0.0, 0.0, 0.0)
+    assert found.length_reward_correlation is None
+
+
+def test_pearson_of_a_line() -> None:
+    x = torch.arange(5.0)
+    assert pearson(x, 3 - 2 * x) == pytest.approx(-1.0)
+    assert pearson(x, torch.ones(5)) is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_refuses_broken_log_probs(bad: float) -> None:
+    reference = torch.zeros(2, 2)
+    broken = reference.clone()
+    broken[1, 0] = bad
+    with pytest.raises(UserError, match="log-probs: must be finite"):
+        measure_behaviour(broken, reference, LENGTHS)
+    with pytest.raises(UserError, match="log-probs: must be finite"):
+        estimate_kl(broken, reference, torch.ones(2, 2, dtype=torch.bool))
+
+
+def test_refuses_nothing_to_measure() -> None:
+    with pytest.raises(UserError, match="at least one held-out pair"):
+        measure_behaviour(torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.long))
+    with pytest.raises(UserError, match="no token"):
+        measure_behaviour(torch.zeros(2, 2), torch.zeros(2, 2), LENGTHS * torch.tensor([[1, 0], [1, 1]]))
+    with pytest.raises(UserError, match="at least one sampled token"):
+        estimate_kl(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+
+
+POLICY = torch.tensor([4, 2, 1, 1]).double() / 8
+REFERENCE = torch.tensor([1, 3, 2, 2]).double() / 8
+EXACT = float((POLICY * (POLICY / REFERENCE).log()).sum())
+
+
+def test_kl_is_exact_in_expectation() -> None:
+    tokens = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])  # each as often as the policy samples it
+    policy, reference = POLICY.log()[tokens].unsqueeze(1), REFERENCE.log()[tokens].unsqueeze(1)
+    found = estimate_kl(policy, reference, torch.ones(8, 1, dtype=torch.bool))
+    assert found.per_answer == found.per_token == pytest.approx(EXACT, rel=1e-12)
+    assert EXACT > 0.3
+
+
+def test_kl_of_sampled_answers_lies_within_its_standard_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 6, (4000,), generator=generator)
+    mask = torch.arange(5) < lengths.unsqueeze(1)
+    tokens = torch.multinomial(POLICY, 4000 * 5, replacement=True, generator=generator).view(4000, 5)
+    policy, reference = POLICY.log()[tokens], REFERENCE.log()[tokens]
+    policy[~mask] = reference[~mask] = math.nan  # padding must not be read
+    found = estimate_kl(policy, reference, mask)
+    assert found.answers == 4000
+    assert found.standard_error is not None
+    expected = EXACT * float(lengths.double().mean())
+    assert 0.0 < found.standard_error < 0.05
+    assert abs(found.per_answer - expected) < 3 * found.standard_error
+    assert found.per_token == pytest.approx(EXACT, rel=0.1)
+    plain = (policy - reference).masked_fill(~mask, 0.0).sum(dim=1)
+    assert found.standard_error < float(plain.std()) / math.sqrt(4000)  # the point of k3
+
+
+def test_kl_of_one_answer_has_no_standard_error() -> None:
+    found = estimate_kl(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.5]]), torch.ones(1, 2, dtype=torch.bool))
+    assert found.standard_error is None
+    assert found.per_answer == pytest.approx(2 * (math.exp(-0.5) - 1 + 0.5))

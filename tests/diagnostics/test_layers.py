@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from ropo import RopoConfig
+from ropo.diagnostics import layer_weight, linear_layers
+from ropo.diagnostics.layers import linear_shape, pair_layers, rotations_of
+from ropo.errors import UserError
+from tests.adapter.models import tiny_gpt2, tiny_llama, tiny_qwen2
+
+TARGETS = ["q_proj", "v_proj"]
+CONFIGS = {
+    "ropo": lambda: RopoConfig(target_modules=TARGETS, init_weights=False),
+    "lora": lambda: LoraConfig(target_modules=TARGETS, r=4, init_lora_weights=False),
+    "dora": lambda: LoraConfig(target_modules=TARGETS, r=4, init_lora_weights=False, use_dora=True),
+    "oft": lambda: OFTConfig(target_modules=TARGETS, oft_block_size=8, use_cayley_neumann=False, init_weights=False),
+    "hra": lambda: HRAConfig(target_modules=TARGETS, r=4, init_weights=False),
+}
+
+
+def adapted(config: PeftConfig, model: nn.Module | None = None) -> PeftModel:
+    torch.manual_seed(1)
+    return get_peft_model(tiny_llama() if model is None else model, config).eval()
+
+
+def test_linear_layers_of_a_plain_model() -> None:
+    layers = linear_layers(tiny_llama())
+    assert len(layers) == 2 * 7
+    assert "lm_head" not in layers
+    assert linear_shape(layers["model.layers.0.mlp.gate_proj"]) == (64, 48)
+
+
+def test_conv1d_is_read_by_neurons() -> None:
+    layers = linear_layers(tiny_gpt2())
+    assert len(layers) == 2 * 4
+    module = layers["transformer.h.0.attn.c_attn"]
+    assert linear_shape(module) == (108, 36)
+    assert torch.equal(layer_weight(module), module.weight.T)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weight_of_an_adapted_layer_is_the_merged_one(name: str, dtype: torch.dtype) -> None:
+    model = adapted(CONFIGS[name](), tiny_qwen2().to(dtype))  # its projections have biases
+    found = {layer: layer_weight(module) for layer, module in linear_layers(model).items()}
+    base = {layer: layer_weight(module) for layer, module in linear_layers(tiny_qwen2().to(dtype)).items()}
+    merged = linear_layers(model.float().merge_and_unload())
+    moved = [layer for layer in found if not torch.equal(found[layer].float(), base[layer].float())]
+    assert len(moved) == 4
+    for layer in found:
+        assert torch.allclose(found[layer].float(), merged[layer].weight, atol=1e-5), layer
+
+
+def test_reading_changes_nothing() -> None:
+    model = adapted(CONFIGS["ropo"]())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for module in linear_layers(model).values():
+        layer_weight(module)
+    after = model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_autocast_does_not_round_the_weight() -> None:
+    module = linear_layers(adapted(CONFIGS["lora"]()))["model.layers.0.self_attn.q_proj"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer_weight(module)
+    assert torch.equal(found, layer_weight(module))
+
+
+def test_adapter_is_compared_with_its_base_layer_and_plain_with_nothing() -> None:
+    pairs = pair_layers(adapted(CONFIGS["lora"]()), None)
+    assert len(pairs) == 4
+    assert all(torch.equal(layer_weight(pair.reference), pair.module.get_base_layer().weight) for pair in pairs)
+    assert [pair.reference for pair in pair_layers(tiny_llama(), None)] == [None] * 14
+
+
+def test_reference_is_matched_by_name() -> None:
+    reference = tiny_llama(seed=1)
+    pairs = pair_layers(adapted(CONFIGS["lora"]()), reference)
+    assert len(pairs) == 4
+    assert pairs[0].reference is reference.model.layers[0].self_attn.q_proj
+
+
+def test_reference_of_another_architecture_is_refused() -> None:
+    with pytest.raises(UserError, match="q_proj is 40 x 40 where the model's is 48 x 48"):
+        pair_layers(tiny_llama(), tiny_qwen2())
+    with pytest.raises(UserError, match="q_proj is missing where"):
+        pair_layers(tiny_llama(), tiny_gpt2())
+
+
+def test_model_without_linear_layers_is_refused() -> None:
+    config = tiny_llama().config
+    config.num_hidden_layers = 0
+    with pytest.raises(UserError, match="has no linear layer"):
+        pair_layers(LlamaForCausalLM(config), None)
+
+
+def test_rotations_of_active_adapters() -> None:
+    model = adapted(CONFIGS["ropo"]())
+    model.add_adapter("other", CONFIGS["ropo"]())
+    module = linear_layers(model)["model.layers.0.self_attn.q_proj"]
+    [(name, rotation)] = rotations_of(module)
+    assert (name, rotation.dim, len(rotation.factors)) == ("default", 48, 3)
+    model.set_adapter("other")
+    assert [name for name, _ in rotations_of(module)] == ["other"]
+    assert list(rotations_of(linear_layers(adapted(CONFIGS["lora"]()))["model.layers.0.self_attn.q_proj"])) == []
+    assert list(rotations_of(nn.Linear(3, 3))) == []
