@@ -1,0 +1,54 @@
+"""`ropo generate`: sample answers from a model or an adapter."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "sample answers to a file of prompts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `ropo generate`."""
+    from ropo.cli.sampling import add_sampling_arguments
+
+    parser.add_argument("model", metavar="MODEL_OR_ADAPTER", help="hub id, folder, .gguf file or PEFT adapter folder")
+    add_sampling_arguments(parser, samples=1, temperature=0.7, top_p=1.0)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write each prompt's record with its answers; an interrupted run continues where it stopped."""
+    import json
+    from dataclasses import asdict
+
+    from ropo.cli.quiet import quiet_libraries
+    from ropo.cli.sampling import batch_progress, sampling_settings
+    from ropo.generation import Answer, Batch, model_name, read_prompts, sample_with_journal
+    from ropo.generation.journal import write_atomically
+
+    quiet_libraries()
+    settings = sampling_settings(args)
+    prompts = read_prompts(args.prompts)
+    answers: dict[int, list[Answer]] = {}
+    journal = args.output.with_name(args.output.name + ".unfinished")
+    with batch_progress(len(prompts)) as advance:
+
+        def keep(batch: Batch) -> None:
+            answers.update(zip(batch.prompts, batch.answers, strict=True))
+            advance(batch)
+
+        sample_with_journal(args.model, prompts, settings, args.batch_size, journal, keep)
+
+    sampling = {"model": model_name(args.model), **asdict(settings)}
+    records = (
+        {
+            **prompt.fields,
+            "outputs": [answer.text for answer in answers[number]],
+            "output_tokens": [answer.tokens for answer in answers[number]],
+            "finished": [answer.finished for answer in answers[number]],
+            "sampling": sampling,
+        }
+        for number, prompt in enumerate(prompts)
+    )
+    write_atomically(args.output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    journal.unlink()
+    print(f"{len(prompts)} prompts, {len(prompts) * settings.samples} answers: {args.output}")

@@ -1,0 +1,73 @@
+"""Sample the answers to all prompts, keeping every finished batch on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ropo.generation.batches import Answer, Batch, encode_prompts, load_sampler_model, sample_batches
+from ropo.generation.journal import Journal
+from ropo.generation.prompts import PromptRecord
+from ropo.generation.settings import SamplingSettings
+from ropo.models import load_tokenizer
+
+
+def sample_with_journal(
+    source: str,
+    prompts: Sequence[PromptRecord],
+    settings: SamplingSettings,
+    batch_size: int,
+    path: Path,
+    on_batch: Callable[[Batch], None],
+) -> None:
+    """Sample the answers to all prompts, or those that an earlier, killed run left to sample.
+
+    Args:
+        source: Whatever `ropo.models.load_policy` takes.
+        prompts: What to answer.
+        settings: How to sample.
+        batch_size: Answers that are decoded at once.
+        path: The journal: a finished batch is on disk before `on_batch` sees it, and never sampled again.
+        on_batch: Called with each batch, those of the earlier run first.
+
+    Raises:
+        UserError: If the journal was begun with other settings, the model cannot be loaded or has no chat template.
+    """
+    tokenizer = load_tokenizer(source)
+    encoded = encode_prompts(tokenizer, prompts)
+    journal = Journal(path, _header(source, prompts, settings, batch_size))
+    try:
+        finished = [_from_json(entry) for entry in journal.entries]
+        for batch in finished:
+            on_batch(batch)
+        if sum(len(batch.prompts) for batch in finished) == len(prompts):
+            return
+        model = load_sampler_model(source)
+        done = {batch.number for batch in finished}
+        for batch in sample_batches(model, tokenizer, encoded, settings, batch_size, done):
+            journal.append(asdict(batch))
+            on_batch(batch)
+    finally:
+        journal.close()
+
+
+def model_name(source: str) -> str:
+    """Return what records call a model: its hub id, or only the name of a local folder or file."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def _header(
+    source: str, prompts: Sequence[PromptRecord], settings: SamplingSettings, batch_size: int
+) -> dict[str, Any]:
+    asked = json.dumps([prompt.turns for prompt in prompts])
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return {"model": model_name(source), "prompts": digest, **asdict(settings), "batch_size": batch_size}
+
+
+def _from_json(entry: dict[str, Any]) -> Batch:
+    answers = [[Answer(**answer) for answer in group] for group in entry["answers"]]
+    return Batch(entry["number"], entry["prompts"], answers)

@@ -1,0 +1,8 @@
+"""Make on-policy preference pairs: sample answers, score them, and choose pairs."""
+
+from ropo.pairs.candidates import Candidate, Pair
+from ropo.pairs.make import Outcome, make_pairs
+from ropo.pairs.scorers import Scorer, load_scorer
+from ropo.pairs.selection import STRATEGIES, Selection
+
+__all__ = ["STRATEGIES", "Candidate", "Outcome", "Pair", "Scorer", "Selection", "load_scorer", "make_pairs"]

@@ -1,0 +1,127 @@
+"""From prompts to a file of preference pairs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ropo.errors import UserError
+from ropo.generation import Batch, PromptRecord, SamplingSettings, model_name, sample_with_journal
+from ropo.generation.journal import write_atomically
+from ropo.pairs.candidates import Candidate, Pair
+from ropo.pairs.length import match_lengths
+from ropo.pairs.scorers import RuleScorer, Scorer, scores_of
+from ropo.pairs.selection import Dropped, Selection, select_pairs
+from ropo.pairs.summary import Row, summarise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold the pairs that were written, why prompts gave none, and the figures of each kind of instruction."""
+
+    pairs: list[Pair]
+    dropped: Counter[str]
+    rows: list[Row]
+
+
+def answers_path(output: Path) -> Path:
+    """Return where the sampled answers are kept: other scorers and strategies can use them again."""
+    return output.with_name(f"{output.stem}.answers.jsonl")
+
+
+def make_pairs(
+    source: str,
+    prompts: Sequence[PromptRecord],
+    output: Path,
+    scorer: Scorer,
+    sampling: SamplingSettings,
+    selection: Selection,
+    batch_size: int,
+    on_batch: Callable[[Batch], None],
+) -> Outcome:
+    """Sample answers, score them, choose pairs and write them.
+
+    Sampled answers are kept beside the output, batch by batch; a run that is killed, or stopped by its scorer,
+    continues from them. The output appears complete or not at all.
+
+    Args:
+        source: The policy: whatever `ropo.models.load_policy` takes.
+        prompts: What to answer.
+        output: The JSON Lines file to write, in TRL's conversational preference format.
+        scorer: Gives each answer a number.
+        sampling: How to sample.
+        selection: How to choose.
+        batch_size: Answers that are decoded at once.
+        on_batch: Called after each batch is sampled and scored.
+
+    Returns:
+        What was written and what was not.
+
+    Raises:
+        UserError: If the scorer fails or returns something else than finite numbers, or no pair is left.
+    """
+    if isinstance(scorer, RuleScorer):
+        for prompt in prompts:  # costs nothing, so mistakes in the instructions are found before sampling
+            scores_of(scorer, prompt, ["probe"])
+    candidates: dict[int, list[Candidate]] = {}
+
+    def score(batch: Batch) -> None:
+        for number, answers in zip(batch.prompts, batch.answers, strict=True):
+            scores = scores_of(scorer, prompts[number], [answer.text for answer in answers])
+            candidates[number] = [
+                Candidate(answer.text, answer.tokens, answer.finished, value)
+                for answer, value in zip(answers, scores, strict=True)
+            ]
+        on_batch(batch)
+
+    sample_with_journal(source, prompts, sampling, batch_size, answers_path(output), score)
+    pairs, dropped = choose(candidates, selection, sampling.seed)
+    rows = summarise(prompts, dict(sorted(candidates.items())), pairs, selection.threshold)
+    if not pairs:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        raise UserError(f"no pair is left ({reasons}); sample more or longer answers, or loosen the selection")
+    settings = {"model": model_name(source), **asdict(sampling)}
+    records = (to_record(pair, prompts[pair.prompt], scorer.name, settings) for pair in pairs)
+    write_atomically(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    return Outcome(pairs, dropped, rows)
+
+
+def choose(
+    candidates: Mapping[int, Sequence[Candidate]], selection: Selection, seed: int
+) -> tuple[list[Pair], Counter[str]]:
+    """Choose the pairs of all prompts, in the order of the prompts, and count why prompts gave none."""
+    pairs: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    for number in sorted(candidates):
+        chosen = select_pairs(number, candidates[number], selection, Random(f"{seed} {number}"))
+        if isinstance(chosen, Dropped):
+            dropped[chosen] += 1
+        else:
+            pairs += chosen
+    if not selection.match_lengths:
+        return pairs, dropped
+    matched = match_lengths(pairs)
+    lost = len({pair.prompt for pair in pairs}) - len({pair.prompt for pair in matched})
+    return matched, dropped + Counter({Dropped.LENGTH: lost})
+
+
+def to_record(pair: Pair, prompt: PromptRecord, scorer: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pair as a record that TRL and `ropo train` read; the prompt's other fields are kept."""
+    kept = {name: value for name, value in prompt.fields.items() if name not in ("prompt", "instruction")}
+    return {
+        **kept,
+        "prompt": prompt.turns,
+        "chosen": [{"role": "assistant", "content": pair.chosen.text}],
+        "rejected": [{"role": "assistant", "content": pair.rejected.text}],
+        "score_chosen": pair.chosen.score,
+        "score_rejected": pair.rejected.score,
+        "tokens_chosen": pair.chosen.tokens,
+        "tokens_rejected": pair.rejected.tokens,
+        "scorer": scorer,
+        "sampling": dict(sampling),
+    }

@@ -1,0 +1,145 @@
+"""Score answers: by rule, with a reward model, or with a function of the user's own."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from ropo.errors import UserError
+from ropo.generation.prompts import PromptRecord
+from ropo.instructions import satisfied
+from ropo.models import load_tokenizer
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Give each answer to a prompt a number; higher is better."""
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+
+    def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> Sequence[float]:
+        """Return one score an answer, in order."""
+
+
+@dataclass(frozen=True)
+class RuleScorer:
+    """Score an answer with the share of its prompt's verifiable instructions that it satisfies; 1 is a pass."""
+
+    name: str = "rules"
+
+    def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> list[float]:
+        """Return the share of satisfied instructions of each answer."""
+        instructions = prompt.fields.get("instructions")
+        if not isinstance(instructions, list) or not instructions:
+            raise UserError("the rule scorer needs a prompt's `instructions`, as `ropo.instructions` writes them")
+        checks = [satisfied(instructions, answer) for answer in answers]
+        return [sum(check) / len(check) for check in checks]
+
+
+class RewardModelScorer:
+    """Score answers with a sequence classifier that has a single output, a reward model.
+
+    Args:
+        source: Hub id or folder of the classifier; its tokenizer must have a chat template.
+
+    Raises:
+        UserError: If it cannot be loaded, or has more than one output, or no chat template.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.name = f"reward:{source}"
+        try:
+            self.model = AutoModelForSequenceClassification.from_pretrained(source).eval()
+        except (OSError, ValueError) as error:
+            raise UserError(f"reward model {source}: cannot be loaded ({str(error).splitlines()[0]})") from error
+        if self.model.config.num_labels != 1:
+            raise UserError(f"reward model {source}: must have 1 output, got {self.model.config.num_labels}")
+        self.tokenizer = load_tokenizer(source)
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"reward model {source}: its tokenizer has no chat template; set `chat_template`")
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    @torch.inference_mode()
+    def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> list[float]:
+        """Return the classifier's output on each conversation."""
+        conversations = [[*prompt.turns, {"role": "assistant", "content": answer}] for answer in answers]
+        texts = [self.tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        return self.model(**inputs).logits[:, 0].float().tolist()
+
+
+@dataclass(frozen=True)
+class FunctionScorer:
+    """Score answers with a function that takes the prompt's record (a dict) and the answers (a list of texts)."""
+
+    name: str
+    function: Callable[[Mapping[str, Any], list[str]], Any]
+
+    def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> Any:
+        """Return what the function returns, which `scores_of` checks."""
+        return self.function(prompt.fields, list(answers))
+
+
+def load_scorer(spec: str) -> Scorer:
+    """Return the scorer that a command line names.
+
+    Args:
+        spec: `rules`, `reward:MODEL`, or `module:function`; the module may lie in the working directory.
+
+    Raises:
+        UserError: If it names none, or what it names cannot be loaded.
+    """
+    if spec == "rules":
+        return RuleScorer()
+    kind, colon, rest = spec.partition(":")
+    if not (kind and colon and rest):
+        raise UserError(f"scorer must be `rules`, `reward:MODEL` or `module:function`, got {spec!r}; change --scorer")
+    return RewardModelScorer(rest) if kind == "reward" else FunctionScorer(spec, _import_function(kind, rest))
+
+
+def scores_of(scorer: Scorer, prompt: PromptRecord, answers: Sequence[str]) -> list[float]:
+    """Score the answers to one prompt and check what the scorer returns.
+
+    Args:
+        scorer: Any scorer.
+        prompt: The prompt.
+        answers: Texts.
+
+    Raises:
+        UserError: If the scorer raises, or returns anything but one finite number an answer.
+    """
+    blame = f"scorer {scorer.name}, prompt on line {prompt.line}:"
+    try:
+        scores = [float(score) for score in scorer(prompt, answers)]
+    except UserError as error:
+        raise UserError(f"{blame} {error}") from error
+    except Exception as error:  # a scorer is the user's code: whatever it raises is told in one line
+        raise UserError(f"{blame} failed with {type(error).__name__}: {error}") from error
+    if len(scores) != len(answers):
+        raise UserError(f"{blame} must return {len(answers)} scores, one an answer, got {len(scores)}")
+    if not all(map(math.isfinite, scores)):
+        raise UserError(f"{blame} must return finite numbers, got {scores}")
+    return scores
+
+
+def _import_function(module: str, name: str) -> Callable[..., Any]:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"scorer {module}:{name}: cannot be imported ({error}); check the names") from error
+    if not callable(function):
+        raise UserError(f"scorer {module}:{name}: must be a function, got {type(function).__name__}")
+    return function

@@ -1,0 +1,114 @@
+"""Choose pairs among the scored answers to one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from ropo.errors import UserError
+from ropo.pairs.candidates import Candidate, Pair
+
+
+class Dropped(StrEnum):
+    """Why a prompt gave no pair."""
+
+    CUT = "fewer than two finished answers"
+    SAME = "all answers equal"
+    CONTRAST = "no contrast"
+    LENGTH = "length matching"
+
+
+def best_worst(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
+    """Pair the best answer with the worst."""
+    return [(ordered[0], ordered[-1])]
+
+
+def best_random(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
+    """Pair the best answer with one drawn from those that fail."""
+    failing = [candidate for candidate in ordered if candidate.score < threshold]
+    return [(ordered[0], random.choice(failing))] if failing else []
+
+
+def passing_failing(
+    ordered: Sequence[Candidate], threshold: float, random: Random
+) -> list[tuple[Candidate, Candidate]]:
+    """Pair every answer that passes with every one that fails, in random order."""
+    pairs = [(good, bad) for good in ordered if good.score >= threshold for bad in ordered if bad.score < threshold]
+    random.shuffle(pairs)
+    return pairs
+
+
+STRATEGIES: dict[str, Callable[[Sequence[Candidate], float, Random], list[tuple[Candidate, Candidate]]]] = {
+    "best-worst": best_worst,
+    "best-random": best_random,
+    "all": passing_failing,
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Hold how pairs are chosen.
+
+    Args:
+        strategy: A key of `STRATEGIES`.
+        margin: Least difference of the scores; a pair always has a positive one.
+        threshold: Score from which an answer passes.
+        max_pairs: Largest number of pairs a prompt.
+        match_lengths: Whether chosen and rejected shall be as long on average (`ropo.pairs.length`).
+
+    Raises:
+        UserError: If a value is outside its range.
+    """
+
+    strategy: str = "best-worst"
+    margin: float = 0.0
+    threshold: float = 1.0
+    max_pairs: int = 1
+    match_lengths: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.strategy not in STRATEGIES:
+            raise UserError(
+                f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}; change --strategy"
+            )
+        if not 0 <= self.margin < float("inf"):
+            raise UserError(f"margin must be 0 or more and finite, got {self.margin}; change --margin")
+        if self.max_pairs < 1:
+            raise UserError(f"max_pairs must be at least 1, got {self.max_pairs}; change --max_pairs")
+
+
+def select_pairs(
+    prompt: int, candidates: Sequence[Candidate], selection: Selection, random: Random
+) -> list[Pair] | Dropped:
+    """Choose the pairs of one prompt.
+
+    An answer cut at `max_new_tokens` is never used: as chosen it would teach to stop in the middle of a sentence.
+    Among answers of equal text the first stays, and an answer is used at most once, so that no answer outweighs others.
+
+    Args:
+        prompt: The prompt's number.
+        candidates: Its scored answers.
+        selection: How to choose.
+        random: Draws where the strategy has a choice.
+
+    Returns:
+        At least one pair, or why there is none.
+    """
+    finished = [candidate for candidate in candidates if candidate.finished and candidate.text]
+    if len(finished) < 2:
+        return Dropped.CUT
+    distinct = list({candidate.text: candidate for candidate in reversed(finished)}.values())[::-1]
+    if len(distinct) < 2:
+        return Dropped.SAME
+    ordered = sorted(distinct, key=lambda candidate: -candidate.score)
+    pairs: list[Pair] = []
+    used: set[str] = set()
+    for chosen, rejected in STRATEGIES[selection.strategy](ordered, selection.threshold, random):
+        difference = chosen.score - rejected.score
+        if difference > 0 and difference >= selection.margin and used.isdisjoint((chosen.text, rejected.text)):
+            pairs.append(Pair(prompt, chosen, rejected))
+            used |= {chosen.text, rejected.text}
+    return pairs[: selection.max_pairs] or Dropped.CONTRAST

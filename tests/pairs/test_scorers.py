@@ -1,0 +1,118 @@
+"""Scorers: rules, a reward model, a function, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from ropo.errors import UserError
+from ropo.generation import PromptRecord
+from ropo.pairs import load_scorer
+from ropo.pairs.scorers import FunctionScorer, scores_of
+from tests.tiny_tokenizer import tiny_tokenizer
+
+TURNS = [{"role": "user", "content": "the cat"}]
+PROMPT = PromptRecord({"prompt": "the cat", "wanted": "dog"}, TURNS, 4)
+
+
+def function_scorer(function):
+    return FunctionScorer("mine:score", function)
+
+
+def test_rules_give_the_share_of_satisfied_instructions():
+    rules = [{"name": "lower_case"}, {"name": "at_most_words", "parameters": {"limit": 2}}]
+    prompt = PromptRecord({"prompt": "x", "instructions": rules}, TURNS, 1)
+    assert scores_of(load_scorer("rules"), prompt, ["two words", "Two words", "Now three words"]) == [1.0, 0.5, 0.0]
+
+
+def test_rules_without_instructions_name_the_line():
+    with pytest.raises(UserError, match="prompt on line 4: the rule scorer needs"):
+        scores_of(load_scorer("rules"), PROMPT, ["x"])
+
+
+def test_function_is_imported_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "my_scorer.py").write_text(
+        "def score(record, answers):\n    return [record['wanted'] in answer for answer in answers]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["somewhere"])
+    scorer = load_scorer("my_scorer:score")
+    assert scorer.name == "my_scorer:score"
+    assert scores_of(scorer, PROMPT, ["a dog", "a cat"]) == [1.0, 0.0]
+
+
+def test_reward_model_reads_the_conversation(tmp_path):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=1,
+        pad_token_id=0,
+    )
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    answers = ["dog", "the dog ran on the mat", "no"]
+    with torch.no_grad():
+        expected = [
+            float(
+                model(
+                    tokenizer(f"<user> the cat <eos> <assistant> {answer} <eos>", return_tensors="pt").input_ids
+                ).logits
+            )
+            for answer in answers
+        ]
+    assert len(set(expected)) == 3
+    found = scores_of(load_scorer(f"reward:{tmp_path}"), PROMPT, answers)
+    assert found == pytest.approx(expected, abs=1e-6)  # padding moves float32 sums by rounding
+
+
+def test_reward_model_with_two_outputs(tmp_path):
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=2,
+        pad_token_id=0,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="must have 1 output, got 2"):
+        load_scorer(f"reward:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda record, answers: 1 / 0, "failed with ZeroDivisionError"),
+        (lambda record, answers: [1.0], "must return 2 scores, one an answer, got 1"),
+        (lambda record, answers: [1.0, float("nan")], "must return finite numbers"),
+        (lambda record, answers: [1.0, "good"], "failed with ValueError"),
+        (lambda record, answers: None, "failed with TypeError"),
+    ],
+)
+def test_a_bad_scorer_is_one_line_with_the_prompt(function, message):
+    with pytest.raises(UserError, match=f"^scorer mine:score, prompt on line 4: {message}"):
+        scores_of(function_scorer(function), PROMPT, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("rule", "must be `rules`"),
+        ("reward:", "must be `rules`"),
+        ("nowhere_at_all:f", "cannot be imported"),
+        ("math:nothing", "cannot be imported"),
+        ("math:pi", "must be a function"),
+        ("reward:/no/such", "cannot be loaded"),
+    ],
+)
+def test_bad_spec(spec, message):
+    with pytest.raises(UserError, match=message):
+        load_scorer(spec)
