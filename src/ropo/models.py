@@ -79,10 +79,21 @@ def load_policy(
     """
     if not is_adapter(source):
         return load_model(source, dtype, trust_remote_code)
+    return PeftModel.from_pretrained(load_model(adapter_base(source), dtype, trust_remote_code), source)
+
+
+def adapter_base(source: str) -> str:
+    """Return the base model that a complete adapter folder names.
+
+    Raises:
+        UserError: If it names none, or the folder has no weights.
+    """
     base = PeftConfig.from_pretrained(source).base_model_name_or_path
     if not base:
         raise UserError(f"adapter {source}: adapter_config.json names no base model; set base_model_name_or_path")
-    return PeftModel.from_pretrained(load_model(base, dtype, trust_remote_code), source)
+    if not any((Path(source) / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
+        raise UserError(f"adapter {source}: the folder has no weights (adapter_model.safetensors); copy them there")
+    return base
 
 
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:

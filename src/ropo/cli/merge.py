@@ -66,10 +66,10 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
     """
     import torch
 
-    from ropo.models import load_policy
+    from ropo.models import adapter_base, load_policy
 
     policy: Any = load_policy(source, torch.float32, trust_remote_code)
-    dtype = stored_dtype(str(policy.peft_config["default"].base_model_name_or_path), trust_remote_code)
+    dtype = stored_dtype(adapter_base(source), trust_remote_code)
     try:
         merged = policy.merge_and_unload(safe_merge=True)
     except ValueError as error:

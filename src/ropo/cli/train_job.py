@@ -19,7 +19,7 @@ from ropo.environment import device_name
 from ropo.errors import UserError
 from ropo.fingerprint import fingerprint_weights
 from ropo.methods import METHODS, adapter_config, check_target_modules
-from ropo.models import is_adapter, load_model, load_tokenizer
+from ropo.models import adapter_base, is_adapter, load_model, load_tokenizer
 from ropo.record import RunRecord, Source
 from ropo.training.callbacks.progress import Progress
 from ropo.training.config import PreferenceConfig
@@ -118,10 +118,8 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code
     if is_adapter(options.model):
-        base = PeftConfig.from_pretrained(options.model).base_model_name_or_path
-        if not base:
-            raise UserError(f"adapter {options.model}: its adapter_config.json names no base model; write it there")
-        return PeftModel.from_pretrained(load_model(base, dtype, remote), options.model, is_trainable=True), None
+        base = load_model(adapter_base(options.model), dtype, remote)
+        return PeftModel.from_pretrained(base, options.model, is_trainable=True), None
     needs_reference = method == "full" and not config.precompute_ref_log_probs
     return load_model(options.model, dtype, remote), load_model(
         options.model, dtype, remote

@@ -86,6 +86,8 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 def _read_folder(folder: Path, split: str) -> Iterator[Record]:
     if (folder / "dataset_dict.json").is_file():
+        if not (folder / split).is_dir():
+            raise UserError(f"data {folder}: the saved dataset has no split {split!r}; name one of its folders")
         folder = folder / split
     if (folder / "state.json").is_file():
         from datasets import load_from_disk
@@ -133,5 +135,7 @@ def _parse(where: str, text: bytes) -> Any:
 
 def _mapping(where: str, record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
-        raise UserError(f"data {where}: is a {type(record).__name__}, not an object with the fields chosen and rejected")
+        raise UserError(
+            f"data {where}: is a {type(record).__name__}, not an object with the fields chosen and rejected"
+        )
     return record

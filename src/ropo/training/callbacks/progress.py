@@ -48,7 +48,12 @@ class Progress(TrainerCallback):
         """Draw on this console."""
         self.console = console
         self.bar = Bar(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
         )
         self.task = self.bar.add_task("training")
         self.started = self.first_step = 0.0

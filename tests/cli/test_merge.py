@@ -1,0 +1,80 @@
+"""`ropo merge`: a plain checkpoint that answers as the adapter does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ropo.cli.main import main
+from ropo.models import load_model, load_policy
+from ropo.record import read_record
+from tests.cli.conftest import train
+
+PROBE = torch.arange(14)[None]
+
+
+def merge(adapter, output, *flags) -> int:
+    return main(["merge", str(adapter), "--output", str(output), *flags])
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"), [("ropo", ()), ("lora", ()), ("oft", ("--oft_block_size", 8)), ("hra", ())]
+)
+def test_the_merged_model_equals_the_adapter(model, pairs, tmp_path, capsys, method, flags):
+    assert train(model, pairs, tmp_path / "adapter", "--method", method, "--learning_rate", 0.01, *flags) == 0
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    expected, base = load_policy(str(tmp_path / "adapter"))(PROBE).logits, load_model(model)(PROBE).logits
+    found = merged(PROBE).logits
+    assert merged.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # the product is rounded at another place
+    assert (expected - base).abs().max() > 1e-3  # the adapter does something
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    record = read_record(tmp_path / "merged")
+    assert (record.status, record.metrics["parameters"]) == ("finished", merged.num_parameters())
+    assert "saved the merged model" in capsys.readouterr().out
+
+
+def test_the_base_models_dtype_is_kept(model, pairs, tmp_path):
+    half = tmp_path / "half"
+    load_model(model).bfloat16().save_pretrained(half)
+    AutoTokenizer.from_pretrained(model).save_pretrained(half)
+    assert train(half, pairs, tmp_path / "adapter", "--learning_rate", 0.01) == 0
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    exact = load_policy(str(tmp_path / "adapter"), torch.float32).merge_and_unload()
+    assert merged.dtype == torch.bfloat16
+    for (name, found), (_, expected) in zip(merged.named_parameters(), exact.named_parameters(), strict=True):
+        assert torch.equal(found, expected.bfloat16()), name  # rounded once
+
+
+def test_what_cannot_be_merged(model, pairs, tmp_path, capsys):
+    assert merge(model, tmp_path / "merged") == 2
+    assert "has no adapter_config.json" in capsys.readouterr().err
+    assert merge(tmp_path / "none", tmp_path / "merged") == 2
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_output_is_guarded(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "adapter") == 0
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "mine").write_text("")
+    capsys.readouterr()
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 2
+    assert "the folder is not empty" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "merged").iterdir()] == ["mine"]
+
+
+def test_an_adapter_without_weights_is_refused(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "adapter") == 0
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    capsys.readouterr()
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 2
+    assert "the folder has no weights (adapter_model.safetensors)" in capsys.readouterr().err
+    assert json.loads((tmp_path / "adapter" / "run.json").read_text())["status"] == "finished"
+    assert not Path(tmp_path / "merged").exists()

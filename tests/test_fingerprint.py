@@ -1,0 +1,29 @@
+"""Fingerprints of weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from ropo.fingerprint import fingerprint_weights
+
+
+def model(width: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(width, 4), nn.Linear(4, 2))
+
+
+def test_equal_weights_have_equal_fingerprints():
+    assert fingerprint_weights(model()) == fingerprint_weights(copy.deepcopy(model()))
+
+
+def test_every_difference_shows():
+    changed = model()
+    with torch.no_grad():
+        changed[1].bias[1] += 1e-7
+    renamed = nn.Sequential(*model(), nn.Identity())
+    renamed = nn.ModuleDict({"0": renamed[0], "2": renamed[1]})
+    others = [changed, renamed, model(5), model().bfloat16(), model().double()]
+    assert len({fingerprint_weights(each) for each in [model(), *others]}) == 6

@@ -1,0 +1,90 @@
+"""What a user sees while training."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from ropo.errors import UserError
+from ropo.training.callbacks.journal import Journal
+from ropo.training.callbacks.progress import Progress, progress_line
+
+LOGS = {
+    "loss": 0.65432,
+    "rewards/accuracies": 0.75,
+    "rewards/margins": 0.1234,
+    "logps/chosen": -200.04,
+    "logps/rejected": -180.5,
+    "unique_tokens_per_second": 1234.6,
+}
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return TrainingArguments(output_dir=str(tmp_path), learning_rate=0.5, use_cpu=True)
+
+
+def test_the_line_has_everything_that_tells_a_run():
+    assert progress_line(LOGS, step=5, steps=120, seconds_left=3725.4) == (
+        "step   5/120  loss 0.6543  accuracy 0.75  margin +0.123  chosen -200.0  rejected -180.5  1235 tokens/s  "
+        "1:02:05 left"
+    )
+
+
+def test_other_losses_have_fewer_columns():
+    assert progress_line({"loss": 1.0}, step=1, steps=2, seconds_left=1) == "step 1/2  loss 1.0000  0:00:01 left"
+
+
+def run(console, arguments, logs):
+    state, control = TrainerState(max_steps=2), TrainerControl()
+    with Progress(console) as progress:
+        progress.on_train_begin(arguments, state, control)
+        state.global_step = 1
+        progress.on_step_end(arguments, state, control)
+        progress.on_log(arguments, state, control, logs)
+        return progress
+
+
+def test_a_file_gets_plain_lines_only(arguments):
+    output = io.StringIO()
+    run(Console(file=output, soft_wrap=True), arguments, LOGS)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("step 1/2  loss 0.6543")
+    assert lines[0].endswith("0:00:00 left")
+    assert "\x1b" not in lines[0]
+
+
+def test_a_terminal_gets_a_bar_which_is_taken_away(arguments):
+    output = io.StringIO()
+    progress = run(Console(file=output, force_terminal=True, width=200), arguments, LOGS)
+    assert "training" in output.getvalue()
+    assert "step 1/2" in output.getvalue()
+    assert not progress.bar.live.is_started
+    assert output.getvalue().rindex("\x1b[?25h") > output.getvalue().rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_evaluation_logs_are_no_step(arguments):
+    output = io.StringIO()
+    run(Console(file=output), arguments, {"eval_loss": 1.0})
+    assert output.getvalue() == ""
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_diverged_run_is_stopped(arguments, loss):
+    with pytest.raises(UserError, match=r"training diverged: .* at step 1; lower --learning_rate, now 0.5"):
+        run(Console(file=io.StringIO()), arguments, {**LOGS, "loss": loss})
+
+
+def test_the_journal_keeps_every_log(arguments, tmp_path):
+    journal = Journal(tmp_path)
+    for step in (1, 2):
+        journal.on_log(arguments, TrainerState(global_step=step), TrainerControl(), {"loss": 1.0 / step})
+    journal.on_log(arguments, TrainerState(global_step=2, is_world_process_zero=False), TrainerControl(), LOGS)
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(entry["step"], entry["loss"]) for entry in entries] == [(1, 1.0), (2, 0.5)]
+    assert all(entry["seconds"] >= 0 for entry in entries)
