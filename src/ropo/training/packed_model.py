@@ -148,7 +148,8 @@ def _trial_log_probs(
     model.eval()
     try:
         with torch.no_grad():
-            return model(input_ids, attention_mask, labels=labels, fused_lm_head=True, **options).log_probs
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **options}
+            return model(**inputs, labels=labels, fused_lm_head=True).log_probs
     finally:
         model.train(training)
 
