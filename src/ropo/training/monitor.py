@@ -106,8 +106,11 @@ class HackingMonitor(TrainerCallback):
         found = triggered(measures, self.signals)
         logs = {f"hacking/{name}": value for name, value in measures.items()}
         logs |= {f"hacking/warning/{signal.name}": 1.0 for signal in found}
-        # Not the trainer's own `log`: TRL's would flush the training metrics of the unfinished interval into it.
+        # Not the trainer's own `log`: TRL's would flush the training metrics of the unfinished interval into it. And
+        # transformers takes any log for the one that is due at this step, which is still to come.
+        due = control.should_log
         Trainer.log(self.trainer, logs)
+        control.should_log = due
         for signal in found:
             if signal.name not in self.warned:
                 self.warned[signal.name] = (state.global_step, measures[signal.measure])

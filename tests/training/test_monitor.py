@@ -1,0 +1,305 @@
+"""Planted failures must trip the right warning of `HackingMonitor`, and only it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from ropo import RopoConfig
+from ropo.diagnostics import SIGNALS, Signal
+from ropo.errors import UserError
+from ropo.training.config import PreferenceConfig
+from ropo.training.monitor import HackingMonitor, spread
+from ropo.training.trainer import PreferenceTrainer
+from tests.tiny_tokenizer import tiny_tokenizer
+
+TEXT = "the cat sat on the mat . the dog ran fast . one two three ."
+PROMPTS = ["the cat", "the dog", "one", "a mat"]
+CHOSEN = ["sat on the mat .", "ran fast .", "two three yes no .", "yes a dog sat ."]
+REJECTED = ["ran slow .", "sat on a mat .", "three two .", "no the cat ran ."]
+LONG = ["sat on the mat . ran fast on two mat yes no"] * 4
+LONGER = ["no yes on a cat sat two one dog ran slow the mat fast . three a yes one on cat no sat dog two ran"] * 4
+REPEATED = ["cat cat cat cat cat cat cat cat"] * 4
+SPARE = 63  # a hidden unit that the model does not use
+
+Sequences = list[tuple[list[int], list[int]]]
+
+
+def chat(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
+def reply(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+PAIRS = Dataset.from_list(
+    [
+        {"prompt": chat(prompt), "chosen": reply(chosen), "rejected": reply(rejected)}
+        for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
+    ]
+    * 2  # two answers a prompt are sampled
+)
+
+
+def answered(answers: list[str]) -> Sequences:
+    """Return the token ids of each prompt and of its answer, which ends."""
+    tokenizer = tiny_tokenizer()
+    starts = [
+        tokenizer.apply_chat_template(chat(prompt), add_generation_prompt=True, return_dict=False) for prompt in PROMPTS
+    ]
+    return [(start, tokenizer(f"{answer} <eos>")["input_ids"]) for start, answer in zip(starts, answers, strict=True)]
+
+
+CONTEXT, *REST = tiny_tokenizer()(TEXT)["input_ids"]
+PLAIN: Sequences = [([CONTEXT], REST)]
+
+
+def loss_of(model: Any, sequences: Sequences) -> Tensor:
+    rows = [torch.tensor(start + end) for start, end in sequences]
+    labels = [torch.tensor([-100] * len(start) + end) for start, end in sequences]
+    return model(
+        input_ids=pad_sequence(rows, batch_first=True),
+        labels=pad_sequence(labels, batch_first=True, padding_value=-100),
+    ).loss
+
+
+def fit(model: Any, steps: int, *weighted: tuple[float, Sequences]) -> Any:
+    """Train on a mixture of sequences; a negative weight makes its sequences less likely."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(weight * loss_of(model, sequences) for weight, sequences in weighted).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def base() -> LlamaForCausalLM:
+    """Train a tiny model that gives chosen, rejected and long answers alike, and knows the text."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    mixture = [(1.0, answered(answers)) for answers in (CHOSEN, REJECTED, LONG)]
+    model = fit(LlamaForCausalLM(config), 250, *mixture, (1.0, PLAIN))
+    model.model.layers[0].mlp.down_proj.weight.data[:, SPARE] = 0.0
+    return model
+
+
+def make_trainer(model: Any, folder: Any, config: Any = None, **changes: Any) -> PreferenceTrainer:
+    options = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "learning_rate": 1e-6,
+        **changes,
+    }
+    return PreferenceTrainer(
+        copy.deepcopy(model),
+        ref_model=copy.deepcopy(model) if config is None else None,
+        args=PreferenceConfig(**options),
+        train_dataset=PAIRS,
+        eval_dataset=PAIRS,
+        processing_class=tiny_tokenizer(),
+        peft_config=config,
+    )
+
+
+def monitored(trainer: Any, **options: Any) -> tuple[HackingMonitor, list[str]]:
+    lines: list[str] = []
+    options = {"layers": 14, "max_new_tokens": 32, "warn": lines.append, **options}
+    monitor = HackingMonitor(trainer, text=TEXT, **options)
+    trainer.add_callback(monitor)
+    return monitor, lines
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def repeats(model: Any) -> Any:
+    kept = [(2.0, answered(CHOSEN)), (0.5, answered(REJECTED)), (1.0, PLAIN)]
+    return fit(model, 60, *kept, (6.0, answered(REPEATED)))
+
+
+def rejects(model: Any) -> Any:
+    return fit(model, 40, (1.0, answered(CHOSEN)), (0.3, answered(LONG)), (1.0, PLAIN))  # rejected is left out
+
+
+def displaces(model: Any) -> Any:
+    return fit(model, 10, (1.0, answered(REJECTED)), (1.0, answered(LONG)), (1.0, PLAIN))  # chosen is left out
+
+
+def grows(model: Any) -> Any:
+    kept = [(1.0, answered(CHOSEN)), (0.5, answered(REJECTED)), (1.0, PLAIN)]
+    return fit(model, 60, *kept, (2.0, answered(LONGER)))
+
+
+def forgets(model: Any) -> Any:
+    kept = [(5.0, answered(answers)) for answers in (CHOSEN, REJECTED, LONG)]
+    return fit(model, 10, *kept, (-0.5, PLAIN))
+
+
+def collapses(model: Any) -> Any:
+    weight = model.model.layers[0].mlp.up_proj.weight.data
+    weight[SPARE] = 2.0 * weight[0]
+    return model
+
+
+PLANTS: dict[str | None, Callable[[Any], Any]] = {
+    "repetition": repeats,
+    "rejected_collapse": rejects,
+    "displacement": displaces,
+    "length_growth": grows,
+    "forgetting": forgets,
+    "neuron_collapse": collapses,
+    None: lambda model: model,
+}
+
+
+def test_every_signal_has_a_plant() -> None:
+    assert {signal.name for signal in SIGNALS} == {name for name in PLANTS if name}
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_planted_failure_trips_its_warning_and_only_it(name: str | None, base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=1)
+    monitor, lines = monitored(trainer)
+    planted = PLANTS[name](copy.deepcopy(base)).state_dict()
+
+    class Plant(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:  # after the reference is measured
+            trainer.model.load_state_dict(planted)
+
+    trainer.add_callback(Plant())
+    trainer.train()
+    assert list(monitor.warned) == ([name] if name else [])
+    assert len(lines) == len(monitor.warned)
+    if name:
+        step, value = monitor.warned[name]
+        assert step == 1
+        [signal] = [signal for signal in SIGNALS if signal.name == name]
+        assert lines == [f"step 1: {signal.describe(value)}"]
+        assert logged(trainer, f"hacking/{signal.measure}") == [value]
+        assert logged(trainer, f"hacking/warning/{name}") == [1.0]
+
+
+@pytest.mark.parametrize("method", ["ropo", "lora"])
+def test_adapters_are_measured_against_their_base(method: str, base: Any, tmp_path: Any) -> None:
+    targets = ["q_proj", "v_proj"]
+    config = RopoConfig(target_modules=targets) if method == "ropo" else LoraConfig(target_modules=targets)
+    trainer = make_trainer(base, tmp_path, config, learning_rate=1e-2, max_steps=6)
+    monitored(trainer, every=3)
+    trainer.train()
+    margins, cosines = logged(trainer, "hacking/margin"), logged(trainer, "hacking/largest_cosine_change")
+    assert len(margins) == len(cosines) == 2  # steps 3 and 6
+    assert 0.0 < margins[0] < margins[1]
+    if method == "ropo":
+        assert max(cosines) < 1e-5
+        assert all(abs(change) < 1e-6 for change in logged(trainer, "hacking/energy_change"))
+    else:
+        assert cosines[1] > 1e-3
+
+
+def test_watching_does_not_disturb_training(base: Any, tmp_path: Any) -> None:
+    losses, states = [], []
+    for watched in (False, True):
+        config = RopoConfig(target_modules=["q_proj", "v_proj"])
+        torch.manual_seed(3)
+        trainer = make_trainer(base, tmp_path, config, learning_rate=1e-2, max_steps=4)
+        if watched:
+            monitored(trainer, every=1)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+        states.append(torch.get_rng_state())
+        assert len(logged(trainer, "hacking/margin")) == (4 if watched else 0)
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    assert torch.equal(*states)
+
+
+def test_training_metrics_are_not_flushed_by_a_measurement(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=4, logging_steps=4)
+    monitored(trainer, every=1)
+    trainer.train()
+    assert len(logged(trainer, "rewards/margins")) == 1
+    assert all("rewards/margins" not in entry for entry in trainer.state.log_history if "hacking/margin" in entry)
+
+
+def test_a_warning_is_printed_once_and_logged_each_time(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=3)
+    always = Signal("always", "accuracy", -1.0, "accuracy is {:.1f}")
+    monitor, lines = monitored(trainer, every=1, signals=(always,))
+    trainer.train()
+    assert len(lines) == 1
+    assert lines[0].startswith("step 1: always: accuracy is ")
+    assert logged(trainer, "hacking/warning/always") == [1.0] * 3
+    assert monitor.warned["always"][0] == 1
+
+
+@pytest.mark.parametrize(("stop", "steps"), [(True, 2), (False, 4)])
+def test_early_stop(stop: bool, steps: int, base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=4)
+    monitored(trainer, every=2, stop=stop, signals=(Signal("always", "accuracy", -1.0, "{}"),))
+    trainer.train()
+    assert trainer.state.global_step == steps
+
+
+def test_short_runs_are_measured_at_their_end(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=2)
+    monitored(trainer)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "hacking/margin" in entry] == [2]
+
+
+def test_without_text_forgetting_is_not_measured(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=1)
+    trainer.add_callback(HackingMonitor(trainer, max_new_tokens=4))
+    trainer.train()
+    assert logged(trainer, "hacking/margin")
+    assert not logged(trainer, "hacking/text_loss_rise")
+    assert all(math.isfinite(value) for value in trainer.state.log_history[0].values())
+
+
+def test_bad_input(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path)
+    for name in ("every", "pairs", "layers"):
+        with pytest.raises(UserError, match=f"HackingMonitor {name}: must be at least 1, got 0"):
+            HackingMonitor(trainer, **{name: 0})
+    with pytest.raises(UserError, match="at least two tokens"):
+        HackingMonitor(trainer, text="cat")
+    trainer.eval_dataset = None
+    with pytest.raises(UserError, match="needs held-out pairs"):
+        HackingMonitor(trainer)
+
+
+def test_spread() -> None:
+    names = [str(number) for number in range(10)]
+    assert spread(names, 12) == names
+    assert spread(names, 4) == ["0", "3", "6", "9"]
+    assert spread(names, 1) == ["0"]
