@@ -4,13 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # Nothing below needs the network once $(INSTALLED) exists.
-# Two test processes on two cores: more threads would only get in each other's way.
-export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: test test-all demo lint setup clean
 
+# Two test processes on two cores: more threads would only get in each other's way.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(RUN) -m pytest -m "not slow and not gpu" -n 2
 
@@ -18,8 +18,8 @@ test-all: lint
 	$(RUN) -m pytest
 
 lint: setup
-	$(RUN) -m ruff check src tests benchmarks examples experiments
-	$(RUN) -m ruff format --check src tests benchmarks examples experiments
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 demo: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 
 
 def quiet_libraries() -> None:
@@ -11,10 +12,14 @@ def quiet_libraries() -> None:
     import datasets
     import huggingface_hub
     import transformers
+    from tqdm import tqdm
+    from transformers import modeling_gguf_pytorch_utils
 
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read from the environment when it was imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # type: ignore[attr-defined]
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", message="Could not find a config file in .*gguf")  # peft looks for new words

@@ -113,6 +113,7 @@ class TrainOptions:
 
 def add_train_options(parser: Parser, show_all: bool = False) -> None:
     """Declare every flag, without defaults: what was not given stays out of the parsed namespace."""
+    parser.usage = f"{parser.prog} --model MODEL --data DATA --output FOLDER [flags]"
     own = parser.add_argument_group("what to train, on what")
     own.add_argument("--model", help="hub id, folder or .gguf file; or an adapter to train further")
     own.add_argument("--data", help="preference pairs: hub id, folder, or .jsonl, .json or .parquet file")
@@ -144,6 +145,8 @@ def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None
             field.type = TRAINER_TYPES[field.name]
             HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
     for action in group._group_actions:
+        default = "by method" if action.dest == "learning_rate" else DEFAULTS.get(action.dest, action.default)
+        action.metavar, action.help = "VALUE", f"{action.help} ({default})"
         if not show_all and (action.dest not in USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
             action.help = SUPPRESS
 
