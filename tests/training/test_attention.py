@@ -124,3 +124,10 @@ def test_a_model_that_drops_the_pack_is_refused():
     tensor = torch.zeros(1, 2, 3, 8)
     with pytest.raises(CannotPackError, match="keyword arguments"):
         packed_attention(nn.Module(), tensor, tensor, tensor, no_mask(tensor.device))
+
+
+def test_fewer_queries_than_keys_are_the_last_ones():
+    """In generation one query meets the whole cache."""
+    query, key, value = (torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    whole = attend(query, key, value, None, 0.0, 0.5, 2.0)
+    torch.testing.assert_close(attend(query[:, :, -1:], key, value, None, 0.0, 0.5, 2.0), whole[:, :, -1:])
