@@ -19,7 +19,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # type: ignore[attr-defined]
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("ignore", message="Could not find a config file in .*gguf")  # peft looks for new words
