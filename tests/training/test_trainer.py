@@ -164,6 +164,8 @@ def test_accumulating_eight_batches_of_one_equals_one_batch_of_eight(tmp_path):
 def test_a_token_budget_changes_memory_not_results(tmp_path):
     whole = ours(tmp_path / "whole", max_steps=5)
     parts = ours(tmp_path / "parts", max_steps=5, tokens_per_step=60)
+    batch = next(iter(parts.get_train_dataloader()))
+    assert len(parts._with_packs(batch)["packs"]) > 1
     whole.train()
     parts.train()
     assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), abs=1e-5)
