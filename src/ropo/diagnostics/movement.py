@@ -21,7 +21,7 @@ class CosineChanges(Measure):
     """Summarise |cos(w_i', w_j') - cos(w_i, w_j)| over pairs i < j.
 
     The quantiles are read from 4,000 bins, logarithmic between 1e-17 and 2 (1 % wide). `collapsed` counts the pairs
-    that are above 0.9 now, were not before, and rose by more than 0.1: neurons that fell together.
+    that are above 0.9 now and rose by more than 0.1, so were not before: neurons that fell together.
     """
 
     pairs: int
@@ -79,7 +79,7 @@ def cosine_changes(
         histogram += torch.histc(logarithms, CHANGE_BINS, LOG_SMALLEST, LOG_LARGEST).cpu()
         squares += float(change.square().sum())
         largest = max(largest, float(change.max()))
-        collapsed += int(((cosines > COLLAPSED) & (before <= COLLAPSED) & (rise > 1 - COLLAPSED)).sum())
+        collapsed += int(((cosines > COLLAPSED) & (rise > 1 - COLLAPSED)).sum())
         count += len(cosines)
     if not count:
         return None
