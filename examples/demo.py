@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -81,7 +82,7 @@ def pass_rates(prompts: list[PromptRecord], answers: Answers) -> np.ndarray:
 def with_interval(values: np.ndarray) -> str:
     """Return the mean with its 95 % bootstrap interval over prompts."""
     low, high = bootstrap_interval(values)
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
 def mean_tokens(answers: Answers) -> str:
@@ -95,19 +96,19 @@ def results_table(
     family: tuple[list[PromptRecord], Answers, Answers],
 ) -> Table:
     """Return the figures before and after training."""
-    table = Table(title="Held-out prompts, before and after training (95 % intervals)")
+    table = Table(title="Held-out prompts, before and after training (95 % intervals)", box=box.SIMPLE)
     for heading in ("", "before", "after", "difference"):
         table.add_column(heading, no_wrap=True)
     low, high = held_out["margin_interval"]
-    margin = f"{held_out['margin']:.3f} [{low:.3f}, {high:.3f}]"
-    table.add_row("reward margin", "0 (policy = reference)", margin, "")
-    table.add_row("reward accuracy", "- (all margins 0)", f"{held_out['accuracy']:.3f}", "")
+    margin = f"{held_out['margin']:.2f} [{low:.2f}, {high:.2f}]"
+    table.add_row("reward margin", "0 (= reference)", margin, "")
+    table.add_row("reward accuracy", "-", f"{held_out['accuracy']:.2f}", "")
     chosen = [held_out[f"prefers_chosen_{when}"] for when in ("before", "after")]
-    table.add_row("chosen is likelier", *(f"{share:.3f}" for share in chosen), f"{chosen[1] - chosen[0]:+.3f}")
-    for name, (prompts, before, after) in (("instruction followed", trained), ("  unseen family", family)):
+    table.add_row("chosen likelier", *(f"{share:.2f}" for share in chosen), f"{chosen[1] - chosen[0]:+.2f}")
+    for name, (prompts, before, after) in (("instr. followed", trained), ("- unseen family", family)):
         rates = [pass_rates(prompts, answers) for answers in (before, after)]
         table.add_row(name, *map(with_interval, rates), with_interval(rates[1] - rates[0]))
-    table.add_row("answer length, tokens", *map(mean_tokens, trained[1:]), "")
+    table.add_row("tokens an answer", *map(mean_tokens, trained[1:]), "")
     return table
 
 
