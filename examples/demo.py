@@ -101,14 +101,14 @@ def results_table(
         table.add_column(heading, no_wrap=True)
     low, high = held_out["margin_interval"]
     margin = f"{held_out['margin']:.2f} [{low:.2f}, {high:.2f}]"
-    table.add_row("reward margin", "0 (= reference)", margin, "")
-    table.add_row("reward accuracy", "-", f"{held_out['accuracy']:.2f}", "")
+    table.add_row("margin", "0 (= reference)", margin, "")
+    table.add_row("accuracy", "-", f"{held_out['accuracy']:.2f}", "")
     chosen = [held_out[f"prefers_chosen_{when}"] for when in ("before", "after")]
-    table.add_row("chosen likelier", *(f"{share:.2f}" for share in chosen), f"{chosen[1] - chosen[0]:+.2f}")
-    for name, (prompts, before, after) in (("instr. followed", trained), ("- unseen family", family)):
+    table.add_row("prefers chosen", *(f"{share:.2f}" for share in chosen), f"{chosen[1] - chosen[0]:+.2f}")
+    for name, (prompts, before, after) in (("passes", trained), ("unseen family", family)):
         rates = [pass_rates(prompts, answers) for answers in (before, after)]
         table.add_row(name, *map(with_interval, rates), with_interval(rates[1] - rates[0]))
-    table.add_row("tokens an answer", *map(mean_tokens, trained[1:]), "")
+    table.add_row("answer tokens", *map(mean_tokens, trained[1:]), "")
     return table
 
 
