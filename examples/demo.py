@@ -96,7 +96,7 @@ def results_table(
     family: tuple[list[PromptRecord], Answers, Answers],
 ) -> Table:
     """Return the figures before and after training."""
-    table = Table(title="Held-out prompts, before and after training (95 % intervals)", box=box.SIMPLE)
+    table = Table(title="Held-out prompts, before and after training (95 % intervals)", box=box.SIMPLE, show_edge=False)
     for heading in ("", "before", "after", "difference"):
         table.add_column(heading, no_wrap=True)
     low, high = held_out["margin_interval"]
