@@ -25,5 +25,8 @@ def test_every_difference_shows():
         changed[1].bias[1] += 1e-7
     renamed = nn.Sequential(*model(), nn.Identity())
     renamed = nn.ModuleDict({"0": renamed[0], "2": renamed[1]})
-    others = [changed, renamed, model(5), model().bfloat16(), model().double()]
-    assert len({fingerprint_weights(each) for each in [model(), *others]}) == 6
+    half, same_bits = model().bfloat16(), model().half()
+    for found, expected in zip(same_bits.parameters(), half.parameters(), strict=True):
+        found.data = expected.data.view(torch.float16)
+    others = [same_bits, changed, renamed, model(5), half, model().double()]
+    assert len({fingerprint_weights(each) for each in [model(), *others]}) == 7
