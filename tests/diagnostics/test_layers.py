@@ -56,12 +56,13 @@ def test_weight_of_an_adapted_layer_is_the_merged_one(name: str, dtype: torch.dt
 
 
 def test_reading_changes_nothing() -> None:
-    model = adapted(CONFIGS["ropo"]())
+    model = adapted(CONFIGS["ropo"](), tiny_llama(dtype=torch.bfloat16))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for module in linear_layers(model).values():
         layer_weight(module)
     after = model.state_dict()
     assert list(before) == list(after)
+    assert all(value.dtype == after[name].dtype for name, value in before.items())
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
