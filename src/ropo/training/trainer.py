@@ -31,8 +31,8 @@ class PreferenceTrainer(DPOTrainer):
     is trained padded, with one line that says why.
 
     Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on per second of wall time
-    since the last log (`num_tokens` stays TRL's, which counts a prompt once an answer), and `packing_ratio`, padded
-    over unique tokens.
+    since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once an answer), and
+    `packing_ratio`, padded over unique tokens.
 
     Args:
         model: As in `trl.DPOTrainer`.
@@ -48,7 +48,7 @@ class PreferenceTrainer(DPOTrainer):
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
         self._packs_batches: bool | None = None
         self._padded_tokens = self._unique_tokens = 0
-        self._last_log = time.perf_counter()
+        self._counting_since = 0.0
         super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
         self._enable_packing()
 
@@ -93,6 +93,8 @@ class PreferenceTrainer(DPOTrainer):
         return super()._compute_loss(model, inputs, return_outputs)
 
     def _count(self, inputs: dict[str, Any]) -> None:
+        if not self._unique_tokens:  # from the first batch after a log, so that evaluation is not counted
+            self._counting_since = time.perf_counter()
         padded = inputs["input_ids"].numel()
         packs: tuple[Pack, ...] = inputs.get("packs", ())
         self._padded_tokens += padded
@@ -101,10 +103,9 @@ class PreferenceTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log TRL's metrics and how fast unique tokens are trained."""
         if self.model.training and self._unique_tokens:
-            now = time.perf_counter()
-            logs["unique_tokens_per_second"] = self._unique_tokens / (now - self._last_log)
+            logs["unique_tokens_per_second"] = self._unique_tokens / (time.perf_counter() - self._counting_since)
             logs["packing_ratio"] = self._padded_tokens / self._unique_tokens
-            self._last_log, self._padded_tokens, self._unique_tokens = now, 0, 0
+            self._padded_tokens = self._unique_tokens = 0
         super().log(logs, start_time)
 
     def prediction_step(
