@@ -54,6 +54,7 @@ def test_every_method_trains_from_the_same_command(model, pairs, tmp_path, capsy
     probe = torch.arange(12)[None]
     assert not torch.equal(trained(probe).logits, load_model(model)(probe).logits)
     assert (output / "adapter_model.safetensors").exists() == (method != "full")
+    assert method == "full" or "import ropo" in (output / "README.md").read_text()
     assert not (output / "training_args.bin").exists()
     assert {"tokenizer.json", "tokenizer_config.json"} <= {path.name for path in output.iterdir()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pairs.jsonl"]

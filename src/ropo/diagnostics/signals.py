@@ -35,7 +35,7 @@ class Signal:
 
 
 # Every number is a change against the reference, so that what the reference does already is nobody's fault. The
-# thresholds lie several times above what small healthy runs and the noise of eight pairs show (docs/diagnostics.md).
+# thresholds are chosen, not fitted: no healthy and hacked runs have been compared yet (docs/diagnostics.md).
 SIGNALS = (
     Signal(
         "rejected_collapse",

@@ -17,6 +17,18 @@ from ropo.training.config import PreferenceConfig
 from ropo.training.held_out import held_out_metrics
 from ropo.training.trainer import PreferenceTrainer
 
+CARD = """# Adapter
+
+Trained with `ropo train`; `run.json` says how and on what. `import ropo` before PEFT loads it:
+
+    import ropo
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "this folder")
+
+Base model: {base}. `ropo merge` makes a checkpoint that needs neither.
+"""
+"""Replaces PEFT's card, which is an empty form: without the import PEFT knows the method's name only as a KeyError."""
+
 
 def build_trainer(
     model: PreTrainedModel | PeftModel,
@@ -88,6 +100,8 @@ def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
         model.delete_adapter("ref")
     trainer.save_model(str(folder))
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run.json says
+    if isinstance(model, PeftModel):
+        (folder / "README.md").write_text(CARD.format(base=model.active_peft_config.base_model_name_or_path))
 
 
 def _log_probs(trainer: PreferenceTrainer) -> Any:
