@@ -55,7 +55,7 @@ class Method:
 
 
 METHODS = {
-    "ropo": Method(4e-3, RopoConfig(target_modules=TARGETS)),
+    "ropo": Method(2e-3, RopoConfig(target_modules=TARGETS)),
     "lora": Method(1e-3, LoraConfig(r=8, target_modules=TARGETS)),
     "full": Method(5e-6, None),
 }
