@@ -36,7 +36,7 @@ from ropo.training.held_out import bootstrap_interval
 DATA = Path(__file__).parent / "data"
 OUTPUT = Path("runs/demo")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SAMPLING = SamplingSettings(samples=4, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=1)
+SAMPLING = SamplingSettings(samples=2, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=1)
 SIDE_BY_SIDE = 4
 
 Answers = list[list[Answer]]
