@@ -6,7 +6,7 @@
 set -eu
 case "${1:-}" in
     quick) train=240 test=64 family=24 ;;
-    full) train=960 test=300 family=100 ;;
+    full) train=1100 test=300 family=100 ;;
     *) echo "usage: run.sh quick|full FOLDER" >&2; exit 2 ;;
 esac
 folder=$2

@@ -1,0 +1,1 @@
+"""Several methods on the same data with the same budget: the recipe, its runs, and what came of them."""

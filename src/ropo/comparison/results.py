@@ -1,0 +1,172 @@
+"""The typed result of a comparison, as `results.json`: everything that a report shows, and nothing that it has to compute."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ropo.diagnostics.measure import Measure
+from ropo.diagnostics.report import DiagnosticReport
+from ropo.environment import device_name
+from ropo.evaluation.results import SuiteResult
+from ropo.generation.journal import write_atomically
+from ropo.record import RunRecord, git_commit, library_versions, read_typed
+
+FILE_NAME = "results.json"
+
+Status = Literal["finished", "diverged", "failed", "unfinished"]
+
+
+class CosineHistogram(Measure):
+    """Count the pairwise cosines of a layer's neurons in bins between `edges`, before and after training."""
+
+    layer: str
+    edges: list[float]
+    before: list[int]
+    after: list[int]
+
+
+class NeuronProjection(Measure):
+    """Show some neurons of a layer, normalised, on the two principal axes of the reference's.
+
+    Attributes:
+        layer: Name of the layer.
+        explained: Shares of the reference's variance along the two axes.
+        before: (neurons, 2): the reference's.
+        after: (neurons, 2): the same neurons after training, on the same axes.
+    """
+
+    layer: str
+    explained: tuple[float, float]
+    before: list[tuple[float, float]]
+    after: list[tuple[float, float]]
+
+
+class RunResult(Measure):
+    """Hold one training run and what was found in it.
+
+    Attributes:
+        name: Unique in the comparison, such as `uf/ropo/seed0`; the name of its model in every suite's result.
+        data: Name of the data set in the recipe; the runs of one data set are comparable.
+        method: The method's label, such as `RoPO without magnitude`.
+        seed: Its seed.
+        learning_rate: Its learning rate; None where nothing was trained, as for the reference.
+        status: `finished`; `diverged` where the loss or the weights stopped being finite; `failed` with any other error;
+            `unfinished` where it has not run or was stopped.
+        reason: Why it is not finished, in one line.
+        command: The command that trained it, without the program's name; empty for the reference.
+        record: Its `run.json`.
+        curves: The lines of its `metrics.jsonl`, under TRL's names and `monitor/...`.
+        diagnosis: What `ropo diagnose` found against the reference.
+        cosines: Its neurons' cosines, layer by layer.
+        neurons: A picture of one layer's neurons.
+    """
+
+    name: str
+    data: str
+    method: str
+    seed: int
+    learning_rate: float | None
+    status: Status
+    reason: str | None = None
+    command: list[str] = Field(default_factory=list)
+    record: RunRecord | None = None
+    curves: list[dict[str, float | None]] = Field(default_factory=list)
+    diagnosis: DiagnosticReport | None = None
+    cosines: list[CosineHistogram] = Field(default_factory=list)
+    neurons: NeuronProjection | None = None
+
+
+class Candidate(Measure):
+    """Hold one learning rate that was tried, and what it reached on the validation split."""
+
+    learning_rate: float
+    status: Status
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Selection(Measure):
+    """Say how the learning rate of a method was chosen on the validation split; never on the test split."""
+
+    data: str
+    method: str
+    criterion: str
+    candidates: list[Candidate]
+    chosen: float
+
+
+class DataSuite(Measure):
+    """Hold a suite's result for the runs of one data set; the reference is its first model."""
+
+    data: str
+    result: SuiteResult
+
+
+class Sample(Measure):
+    """Hold the first answers of several models to one prompt. All of it is untrusted text.
+
+    Attributes:
+        data: Name of the data set.
+        prompt: The last user turn.
+        answers: Answer by run name.
+        passed: Whether the answer follows all instructions, by run name, where a program can tell.
+    """
+
+    data: str
+    prompt: str
+    answers: dict[str, str]
+    passed: dict[str, bool] = Field(default_factory=dict)
+
+
+class ComparisonResult(Measure):
+    """Hold a whole comparison, and what is needed to make it again.
+
+    Attributes:
+        schema_version: Version of this schema; readers refuse others.
+        title: What was compared, in words.
+        recipe: The recipe with every default filled in; None for a report of runs that were made one by one.
+        runs: The final runs in the order of the recipe.
+        selections: How the learning rates were chosen.
+        suites: The results of the evaluations.
+        samples: Answers side by side.
+        notes: What a reader of the numbers has to know.
+        command: The command line, without the program's name.
+        created: When it was written, in UTC.
+        versions: Versions of Python and of the libraries that decide the result.
+        device: The device in words.
+        git_commit: The commit of ropo itself where it runs from a checkout.
+    """
+
+    schema_version: Literal[1] = 1
+    title: str
+    recipe: dict[str, Any] | None = None
+    runs: list[RunResult]
+    selections: list[Selection] = Field(default_factory=list)
+    suites: list[DataSuite] = Field(default_factory=list)
+    samples: list[Sample] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    command: list[str] = Field(default_factory=lambda: sys.argv[1:])
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    versions: dict[str, str] = Field(default_factory=library_versions)
+    device: str = Field(default_factory=device_name)
+    git_commit: str | None = Field(default_factory=git_commit)
+
+    def write(self, folder: Path) -> None:
+        """Write the result to `results.json` in a folder, whole or not at all."""
+        write_atomically(folder / FILE_NAME, self.model_dump_json(indent=1) + "\n")
+
+
+def read_comparison(folder: Path) -> ComparisonResult:
+    """Read the result of a comparison.
+
+    Raises:
+        UserError: If the folder has no `results.json`, or it is not a comparison of this schema.
+    """
+    mends = ("name the output folder of `ropo compare`", "compare again")
+    return read_typed(ComparisonResult, folder / FILE_NAME, "a comparison of schema 1", *mends)
