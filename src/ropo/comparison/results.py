@@ -1,4 +1,4 @@
-"""The typed result of a comparison, as `results.json`: everything that a report shows, and nothing that it has to compute."""
+"""The typed result of a comparison, as `results.json`: everything that a report shows, already computed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RunResult(Measure):
         method: The method's label, such as `RoPO without magnitude`.
         seed: Its seed.
         learning_rate: Its learning rate; None where nothing was trained, as for the reference.
-        status: `finished`; `diverged` where the loss or the weights stopped being finite; `failed` with any other error;
+        status: `finished`; `diverged` where the loss or the weights stopped being finite; `failed` for another reason;
             `unfinished` where it has not run or was stopped.
         reason: Why it is not finished, in one line.
         command: The command that trained it, without the program's name; empty for the reference.
