@@ -32,6 +32,7 @@ def test_options_reach_the_adapter():
     config = adapter_config("ropo", {"reflections": 4, "target_modules": ["o_proj"], "layers_to_transform": [1]})
     assert (config.reflections, set(config.target_modules), config.layers_to_transform) == (4, {"o_proj"}, [1])
     assert adapter_config("full", {}) is None
+    assert adapter_config("lora", {"use_dora": True}).use_dora
 
 
 @pytest.mark.parametrize(

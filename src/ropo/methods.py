@@ -33,7 +33,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "ropo": Method(RopoConfig, 2e-3, {"reflections": 2, "givens": "bidirectional", "magnitude": True}),
-    "lora": Method(LoraConfig, 2e-4, {"r": 8, "lora_alpha": 16}),
+    "lora": Method(LoraConfig, 2e-4, {"r": 8, "lora_alpha": 16, "use_dora": False}),
     "oft": Method(OFTConfig, 2e-4, {"oft_block_size": 32}),
     "hra": Method(HRAConfig, 2e-4, {"r": 8}),
     "full": Method(None, 1e-6, {}),

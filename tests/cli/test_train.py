@@ -40,6 +40,13 @@ def test_every_method_trains_from_the_same_command(model, pairs, tmp_path, capsy
     assert record.ended > record.started
     assert record.data["train"].counts == {"pairs": 4, "duplicates": 0, "ties": 0, "wrapped": 4}
     assert {"torch", "trl", "peft", "transformers", "ropo"} <= set(record.versions)
+    trained = record.metrics["trainable_parameters"]
+    assert record.metrics["trainable_share"] == pytest.approx(trained / load_model(model).num_parameters())
+    if method == "full":
+        assert record.metrics["trainable_share"] == 1
+    else:
+        saved = load_file(output / "adapter_model.safetensors")
+        assert trained == sum(each.numel() for each in saved.values())
     held_out = record.metrics["held_out"]
     low, high = held_out["margin_interval"]
     assert low <= held_out["margin"] <= high
@@ -188,6 +195,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(model, pairs, tmp_path, capsys)
     assert "training diverged" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_weights_that_are_not_finite_after_the_last_step_stop_the_run(model, pairs, tmp_path, capsys):
+    """The only step's loss is still that of the untrained model."""
+    flags = ("--method", "full", "--learning_rate", "1e39", "--max_steps", 1, "--warmup_steps", 0)
+    assert train(model, pairs, tmp_path / "out", *flags) == 2
+    assert "training diverged: " in (error := capsys.readouterr().err)
+    assert "is not finite after step 1" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_dora_trains_and_comes_back(model, pairs, tmp_path):
+    assert train(model, pairs, tmp_path / "out", "--method", "lora", "--use_dora", "--learning_rate", "1e-2") == 0
+    assert read_record(tmp_path / "out").config["adapter"]["use_dora"] is True
+    trained = load_policy(str(tmp_path / "out"))
+    assert any("lora_magnitude_vector" in name for name, _ in trained.named_parameters())
+    probe = torch.arange(12)[None]
+    assert not torch.equal(trained(probe).logits, load_model(model)(probe).logits)
 
 
 def test_the_base_model_and_data_stay_as_they_are(model, pairs, tmp_path, monkeypatch):

@@ -66,8 +66,12 @@ def train(options: TrainOptions) -> None:
         monitor = build_monitor(options, trainer, progress.console)
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         record.write(folder)
-        console.print(f"method    {method}, {_share(trainer, base_size)}")
-        metrics = run_trainer(trainer)
+        size = trainable_size(trainer, base_size)
+        console.print(
+            f"method    {method}, {size['trainable_parameters']:,} trainable parameters "
+            f"({size['trainable_share']:.4%} of the model's)"
+        )
+        metrics = {**size, **run_trainer(trainer)}
         if monitor is not None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
@@ -225,9 +229,10 @@ def held_out_lines(held_out: dict[str, Any]) -> list[str]:
     ]
 
 
-def _share(trainer: PreferenceTrainer, base_size: int) -> str:
-    trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
-    return f"{trainable:,} trainable parameters ({trainable / base_size:.4%} of the model's)"
+def trainable_size(trainer: PreferenceTrainer, base_size: int) -> dict[str, float]:
+    """Return how many parameters are trained, and their share of the base model's `base_size`."""
+    trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    return {"trainable_parameters": trained, "trainable_share": trained / base_size}
 
 
 def _dtype_of(model: Model) -> str:

@@ -31,6 +31,7 @@ ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
     "magnitude": {**SWITCH, "help": "ropo: train each neuron's length (true)"},
     "r": {"type": int, "metavar": "N", "help": "lora: rank (8); hra: reflections (8)"},
     "lora_alpha": {"type": int, "metavar": "N", "help": "lora: scale of the update times r (16)"},
+    "use_dora": {**SWITCH, "help": "lora: DoRA, which trains each neuron's length beside its direction (false)"},
     "oft_block_size": {"type": int, "metavar": "N", "help": "oft: size of the rotated blocks (32)"},
 }
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,15 +80,29 @@ def run_trainer(trainer: PreferenceTrainer) -> dict[str, Any]:
     Returns:
         What `transformers.Trainer.train` measured, the last logged values under `last`, the run time in seconds, and
         with held-out pairs `held_out` as in `ropo.training.held_out.held_out_metrics`.
+
+    Raises:
+        UserError: If the weights are not finite at the end: no loss was computed from them any more.
     """
     started = time.monotonic()
     before = _log_probs(trainer)
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    check_finite(trainer)
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
     if before is not None:
         metrics["held_out"] = held_out_metrics(before, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
+
+
+def check_finite(trainer: PreferenceTrainer) -> None:
+    """Raise `UserError` if a trained parameter holds NaN or infinity."""
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise UserError(
+                f"training diverged: {name} is not finite after step {trainer.state.global_step}; "
+                f"lower --learning_rate, now {trainer.args.learning_rate:g}"
+            )
 
 
 def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
