@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input is at fault."""
+"""The two exceptions that reach the user as one line: the input is at fault, or the run was stopped."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,11 @@ class UserError(ValueError):
 
     The command line prints its message as one line on standard error and exits with status 2; as a library it is an
     ordinary `ValueError`.
+    """
+
+
+class RunStoppedError(RuntimeError):
+    """Report that a run ended early through no fault of its input: why, what is kept, and how to go on.
+
+    The command line prints its message as one line on standard error and exits with status 1.
     """

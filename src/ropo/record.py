@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ropo.errors import UserError
+from ropo.files import write_atomically
 
 FILE_NAME = "run.json"
 LIBRARIES = ("ropo", "torch", "transformers", "peft", "trl", "datasets", "accelerate")
@@ -72,7 +73,7 @@ class RunRecord(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write the record to `run.json` in a folder."""
-        (folder / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_atomically(folder / FILE_NAME, self.model_dump_json(indent=2) + "\n")
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
-from ropo.errors import UserError
+from ropo.errors import RunStoppedError, UserError
 from ropo.names import did_you_mean
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env")
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments: The command's name and its flags, without the program's name.
 
     Returns:
-        The exit status: 0 done, 2 the user's input is at fault (told in one line on standard error), 1 interrupted.
-        Any other exception passes through, and Python then ends with 1 and a traceback.
+        The exit status: 0 done, 2 the user's input is at fault (told in one line on standard error), 1 stopped
+        early. Any other exception passes through, and Python then ends with 1 and a traceback.
     """
     try:
         dispatch(arguments)
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
         print(f"ropo{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except RunStoppedError as error:
+        print(f"ropo {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("ropo: interrupted", file=sys.stderr)
         return 1

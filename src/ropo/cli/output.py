@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ropo.errors import UserError
+from ropo.files import sync, sync_tree
 from ropo.record import FILE_NAME
 
 INCOMPLETE = ".incomplete"
@@ -45,7 +46,7 @@ def check_output(output: Path, overwrite: bool, resume: bool = False) -> None:
     if _is_filled(unfinished) and not overwrite and not resume:
         raise UserError(
             f"output {unfinished}: is left from a run that did not finish, or is still running; start afresh with "
-            "--overwrite, or carry on with --resume_from_checkpoint and one of its checkpoints"
+            "--overwrite, or carry on with --resume"
         )
 
 
@@ -74,9 +75,11 @@ def finished_folder(output: Path, overwrite: bool, resume: bool = False) -> Iter
         if not list(folder.glob("checkpoint-*")):
             shutil.rmtree(folder)
         raise
+    sync_tree(folder)
     if output.exists():
         shutil.rmtree(output)
     os.replace(folder, output)
+    sync(output.parent)
 
 
 def _is_filled(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.cli.main import available_commands
 from ropo.cli.output import check_output, display, finished_folder, working_folder
+from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
 from ropo.environment import device_name
 from ropo.errors import UserError
@@ -24,6 +26,8 @@ from ropo.models import adapter_base, is_adapter, load_model, load_tokenizer
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
 from ropo.record import RunRecord, Source
 from ropo.training.callbacks.progress import Progress
+from ropo.training.callbacks.safekeeping import Safekeeping
+from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
 from ropo.training.lengths import leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
@@ -31,6 +35,7 @@ from ropo.training.run import build_trainer, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
 
 Model = PreTrainedModel | PeftModel
+CHECKPOINT_SECONDS = 300.0
 
 
 def train(options: TrainOptions) -> None:
@@ -40,6 +45,9 @@ def train(options: TrainOptions) -> None:
         UserError: If anything in them, in the data or in the model is wrong; nothing is left behind then.
     """
     console = Console(highlight=False, soft_wrap=True)
+    if options.resume and is_finished(options.output):
+        console.print(f"resume    the run in {display(options.output)} is finished: nothing to do")
+        return
     method, adapter = choose_method(options)
     learning_rate = METHODS.get(method, METHODS["lora"]).learning_rate  # an adapter may be of any PEFT method
     config = trainer_config(options, learning_rate, working_folder(options.output))
@@ -57,28 +65,51 @@ def train(options: TrainOptions) -> None:
     base_size, fingerprint = model.num_parameters(), fingerprint_weights(model)
     console.print(f"model     {options.model} ({base_size:,} parameters, {_dtype_of(model)}, {device_name()})")
     with (
+        telling_of_full_disk(working_folder(options.output)),
         finished_folder(options.output, options.overwrite, options.resumes) as folder,
         Progress(console) as progress,
     ):
+        checkpoint = start_from(options, folder, progress.console)
         columns = None if held_out is None else held_out.pairs
         trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)
         trainer.add_callback(progress)
         monitor = build_monitor(options, trainer, progress.console)
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
+        if options.resume and checkpoint is not None:
+            record = continue_record(folder, record, progress.console)
+            if monitor is not None:
+                monitor.measure_reference()
         record.write(folder)
         size = trainable_size(trainer, base_size)
         console.print(
             f"method    {method}, {size['trainable_parameters']:,} trainable parameters "
             f"({size['trainable_share']:.4%} of the model's)"
         )
-        metrics = {**size, **run_trainer(trainer)}
+        metrics = {**size, **run_trainer(trainer, safekeeping(options, method, progress.console), checkpoint)}
         if monitor is not None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
         save_trained(trainer, folder)
         record.finish(metrics).write(folder)
+    if not options.keeps_checkpoints:
+        for each in checkpoints_of(options.output):
+            shutil.rmtree(each)
     report(options, method, metrics, console)
+
+
+def start_from(options: TrainOptions, folder: Path, console: Console) -> Path | None:
+    """Return the checkpoint to go on from, or None."""
+    if options.resume:
+        return choose_checkpoint(folder, console)
+    named = options.trainer.get("resume_from_checkpoint")
+    return None if named is None else Path(named)
+
+
+def safekeeping(options: TrainOptions, method: str, console: Console) -> Safekeeping:
+    """Return what saves the run: an adapter every few minutes where nothing else was asked, anything on a signal."""
+    cheap = method != "full" and not options.keeps_checkpoints
+    return Safekeeping(CHECKPOINT_SECONDS if cheap else None, lambda line: console.print(f"stopping  {line}"))
 
 
 def build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: Console) -> HackingMonitor | None:

@@ -56,7 +56,8 @@ USUAL_OPTIONS = (
     "seed",
 )
 
-# What replaces TRL's defaults. Checkpoints only on request; a hundred log lines a run; and a NaN shown as a NaN.
+# What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines a run;
+# and a NaN shown as a NaN.
 DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
@@ -66,6 +67,7 @@ LOSSES = (
 )
 
 MONITOR_STEPS = 100
+RESUME_CHECKPOINTS = 2  # the last, and one to fall back on
 
 POSITIVE = (
     "num_train_epochs",
@@ -89,6 +91,7 @@ class TrainOptions:
         skip_long_prompts: Whether pairs whose prompt fills `max_length` are left out rather than refused.
         output: The folder to make.
         overwrite: Whether an earlier output there may be replaced.
+        resume: Whether an unfinished run there is carried on.
         method: A name in `ropo.methods.METHODS`, or None where none was given.
         dtype: Dtype of the weights by name, or "auto".
         monitor_steps: Steps from one measurement of the monitor to the next; 0 for no monitor.
@@ -107,6 +110,7 @@ class TrainOptions:
     skip_long_prompts: bool
     output: Path
     overwrite: bool
+    resume: bool
     method: str | None
     dtype: str
     monitor_steps: int
@@ -118,7 +122,12 @@ class TrainOptions:
     @property
     def resumes(self) -> bool:
         """Whether an unfinished run is carried on."""
-        return self.trainer.get("resume_from_checkpoint") is not None
+        return self.resume or self.trainer.get("resume_from_checkpoint") is not None
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether checkpoints are part of the output; else they serve to resume, and go when the run is done."""
+        return "save_strategy" in self.trainer
 
 
 def add_train_options(parser: Parser, show_all: bool = False) -> None:
@@ -132,6 +141,7 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     own.add_argument("--eval_split", help="split of --eval_data, where it has splits (test)")
     own.add_argument("--output", "--output_dir", dest="output", help="folder to make")
     own.add_argument("--overwrite", **SWITCH, help="replace an earlier output there")
+    own.add_argument("--resume", **SWITCH, help="carry on a run that did not finish there, from its last checkpoint")
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help="file of options; flags win over it")
     own.add_argument("--method", choices=tuple(METHODS), help="what to train (ropo)")
     own.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (auto: float32 on CPU, else as stored)")
@@ -198,6 +208,9 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
     for name in ("model", "data", "output"):
         if given.get(name) is None:
             raise UserError(f"--{name} is missing; give it as a flag or in the --config file")
+    for name in ("overwrite", "resume_from_checkpoint"):
+        if given.get("resume") and given.get(name):
+            raise UserError(f"resume: cannot be combined with --{name}; leave one of them out")
     _check_monitor_options(given)
     return TrainOptions(
         model=_absolute(given["model"]),
@@ -209,6 +222,7 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
         skip_long_prompts=bool(given.get("skip_long_prompts")),
         output=Path(given["output"]).resolve(),
         overwrite=bool(given.get("overwrite")),
+        resume=bool(given.get("resume")),
         method=given.get("method"),
         dtype=given.get("dtype") or "auto",
         monitor_steps=given.get("monitor_steps", MONITOR_STEPS) if given.get("eval_data") else 0,
@@ -246,7 +260,8 @@ def trainer_config(options: TrainOptions, learning_rate: float, output: Path) ->
         raise UserError(f"resume_from_checkpoint: there is no folder {checkpoint}; name a checkpoint-N folder")
     if options.trainer.get("model_init_kwargs") is not None:
         raise UserError("model_init_kwargs: has no effect, as ropo loads the model itself; use --dtype")
-    settings = {**DEFAULTS, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
+    kept = {} if options.keeps_checkpoints else {"save_total_limit": RESUME_CHECKPOINTS}
+    settings = {**DEFAULTS, **kept, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
     try:
         config = PreferenceConfig(**settings)
     except UserError:

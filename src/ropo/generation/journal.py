@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.errors import UserError
+from ropo.files import write_atomically
 
 
 class Journal:
@@ -45,14 +46,6 @@ class Journal:
     def close(self) -> None:
         """Close the file, which stays where it is."""
         self._file.close()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves either the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _complete_lines(path: Path) -> list[str]:

@@ -84,7 +84,17 @@ class HackingMonitor(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure the reference."""
+        """Measure the reference, and remember the warnings of a run that goes on."""
+        if not hasattr(self, "reference_answers"):
+            self.measure_reference()
+        for entry in state.log_history:
+            for signal in self.signals:
+                if f"hacking/warning/{signal.name}" in entry:
+                    first = (int(entry["step"]), entry[f"hacking/{signal.measure}"])
+                    self.warned.setdefault(signal.name, first)
+
+    def measure_reference(self) -> None:
+        """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""
         with measuring(self.trainer), reference_of(self.trainer) as reference:
             self.reference_log_probs = pair_log_probs(reference, self.pairs)
             self.reference_answers = self._answers(reference)

@@ -12,8 +12,9 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ropo.errors import UserError
+from ropo.errors import RunStoppedError, UserError
 from ropo.training.callbacks.journal import Journal
+from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.config import PreferenceConfig
 from ropo.training.held_out import held_out_metrics
 from ropo.training.trainer import PreferenceTrainer
@@ -74,19 +75,32 @@ def build_trainer(
     return trainer
 
 
-def run_trainer(trainer: PreferenceTrainer) -> dict[str, Any]:
+def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint: Path | None = None) -> dict[str, Any]:
     """Train, measuring the held-out pairs before and after.
+
+    Args:
+        trainer: From `build_trainer`.
+        safekeeping: What saves now and then, and stops the run on a signal.
+        checkpoint: The checkpoint to go on from; None to start from the beginning.
 
     Returns:
         What `transformers.Trainer.train` measured, the last logged values under `last`, the run time in seconds, and
         with held-out pairs `held_out` as in `ropo.training.held_out.held_out_metrics`.
 
     Raises:
+        RunStoppedError: If a signal ended training.
         UserError: If the weights are not finite at the end: no loss was computed from them any more.
     """
     started = time.monotonic()
     before = _log_probs(trainer)
-    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.add_callback(safekeeping)
+    with safekeeping:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    if safekeeping.stopped:
+        raise RunStoppedError(
+            f"stopped by {safekeeping.heard_name} after step {result.global_step} of {trainer.state.max_steps}, which "
+            f"is saved; give the same command with --resume to go on"
+        )
     check_finite(trainer)
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
@@ -114,8 +128,7 @@ def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
     if isinstance(model, PeftModel) and "ref" in model.peft_config:
         model.delete_adapter("ref")
     trainer.save_model(str(folder))
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run.json says
-    if isinstance(model, PeftModel):
+    if isinstance(model, PeftModel) and trainer.args.should_save:
         (folder / "README.md").write_text(CARD.format(base=model.active_peft_config.base_model_name_or_path))
 
 

@@ -12,9 +12,9 @@ from datasets import Dataset, IterableDataset
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
-from trl import DPOTrainer
 
 from ropo.training import reference_cache
+from ropo.training.checkpoints.resumable import ResumableTrainer
 from ropo.training.config import PreferenceConfig
 from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
@@ -23,7 +23,7 @@ from ropo.training.trainable import NUMBER, keep_trainable, number_records, repo
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(ResumableTrainer):
     """Train a causal language model on preference pairs with any loss of `trl.DPOTrainer`, without wasted tokens.
 
     Losses, metrics and arguments are those of `trl.DPOTrainer`. Batches are computed as packs: no padding, and each

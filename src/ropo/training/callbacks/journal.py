@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ropo.files import write_atomically
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -20,6 +22,17 @@ class Journal(TrainerCallback):
         """Write in this folder."""
         self.file = folder / FILE_NAME
         self.started = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop what was written after the checkpoint that training goes on from, and a line that a kill tore."""
+        if not state.is_world_process_zero or not self.file.is_file():
+            return
+        lines = self.file.read_text(encoding="utf-8").splitlines()[: len(state.log_history)]
+        write_atomically(self.file, "".join(line + "\n" for line in lines))
+        if lines:
+            self.started = time.monotonic() - json.loads(lines[-1])["seconds"]
 
     def on_log(
         self,
