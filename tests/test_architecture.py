@@ -18,6 +18,7 @@ FORBIDDEN = {
     "diagnostics": {"training", "evaluation", "report", "methods"},
     "training": {"adapter", "rotations", "evaluation", "report", "methods"},
     "evaluation": {"adapter", "rotations", "training", "methods"},
+    "comparison": {"adapter", "rotations", "training", "report"},
     "report": {"adapter", "rotations", "training"},
     "record": {"adapter", "rotations", "training", "diagnostics", "evaluation", "report", "models", "methods"},
 }

@@ -102,10 +102,17 @@ class Selection(Measure):
 
 
 class DataSuite(Measure):
-    """Hold a suite's result for the runs of one data set; the reference is its first model."""
+    """Hold a suite's result for the runs of one data set; the reference is its first model.
+
+    Attributes:
+        data: Name of the data set.
+        result: The result.
+        commands: The command that measured a model, by its name in the result, without the program's name.
+    """
 
     data: str
     result: SuiteResult
+    commands: dict[str, list[str]] = Field(default_factory=dict)
 
 
 class Sample(Measure):

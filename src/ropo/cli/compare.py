@@ -1,0 +1,131 @@
+"""`ropo compare`: several methods on the same data with the same budget."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ropo.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ropo.comparison.data import PreparedData
+    from ropo.comparison.reading import RecipeFile
+
+HELP = "train, evaluate and diagnose the methods of a recipe, and write one report"
+REPORT = "report.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to compare; see docs/comparison.md")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder to make, or of a comparison to carry on"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what is not finished yet, and write `results.json` and `report.html`."""
+    from ropo.cli.quiet import quiet_libraries
+    from ropo.comparison.compare import compare
+    from ropo.comparison.execution import locked, run_in_process_of_its_own
+    from ropo.comparison.reading import RecipeFile
+    from ropo.report import write_report
+
+    output = arguments.output
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output {output}: is a file; name a folder")
+    file = RecipeFile(arguments.recipe)
+    quiet_libraries()
+    check_commands(file)
+    with locked(output) as lock:
+        data = prepare(file, output)
+        execute = partial(run_in_process_of_its_own, kept_open=(lock,))
+        result = compare(file.recipe, data, output, execute, partial(print, flush=True))
+        result.write(output)
+    write_report(result, output / REPORT)
+    print(f"written to {output / 'results.json'} and {output / REPORT}")
+
+
+def check_commands(file: RecipeFile) -> None:
+    """Let the parsers of `ropo train` and `ropo evaluate` check every method and evaluation before anything runs.
+
+    Raises:
+        UserError: With the line of the recipe.
+    """
+    from ropo.comparison.cells import as_flags
+
+    recipe = file.recipe
+    for number, method in enumerate(recipe.methods):
+        shared = ["--model", recipe.model, "--data", "-", "--output", "-", "--learning_rate", repr(method.rates[0])]
+        for place, options in (
+            (("training",), recipe.training),
+            (("methods", number), {"method": method.method, **recipe.training, **method.options}),
+        ):
+            try:
+                check_training([*shared, *as_flags(options)])
+            except UserError as error:
+                raise file.error(place, str(error)) from error
+    for number, evaluation in enumerate(recipe.evaluations):
+        for data in recipe.data:
+            if evaluation.only and data.name not in evaluation.only:
+                continue
+            try:
+                check_evaluation(evaluation.suite, as_flags(evaluation_settings(file, number, data.name), True))
+            except UserError as error:
+                raise file.error(("evaluations", number), f"{error} ({evaluation.suite}, {data.name})") from error
+
+
+def evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, object]:
+    """Return the settings of an evaluation, the data set's files standing for what will be written."""
+    from ropo.comparison.cells import settings_of
+    from ropo.comparison.data import PreparedData
+
+    data = next(each for each in file.recipe.data if each.name == name)
+    stand_in = PreparedData(name, "", None, data.test.source, data.prompts, 0, "", "", ())
+    return settings_of(file.recipe.evaluations[number], stand_in)
+
+
+def check_training(flags: list[str]) -> None:
+    """Check the flags of `ropo train` without running it."""
+    from ropo.cli.parser import Parser
+    from ropo.cli.train_job import choose_method
+    from ropo.cli.train_options import add_train_options, read_train_options, trainer_config
+
+    parser = Parser(prog="ropo train")
+    add_train_options(parser)
+    options = read_train_options(parser.parse_args(flags))
+    choose_method(options)
+    trainer_config(options, 1e-4, options.output)
+
+
+def check_evaluation(suite: str, flags: list[str]) -> None:
+    """Check the flags of `ropo evaluate` without running it."""
+    from ropo.cli.evaluate import add_common_arguments, check_output, libraries_needed_by
+    from ropo.cli.parser import Parser
+    from ropo.evaluation.suites import load_suite
+
+    with libraries_needed_by(suite):
+        chosen = load_suite(suite)
+        parser = Parser(prog=f"ropo evaluate {suite}")
+        add_common_arguments(parser)
+        chosen.add_arguments(parser)
+        given = parser.parse_args(["reference", *flags, "--output", "-"])
+        check_output(given)
+        chosen.read_settings(given)
+
+
+def prepare(file: RecipeFile, output: Path) -> Sequence[PreparedData]:
+    """Write the data sets into the output folder."""
+    from ropo.comparison.data import prepare_data
+
+    prepared = []
+    for number, data in enumerate(file.recipe.data):
+        try:
+            prepared.append(prepare_data(file.recipe, number, output / "data" / data.name))
+        except UserError as error:
+            raise file.error(("data", number), str(error)) from error
+    return prepared

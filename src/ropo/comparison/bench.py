@@ -1,0 +1,97 @@
+"""Do cells one after the other: what is finished is kept, what fails is recorded and stops nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from ropo.comparison.cells import Cell
+from ropo.comparison.execution import Execute
+from ropo.comparison.places import typed
+from ropo.comparison.results import Status
+from ropo.evaluation.results import FILE_NAME as RESULTS
+from ropo.record import FILE_NAME as RECORD
+
+DIVERGED = "training diverged"  # what `ropo train` says then
+MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": ""}
+
+
+@dataclass(frozen=True)
+class End:
+    """Say how a cell ended, and why if not well."""
+
+    status: Status
+    reason: str | None = None
+
+
+class Bench:
+    """Run the cells of one comparison and tell how far it is.
+
+    Args:
+        output: The comparison's folder.
+        execute: What runs a command.
+        ahead: How many cells of each kind there are.
+        say: What prints a line.
+    """
+
+    def __init__(self, output: Path, execute: Execute, ahead: Counter[str], say: Callable[[str], None]) -> None:
+        self.output, self.execute, self.ahead, self.say = output, execute, Counter(ahead), say
+        self.total = sum(ahead.values())
+        self.seconds: dict[str, list[float]] = {}
+
+    def do(self, cell: Cell) -> End:
+        """Run a cell unless it is finished or known to diverge; a failed one is tried again by the next call."""
+        marker, diverged = cell.output / MARKERS[cell.kind], cell.output.with_name(cell.output.name + ".diverged")
+        number = self.total - sum(self.ahead.values()) + 1
+        where = f"[{number}/{self.total}] {cell.kind} {cell.name}"
+        self.ahead[cell.kind] -= 1
+        if marker.is_file():
+            self.say(f"{where}: is there already")
+            return End("finished")
+        if diverged.is_file():
+            self.say(f"{where}: diverged before")
+            return End("diverged", diverged.read_text(encoding="utf-8"))
+        log = self.output / "logs" / cell.kind / f"{cell.output.name}.log"
+        self.say(f"{where} ...")
+        started = time.monotonic()
+        outcome = self.execute([*cell.command, *carry_on(cell)], log)
+        seconds = time.monotonic() - started
+        if not outcome.status and marker.is_file():
+            self.seconds.setdefault(cell.kind, []).append(seconds)
+            self.say(f"{where}: done in {timedelta(seconds=round(seconds))}; {self.rest()}")
+            return End("finished")
+        reason = outcome.last_line.removeprefix(f"ropo {cell.kind}: error: ")
+        status: Status = "diverged" if cell.kind == "train" and DIVERGED in reason else "failed"
+        if status == "diverged":
+            diverged.parent.mkdir(parents=True, exist_ok=True)
+            diverged.write_text(reason, encoding="utf-8")
+        self.say(f"{where}: {status}, {reason} ({typed(log)})")
+        return End(status, reason)
+
+    def leave_out(self, kind: str, count: int) -> None:
+        """Say that cells of a kind will not come."""
+        self.ahead[kind] -= count
+        self.total -= count
+
+    def rest(self) -> str:
+        """Estimate the time for the cells that are left, each kind by the mean of those done so far."""
+        left = {kind: count for kind, count in self.ahead.items() if count > 0}
+        known = {kind: sum(self.seconds[kind]) / len(self.seconds[kind]) for kind in left if kind in self.seconds}
+        seconds = sum(left[kind] * mean for kind, mean in known.items())
+        return f"{'about' if len(known) == len(left) else 'more than'} {timedelta(seconds=round(seconds))} left"
+
+
+def carry_on(cell: Cell) -> list[str]:
+    """Return the flags that continue a killed training run from its last whole checkpoint, or else start it afresh."""
+    unfinished = cell.output.with_name(cell.output.name + ".incomplete")
+    if cell.kind != "train" or not unfinished.exists():
+        return []
+    whole = [folder for folder in unfinished.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
+    if not whole:
+        return ["--overwrite"]
+    newest = max(whole, key=lambda folder: int(folder.name.partition("-")[2]))
+    return ["--resume_from_checkpoint", typed(newest)]

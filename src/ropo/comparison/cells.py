@@ -1,0 +1,138 @@
+"""The cells of a comparison: the commands that train, evaluate and diagnose, and the folders they leave finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropo.comparison.data import PreparedData
+from ropo.comparison.places import typed
+from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe, slug
+from ropo.evaluation.kept import content_key
+
+CACHE = "cache"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Hold one command to run.
+
+    Attributes:
+        kind: The command's name.
+        name: What it works on, for a reader.
+        command: Its arguments, without the program's name.
+        output: What it leaves when it is finished: a folder, or a file.
+    """
+
+    kind: str
+    name: str
+    command: tuple[str, ...]
+    output: Path
+
+
+@dataclass(frozen=True)
+class Training(Cell):
+    """Hold one training run to make."""
+
+    data: str
+    method: MethodRecipe
+    seed: int
+    learning_rate: float
+
+    @property
+    def run(self) -> str:
+        """The run's name in the results."""
+        return f"{self.data}/{slug(self.method.label)}/seed{self.seed}"
+
+
+def training_cell(
+    recipe: Recipe, model: str, data: PreparedData, method: MethodRecipe, rate: float, seed: int, output: Path
+) -> Training:
+    """Return the cell that trains a method.
+
+    Its folder is named by everything that decides the run, so that a changed recipe finds what it still has in common.
+
+    Args:
+        recipe: The recipe.
+        model: Fingerprint of its model.
+        data: The data set.
+        method: The method.
+        rate: Its learning rate.
+        seed: Its seed.
+        output: The comparison's folder.
+    """
+    decided = ["--method", method.method, "--learning_rate", repr(rate), "--seed", str(seed)]
+    decided += ["--max_steps", str(data.steps), "--per_device_train_batch_size", str(recipe.budget.batch_size)]
+    decided += as_flags({**recipe.training, **method.options})
+    key = content_key([model, data.content, decided])[:8]
+    folder = output / "runs" / data.name / f"{slug(method.label)}-seed{seed}-lr{rate:g}-{key}"
+    held_out = ["--eval_data", data.validation] if data.validation else []
+    command = ["train", "--model", recipe.model, "--data", data.train, *held_out, "--output", typed(folder), *decided]
+    name = f"{data.name}/{slug(method.label)}/seed{seed} at {rate:g}"
+    return Training("train", name, tuple(command), folder, data.name, method, seed, rate)
+
+
+def evaluation_cell(
+    recipe: Recipe, data: PreparedData, evaluation: Evaluation, name: str, run: Path | None, mark: str, output: Path
+) -> Cell:
+    """Return the cell that evaluates one run against the reference, or the reference alone.
+
+    One run a command: what a suite says of one must not depend on which others there are.
+
+    Args:
+        recipe: The recipe.
+        data: The data set.
+        evaluation: The suite and its settings.
+        name: Name of the run.
+        run: Its folder; None for the reference.
+        mark: What names the run's content.
+        output: The comparison's folder.
+    """
+    settings = as_flags(settings_of(evaluation, data), switches=True)
+    models = [f"{data.name}/{REFERENCE}={recipe.model}"] + ([f"{name}={typed(run)}"] if run else [])
+    key = content_key([evaluation.suite, settings, mark, data.held_out, recipe.model])[:8]
+    folder = output / "evaluations" / data.name / f"{evaluation.suite}-{slug(name)}-{key}"
+    ends = ["--output", typed(folder), "--cache", typed(output / CACHE)]
+    command = ["evaluate", evaluation.suite, *models, *settings, *ends]
+    return Cell("evaluate", f"{evaluation.suite} of {name}", tuple(command), folder)
+
+
+def diagnosis_cell(recipe: Recipe, training: Training, output: Path) -> Cell:
+    """Return the cell that diagnoses a run; an adapter knows its reference itself."""
+    file = output / "diagnoses" / training.data / f"{training.output.name}.json"
+    reference = ["--reference", recipe.model] if training.method.method == "full" else []
+    command = ["diagnose", typed(training.output), *reference, "--output", typed(file)]
+    return Cell("diagnose", training.run, tuple(command), file)
+
+
+def settings_of(evaluation: Evaluation, data: PreparedData) -> dict[str, Any]:
+    """Return a suite's settings with the data set's own pairs and prompts filled in."""
+    own: dict[str, Any] = {"data": data.test} if evaluation.suite == "preference" else {}
+    if evaluation.suite in ("diversity", "instructions", "alpaca-eval") and data.prompts:
+        own["prompts"] = data.prompts
+    return {**own, **evaluation.options}
+
+
+def as_flags(options: Mapping[str, Any], switches: bool = False) -> list[str]:
+    """Write options as flags of a command; `null` is left out.
+
+    Args:
+        options: The options by name.
+        switches: Whether true is a bare flag and false none, as in `ropo evaluate`.
+    """
+    flags: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, list | tuple):
+            flags += [f"--{name}", *map(_as_text, value)]
+        elif switches and isinstance(value, bool):
+            flags += [f"--{name}"] if value else []
+        elif value is not None:
+            flags.append(f"--{name}={_as_text(value)}")
+    return flags
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | bool) else str(value)

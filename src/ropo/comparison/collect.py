@@ -1,0 +1,107 @@
+"""Read what the cells left, and put it together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ropo.comparison.bench import End
+from ropo.comparison.cells import Training
+from ropo.comparison.pictures import Pictures
+from ropo.comparison.places import without_folders
+from ropo.comparison.results import DataSuite, RunResult
+from ropo.diagnostics.report import DiagnosticReport
+from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.record import RunRecord, read_record, read_typed
+
+METRICS = "metrics.jsonl"
+
+
+def run_result(
+    training: Training, end: End, diagnosis: DiagnosticReport | None = None, pictures: Pictures | None = None
+) -> RunResult:
+    """Return what is known of one run."""
+    finished = end.status == "finished"
+    return RunResult(
+        name=training.run,
+        data=training.data,
+        method=training.method.label,
+        seed=training.seed,
+        learning_rate=training.learning_rate,
+        status=end.status,
+        reason=end.reason,
+        command=list(training.command),
+        record=portable_record(training.output) if finished else None,
+        curves=read_curves(training.output / METRICS) if finished else [],
+        diagnosis=diagnosis,
+        cosines=pictures.cosines if pictures else [],
+        neurons=pictures.neurons if pictures else None,
+    )
+
+
+def portable_record(folder: Path) -> RunRecord:
+    """Return a run's record without absolute paths of this machine, and without NaN."""
+    values = read_record(folder).model_dump(mode="json")
+    return RunRecord.model_validate(without_folders(values))
+
+
+def read_curves(file: Path) -> list[dict[str, float | None]]:
+    """Read what a trainer logged, one mapping a line; what is not finite is None.
+
+    Of a run that was carried on from a checkpoint, the steps that were done twice count once, the later ones.
+    """
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    kept: dict[Any, dict[str, Any]] = {}
+    for line in lines:
+        kept[(line.get("step"), frozenset(line))] = line
+    return [
+        {
+            name: value if math.isfinite(value) else None
+            for name, value in line.items()
+            if isinstance(value, int | float)
+        }
+        for line in sorted(kept.values(), key=lambda line: line.get("step", 0))
+    ]
+
+
+def read_diagnosis(file: Path) -> DiagnosticReport:
+    """Read what `ropo diagnose` wrote."""
+    return read_typed(DiagnosticReport, file, "a diagnosis of schema 1", "compare again", "delete it and compare again")
+
+
+def merge_suite(data: str, alone: SuiteResult | None, runs: Mapping[str, SuiteResult]) -> DataSuite | None:
+    """Put the results of one suite together: the reference first, then every run with its change from it.
+
+    Args:
+        data: Name of the data set.
+        alone: The result of the reference alone; None where the suite needs a second model, and the reference then
+            stands as it was measured beside the first run.
+        runs: The result of each run beside the reference, by the run's name.
+
+    Returns:
+        The whole, with each run's command; None where nothing was measured.
+    """
+    everything = [*([alone] if alone else []), *runs.values()]
+    if not everything:
+        return None
+    first = everything[0]
+    models = [first.models[0], *(each.models[1] for each in runs.values())]
+    commands = {result.models[-1].name: result.command for result in everything}
+    merged = first.model_copy(update={"models": models, "notes": _notes(everything)})
+    return DataSuite(data=data, result=merged, commands=commands)
+
+
+def _notes(results: Sequence[SuiteResult]) -> list[str]:
+    """Return the notes of all results, those of some only with the model that they are on."""
+    notes: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            notes.setdefault(note, []).append(_subject(result.models))
+    return [note if len(names) == len(results) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
+
+
+def _subject(models: Sequence[ModelResult]) -> str:
+    return models[-1].name

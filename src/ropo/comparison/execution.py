@@ -1,0 +1,91 @@
+"""Run a ropo command in a process of its own, one comparison a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropo.errors import UserError
+
+LOCK = ".lock"
+PATIENCE = 30  # seconds that an interrupted command has to clean up
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold the exit status of a command and the last line that it wrote."""
+
+    status: int
+    last_line: str
+
+
+Execute = Callable[[Sequence[str], Path], Outcome]  # the command without the program's name, and the file of its output
+
+
+def run_in_process_of_its_own(command: Sequence[str], log: Path, kept_open: Sequence[int] = ()) -> Outcome:
+    """Run a ropo command, so that neither a crash nor its memory reaches the others.
+
+    Args:
+        command: Its arguments, without the program's name.
+        log: Where its output goes.
+        kept_open: File descriptors that it inherits, such as the lock's.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ropo", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=tuple(kept_open),
+        )
+        try:
+            status = process.wait()
+        except BaseException:
+            stop(process)
+            raise
+    return Outcome(status, last_line(log))
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Interrupt a process, and end it where that does not help."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a file that is not empty."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it wrote nothing"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Keep every other comparison out of a folder, also while a command of a killed one still runs.
+
+    Yields:
+        The file descriptor of the lock, for the commands to inherit.
+
+    Raises:
+        UserError: If another one is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"output {folder}: another comparison, or a command of a killed one, still writes there; "
+                "wait for it or end it"
+            ) from error
+        yield file.fileno()

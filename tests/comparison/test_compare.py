@@ -1,0 +1,189 @@
+"""A whole comparison of tiny models: what it holds, that it can be made again, and that nothing stops it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+
+from ropo.comparison.results import read_comparison
+from tests.comparison.tiny import InThisProcess, numbers, run_comparison, write_recipe
+from tests.generation.tiny import save_tiny
+
+RUNS = ["toy/reference", "toy/ropo/seed0", "toy/ropo/seed1", "toy/full/seed0", "toy/full/seed1"]
+TRAININGS = 2 + 1 + 2  # two rates and one more seed; two seeds
+EVALUATIONS = 2 * len(RUNS)
+DIAGNOSES = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """A comparison, its folder and the commands that it ran."""
+    folder = tmp_path_factory.mktemp("whole")
+    execute = InThisProcess()
+    return run_comparison(write_recipe(folder, model), folder / "out", execute), folder, execute.commands
+
+
+def close(found, expected, where="result") -> int:
+    """Assert that two JSON values are equal, numbers to 1e-6, and count the numbers."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        return sum(close(found[name], expected[name], f"{where}.{name}") for name in expected)
+    if isinstance(expected, list):
+        assert len(found) == len(expected), where
+        return sum(close(a, b, f"{where}[{n}]") for n, (a, b) in enumerate(zip(found, expected, strict=True)))
+    if isinstance(expected, float):
+        assert math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-6), (where, found, expected)
+        return 1
+    assert found == expected, where
+    return 0
+
+
+def test_the_result_holds_every_run(whole, tmp_path):
+    result, _, commands = whole
+    assert [run.name for run in result.runs] == RUNS
+    assert {run.status for run in result.runs} == {"finished"}
+    kinds = [command[0] for command in commands]
+    assert [kinds.count(kind) for kind in ("train", "evaluate", "diagnose")] == [TRAININGS, EVALUATIONS, DIAGNOSES]
+    for run in result.runs[1:]:
+        assert run.command in commands
+        assert run.command[run.command.index("--seed") + 1] == str(run.seed)
+        assert [entry["step"] for entry in run.curves if "loss" in entry] == [1, 2]
+        assert run.record.metrics["trainable_parameters"] > 0
+        assert run.record.metrics["held_out"]["pairs"] == 2  # two of eight prompts
+        assert run.diagnosis.summary.energy_change is not None
+        assert run.neurons.before != run.neurons.after
+        assert sum(run.cosines[0].before) == sum(run.cosines[0].after) > 0
+    assert result.runs[0].record is None
+    result.write(tmp_path)
+    assert read_comparison(tmp_path) == result
+
+
+def test_suites_compare_every_run_with_the_reference(whole):
+    result = whole[0]
+    assert [each.result.suite for each in result.suites] == ["preference", "instructions"]
+    for suite in result.suites:
+        assert [model.name for model in suite.result.models] == RUNS
+        assert list(suite.commands) == RUNS
+        for model in suite.result.models[1:]:
+            assert {change.reference for change in model.changes} == {RUNS[0]}
+    margins = [model.metric("margin").value for model in result.suites[0].result.models[1:]]
+    assert all(margin > 0 for margin in margins)
+
+
+def test_samples_stand_side_by_side(whole):
+    result = whole[0]
+    assert [sample.prompt for sample in result.samples] == ["the cat sat", "one two"]
+    for sample in result.samples:
+        assert list(sample.answers) == list(sample.passed) == RUNS
+        assert sample.passed == {name: len(text.split()) <= 3 for name, text in sample.answers.items()}
+
+
+def test_the_rate_is_chosen_on_validation_pairs(whole):
+    result = whole[0]
+    (selection,) = result.selections
+    values = {each.learning_rate: each.value for each in selection.candidates}
+    assert selection.chosen == min(values, key=values.get)
+    assert [run.learning_rate for run in result.runs[1:3]] == [selection.chosen] * 2
+    held_out = result.runs[1].record.metrics["held_out"]
+    assert values[selection.chosen] == pytest.approx(held_out["loss"], abs=1e-6)  # that in float32
+
+
+def test_a_finished_comparison_is_not_redone(whole, model):
+    result, folder, _ = whole
+    execute = InThisProcess()
+    again = run_comparison(folder / "recipe.yaml", folder / "out", execute)
+    assert execute.commands == []
+    assert again.runs == result.runs
+    assert again.suites == result.suites
+
+
+def test_the_same_recipe_gives_the_same_numbers(whole, model, tmp_path):
+    again = run_comparison(write_recipe(tmp_path, model), tmp_path / "out")
+    assert close(numbers(again), numbers(whole[0])) > 1000
+
+
+def test_removing_a_run_leaves_the_others(whole, model, tmp_path):
+    full = [{"label": "full", "method": "full", "learning_rate": 0.001}]
+    less = run_comparison(write_recipe(tmp_path, model, methods=full, seeds=[0]), tmp_path / "out")
+    assert [run.name for run in less.runs] == ["toy/reference", "toy/full/seed0"]
+    wanted, found = (numbers(result) for result in (whole[0], less))
+    for run in found["runs"]:
+        close(run, next(each for each in wanted["runs"] if each["name"] == run["name"]))
+    for number, suite in enumerate(found["suites"]):
+        models = {each["name"]: each for each in wanted["suites"][number]["result"]["models"]}
+        assert len(suite["result"]["models"]) == 2
+        for each in suite["result"]["models"]:
+            assert close(each, models[each["name"]]) > 3
+
+
+def test_what_diverges_or_fails_stops_nothing(model, tmp_path):
+    reckless = {"max_grad_norm": 1e30, "lr_scheduler_type": "constant"}
+    methods = [
+        {"label": "hot", "method": "full", "learning_rate": 1e30, **reckless},
+        {"label": "swept", "method": "full", "learning_rates": [1e-3, 1e30], **reckless},
+        {"label": "broken", "method": "oft", "oft_block_size": 7, "learning_rate": 1e-3},
+        {"label": "fine", "method": "lora", "use_dora": True, "learning_rate": 1e-3},
+    ]
+    recipe = write_recipe(tmp_path, model, methods=methods, seeds=[0], evaluations=[{"suite": "preference"}])
+    result = run_comparison(recipe, tmp_path / "out")
+    status = {run.name.split("/")[1]: run.status for run in result.runs}
+    assert status == {
+        "reference": "finished",
+        "hot": "diverged",
+        "swept": "finished",
+        "broken": "failed",
+        "fine": "finished",
+    }
+    reasons = {run.name.split("/")[1]: run.reason for run in result.runs}
+    assert reasons["hot"].startswith("training diverged")
+    assert "\n" not in reasons["broken"]
+    assert "7" in reasons["broken"]
+    assert [each.status for each in result.selections[0].candidates] == ["finished", "diverged"]
+    assert [each.value is None for each in result.selections[0].candidates] == [False, True]
+    names = ["toy/reference", "toy/swept/seed0", "toy/fine/seed0"]
+    assert [model.name for model in result.suites[0].result.models] == names
+    execute = InThisProcess()
+    again = run_comparison(recipe, tmp_path / "out", execute)
+    assert [command[0] for command in execute.commands] == ["train"]  # only what failed is tried again
+    assert again.runs == result.runs
+
+
+def test_a_killed_comparison_goes_on_with_the_first_unfinished_cell(model, tmp_path):
+    class Killed(InThisProcess):
+        def __call__(self, command, log):
+            if len(self.commands) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(command, log)
+
+    changes = {"seeds": [0], "evaluations": [], "diagnose": False}
+    recipe = write_recipe(tmp_path, model, **changes)
+    first, second = Killed(), InThisProcess()
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(recipe, tmp_path / "out", first)
+    unfinished = tmp_path / "out" / "runs" / "toy" / "x.incomplete"
+    unfinished.mkdir()
+    result = run_comparison(recipe, tmp_path / "out", second)
+    assert [len(first.commands), len(second.commands)] == [2, 1]
+    assert second.commands[0][second.commands[0].index("--method") + 1] == "full"
+    assert {run.status for run in result.runs} == {"finished"}
+
+
+def test_a_changed_recipe_keeps_what_it_still_has(whole, model, tmp_path):
+    _, folder, _ = whole
+    content = yaml.safe_load((folder / "recipe.yaml").read_text())
+    content["methods"][1]["learning_rate"] = 0.002
+    changed = folder / "changed.yaml"
+    changed.write_text(yaml.safe_dump(content))
+    execute = InThisProcess()
+    result = run_comparison(changed, folder / "out", execute)
+    trained = [command for command in execute.commands if command[0] == "train"]
+    assert len(trained) == 2
+    assert all("0.002" in command for command in trained)
+    assert {run.learning_rate for run in result.runs[3:]} == {0.002}
