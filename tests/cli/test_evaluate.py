@@ -29,7 +29,11 @@ def one_error(capsys) -> str:
         ([], "the following arguments are required: SUITE"),
         (["preferense", "m"], "there is no suite 'preferense'; did you mean 'preference'?"),
         (["alpaca_eval", "m"], "there is no suite 'alpaca_eval'; did you mean 'alpaca-eval'?"),
-        (["xyz", "m"], "there is no suite 'xyz'; choose from preference, knowledge, diversity, alpaca-eval, mt-bench"),
+        (
+            ["xyz", "m"],
+            "there is no suite 'xyz'; choose from preference, knowledge, diversity, instructions, "
+            "alpaca-eval, mt-bench",
+        ),
         (["diversity", "--output", "o", "--prompts", "p"], "arguments are required: MODEL_OR_ADAPTER"),
         (["diversity", "m", "--prompts", "p"], "arguments are required: --output"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -70,7 +71,23 @@ def test_a_paired_difference_is_surer_than_an_unpaired_one():
     found = paired_difference(VALUES + 0.1 + GENERATOR.normal(0, 0.1, size=400), VALUES)
     assert found.value == pytest.approx(0.1, abs=0.02)
     assert 0.08 < found.low < found.high < 0.12
-    assert found.test is found.p_value is None
+    assert (found.test, found.p_value) == ("sign-flip", pytest.approx(2e-4))  # no draw of 9,999 is as far from 0
+
+
+def test_few_paired_differences_are_tested_over_all_their_signs():
+    found = paired_difference(np.array([1.0, 2.0, 3.0]), np.zeros(3))
+    assert found.p_value == pytest.approx(2 / 8)  # +++ and ---
+    assert paired_difference(np.array([3.0, -1.0, 0.5]), np.zeros(3)).p_value == pytest.approx(6 / 8)
+    assert paired_difference(np.ones(5), np.ones(5)).p_value == 1.0
+    assert paired_difference(np.ones(1), np.zeros(1)).p_value is None
+
+
+def test_many_paired_differences_are_tested_as_by_the_t_test():
+    noise = np.random.default_rng(1).normal(size=200)
+    differences = noise - noise.mean() + 0.12
+    expected = ttest_1samp(differences, 0.0).pvalue
+    assert 0.001 < expected < 0.2
+    assert paired_difference(differences, np.zeros(200)).p_value == pytest.approx(expected, abs=0.01)
 
 
 def test_shares_are_tested_with_mcnemar():

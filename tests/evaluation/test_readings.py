@@ -29,7 +29,7 @@ def test_a_mean_over_the_units_it_is_about():
     metric, change = one(Reading(MEAN, "mean", USED), Reading(MEAN * 0, "mean", USED))
     assert (metric.value, metric.count) == (pytest.approx(10 / 3), 3)
     assert (change.value, change.low, change.high) == (metric.value, metric.low, metric.high)
-    assert change.test is None
+    assert (change.test, change.p_value) == ("sign-flip", 0.25)  # three differences of one sign: +++ and --- of 8
 
 
 def test_a_perplexity_is_the_exponential_of_a_mean():

@@ -15,7 +15,7 @@ from ropo.names import did_you_mean
 if TYPE_CHECKING:
     from ropo.evaluation.suites import Suite
 
-HELP = "measure models: preference, knowledge, diversity, alpaca-eval, mt-bench"
+HELP = "measure models: preference, knowledge, diversity, instructions, alpaca-eval, mt-bench"
 CACHE = "cache"
 
 

@@ -8,7 +8,23 @@ from pathlib import Path
 
 from ropo.evaluation.contestants import Contestant, fingerprint_source
 from ropo.evaluation.kept import content_key
+from ropo.evaluation.suites import Workplace
 from ropo.generation import Answer, Batch, PromptRecord, SamplingSettings, sample_with_journal, sampling_backend
+
+
+def answer_with_progress(
+    contestant: Contestant, prompts: Sequence[PromptRecord], settings: SamplingSettings, workplace: Workplace
+) -> list[list[Answer]]:
+    """Return a model's answers as `answer_prompts` does, under a progress bar of their own."""
+    with workplace.progress(f"sampling from {contestant.name}", len(prompts)) as advance:
+        return answer_prompts(
+            contestant,
+            prompts,
+            settings,
+            workplace.batch_size,
+            workplace.cache,
+            lambda batch: advance(len(batch.prompts)),
+        )
 
 
 def answer_prompts(

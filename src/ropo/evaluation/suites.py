@@ -19,6 +19,7 @@ SUITES = {
     "preference": "ropo.evaluation.preference",
     "knowledge": "ropo.evaluation.knowledge",
     "diversity": "ropo.evaluation.diversity",
+    "instructions": "ropo.evaluation.instructions",
     "alpaca-eval": "ropo.evaluation.alpaca_eval",
     "mt-bench": "ropo.evaluation.mt_bench",
 }

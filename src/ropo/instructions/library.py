@@ -274,7 +274,7 @@ def _check(instruction: dict[str, Any], answer: str) -> bool:
         raise UserError(f"instruction {name!r}: is not in the library; choose from {', '.join(sorted(INSTRUCTIONS))}")
     parameters = instruction.get("parameters", {})
     known = INSTRUCTIONS[name].choices[0].keys()
-    if parameters.keys() != known:
+    if not isinstance(parameters, dict) or parameters.keys() != known:
         raise UserError(
             f"instruction {name}: takes the parameters {sorted(known)}, got {sorted(parameters)}; mend them"
         )

@@ -25,7 +25,7 @@ from ropo.evaluation.alpaca_eval.metrics import (
     notes_on,
 )
 from ropo.evaluation.alpaca_eval.question import pair_question, read_preference
-from ropo.evaluation.answers import answer_prompts
+from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
 from ropo.evaluation.judges.chat import ChatModel, Meter
 from ropo.evaluation.judges.flags import load_judge
@@ -133,15 +133,7 @@ def _answer(
         max_new_tokens=settings.max_new_tokens,
         seed=workplace.seed,
     )
-    with workplace.progress(f"answering with {contestant.name}", len(prompts)) as advance:
-        answers = answer_prompts(
-            contestant,
-            prompts,
-            sampling,
-            workplace.batch_size,
-            workplace.cache,
-            lambda batch: advance(len(batch.prompts)),
-        )
+    answers = answer_with_progress(contestant, prompts, sampling, workplace)
     return Outputs(contestant.name, [samples[0].text for samples in answers])
 
 

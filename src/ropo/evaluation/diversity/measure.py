@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ropo.evaluation.answers import answer_prompts
+from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, fingerprint_source
 from ropo.evaluation.diversity import DiversitySettings
 from ropo.evaluation.diversity.embeddings import LONGEST, Encoder, default_encoder
@@ -104,15 +104,7 @@ def _sample(
     sampling = SamplingSettings(
         settings.samples, settings.temperature, settings.top_p, settings.max_new_tokens, workplace.seed
     )
-    with workplace.progress(f"sampling from {contestant.name}", len(prompts)) as advance:
-        return answer_prompts(
-            contestant,
-            prompts,
-            sampling,
-            workplace.batch_size,
-            workplace.cache,
-            lambda batch: advance(len(batch.prompts)),
-        )
+    return answer_with_progress(contestant, prompts, sampling, workplace)
 
 
 def _read(groups: Sequence[Sequence[Answer]], tokenizer: Any, encoder: Encoder | None) -> dict[str, Reading]:

@@ -1,0 +1,116 @@
+"""Sample answers from every model with the same random numbers, and check what their prompts asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from ropo.errors import UserError
+from ropo.evaluation.answers import answer_with_progress
+from ropo.evaluation.contestants import Contestant, fingerprint_source
+from ropo.evaluation.instructions import InstructionSettings
+from ropo.evaluation.readings import Reading, compare_models
+from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.suites import Workplace
+from ropo.generation import Answer, PromptRecord, SamplingSettings, model_name, read_prompts
+from ropo.instructions import satisfied
+from ropo.record import Source
+
+
+def measure(contestants: Sequence[Contestant], settings: InstructionSettings, workplace: Workplace) -> SuiteResult:
+    """Compare how often models follow instructions that a program can check.
+
+    Args:
+        contestants: The models; changes are against the first.
+        settings: The suite's settings.
+        workplace: Cache, seed, batch size and progress bar.
+
+    Returns:
+        The result.
+
+    Raises:
+        UserError: If a prompt is malformed or has no instructions, or a model cannot be loaded.
+
+    Cost: generation, none for answers that are kept; checking is nothing beside it.
+    """
+    prompts = read_prompts(settings.prompts)[: settings.max_prompts]
+    check_instructions(prompts, settings)
+    sampling = SamplingSettings(
+        settings.samples, settings.temperature, settings.top_p, settings.max_new_tokens, workplace.seed
+    )
+    fingerprints = [fingerprint_source(each.source) for each in contestants]
+    readings = [read_answers(prompts, answer_with_progress(each, prompts, sampling, workplace)) for each in contestants]
+    compared = compare_models([each.name for each in contestants], readings, "prompts", workplace.seed)
+    models = [
+        ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
+        for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)
+    ]
+    content = json.dumps([prompt.fields for prompt in prompts], sort_keys=True)
+    data = Source(
+        name=settings.prompts.name,
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+        counts={"prompts": len(prompts)},
+    )
+    shown = {**settings.model_dump(mode="json"), "prompts": settings.prompts.name, "batch_size": workplace.batch_size}
+    return SuiteResult(suite="instructions", settings=shown, data={"prompts": data}, models=models, seed=workplace.seed)
+
+
+def check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSettings) -> None:
+    """Refuse a prompt without instructions, or with one that no checker knows, before anything is sampled."""
+    for prompt in prompts:
+        instructions = prompt.fields.get("instructions")
+        where = f"prompts {settings.prompts}, line {prompt.line}"
+        objects = isinstance(instructions, list) and all(isinstance(each, dict) for each in instructions)
+        if not objects or not instructions:
+            raise UserError(
+                f"{where}: has no `instructions`; write a list of {{'name': ..., 'parameters': ...}}, as "
+                f"`ropo.instructions.generate_prompts` does"
+            )
+        try:
+            satisfied(instructions, "")
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+
+def read_answers(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Answer]]) -> dict[str, Reading]:
+    """Read what the answers did.
+
+    Args:
+        prompts: The prompts with their `instructions`.
+        answers: For each prompt its sampled answers, equally many.
+
+    Returns:
+        `passes`: the share of a prompt's answers that satisfy all its instructions; `passes_NAME`: the share that
+        satisfies the instruction of that name, over the prompts that have it; `tokens`; `cut_off`: the share of
+        answers that ran into the limit. With one answer a prompt, shares are true or false.
+    """
+    checks: list[np.ndarray] = [
+        np.array([satisfied(prompt.fields["instructions"], answer.text) for answer in group])  # (samples, instructions)
+        for prompt, group in zip(prompts, answers, strict=True)
+    ]
+    readings = {"passes": _share([_all(check) for check in checks], "answers that do all they were told")}
+    for name in sorted({each["name"] for prompt in prompts for each in prompt.fields["instructions"]}):
+        asked = [[each["name"] == name for each in prompt.fields["instructions"]] for prompt in prompts]
+        passed = [_all(check[:, columns]) for check, columns in zip(checks, asked, strict=True)]
+        used = np.array([any(columns) for columns in asked])
+        readings[f"passes_{name}"] = _share(passed, f"answers that satisfy {name}, where it is asked for", used)
+    lengths = np.array([np.mean([answer.tokens for answer in group]) for group in answers])
+    readings["tokens"] = Reading(lengths, "length of an answer in tokens")
+    cut_off = [np.array([not answer.finished for answer in group]) for group in answers]
+    readings["cut_off"] = _share(cut_off, "answers that ran into max_new_tokens")
+    return readings
+
+
+def _all(checks: np.ndarray) -> np.ndarray:
+    """Say of each answer whether it passes all of its checks; of none it passes all."""
+    return np.asarray(checks.all(axis=1))
+
+
+def _share(outcomes: Sequence[np.ndarray], meaning: str, used: np.ndarray | None = None) -> Reading:
+    """Read the share of each prompt's answers; a single answer stays true or false, for Wilson and McNemar."""
+    if len(outcomes[0]) == 1:
+        return Reading(np.array([bool(outcome[0]) for outcome in outcomes]), f"share of {meaning}", used)
+    return Reading(np.array([outcome.mean() for outcome in outcomes]), f"share of {meaning}", used)
