@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from ropo.comparison.data import PreparedData
     from ropo.comparison.reading import RecipeFile
 
-HELP = "train, evaluate and diagnose the methods of a recipe, and write one report"
-REPORT = "report.html"
+HELP = "train, evaluate and diagnose the methods of a recipe on the same data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what is not finished yet, and write `results.json` and `report.html`."""
+    """Do what is not finished yet, and write `results.json`."""
     from ropo.cli.quiet import quiet_libraries
     from ropo.comparison.compare import compare
     from ropo.comparison.execution import locked, run_in_process_of_its_own
     from ropo.comparison.reading import RecipeFile
-    from ropo.report import write_report
 
     output = arguments.output
     if output.exists() and not output.is_dir():
@@ -46,8 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         execute = partial(run_in_process_of_its_own, kept_open=(lock,))
         result = compare(file.recipe, data, output, execute, partial(print, flush=True))
         result.write(output)
-    write_report(result, output / REPORT)
-    print(f"written to {output / 'results.json'} and {output / REPORT}")
+    print(f"written to {output / 'results.json'}")
 
 
 def check_commands(file: RecipeFile) -> None:
