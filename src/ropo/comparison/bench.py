@@ -86,12 +86,6 @@ class Bench:
 
 
 def carry_on(cell: Cell) -> list[str]:
-    """Return the flags that continue a killed training run from its last whole checkpoint, or else start it afresh."""
+    """Return the flag that carries on a killed training run."""
     unfinished = cell.output.with_name(cell.output.name + ".incomplete")
-    if cell.kind != "train" or not unfinished.exists():
-        return []
-    whole = [folder for folder in unfinished.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
-    if not whole:
-        return ["--overwrite"]
-    newest = max(whole, key=lambda folder: int(folder.name.partition("-")[2]))
-    return ["--resume_from_checkpoint", typed(newest)]
+    return ["--resume"] if cell.kind == "train" and unfinished.exists() else []

@@ -64,13 +64,13 @@ def training_cell(
         seed: Its seed.
         output: The comparison's folder.
     """
-    decided = ["--method", method.method, "--learning_rate", repr(rate), "--seed", str(seed)]
-    decided += ["--max_steps", str(data.steps), "--per_device_train_batch_size", str(recipe.budget.batch_size)]
-    decided += as_flags({**recipe.training, **method.options})
-    key = content_key([model, data.content, decided])[:8]
+    options = {"method": method.method, "learning_rate": rate, "seed": seed, "max_steps": data.steps}
+    options |= {"per_device_train_batch_size": recipe.budget.batch_size, **recipe.training, **method.options}
+    key = short_key(model, data.content, options)
     folder = output / "runs" / data.name / f"{slug(method.label)}-seed{seed}-lr{rate:g}-{key}"
     held_out = ["--eval_data", data.validation] if data.validation else []
-    command = ["train", "--model", recipe.model, "--data", data.train, *held_out, "--output", typed(folder), *decided]
+    command = ["train", "--model", recipe.model, "--data", data.train, *held_out, "--output", typed(folder)]
+    command += as_flags(options)
     name = f"{data.name}/{slug(method.label)}/seed{seed} at {rate:g}"
     return Training("train", name, tuple(command), folder, data.name, method, seed, rate)
 
@@ -91,12 +91,12 @@ def evaluation_cell(
         mark: What names the run's content.
         output: The comparison's folder.
     """
-    settings = as_flags(settings_of(evaluation, data), switches=True)
+    settings = settings_of(evaluation, data)
     models = [f"{data.name}/{REFERENCE}={recipe.model}"] + ([f"{name}={typed(run)}"] if run else [])
-    key = content_key([evaluation.suite, settings, mark, data.held_out, recipe.model])[:8]
+    key = short_key(evaluation.suite + mark + recipe.model, data.held_out, settings)
     folder = output / "evaluations" / data.name / f"{evaluation.suite}-{slug(name)}-{key}"
     ends = ["--output", typed(folder), "--cache", typed(output / CACHE)]
-    command = ["evaluate", evaluation.suite, *models, *settings, *ends]
+    command = ["evaluate", evaluation.suite, *models, *as_flags(settings, switches=True), *ends]
     return Cell("evaluate", f"{evaluation.suite} of {name}", tuple(command), folder)
 
 
@@ -114,6 +114,11 @@ def settings_of(evaluation: Evaluation, data: PreparedData) -> dict[str, Any]:
     if evaluation.suite in ("diversity", "instructions", "alpaca-eval") and data.prompts:
         own["prompts"] = data.prompts
     return {**own, **evaluation.options}
+
+
+def short_key(what: str, data: str, options: Mapping[str, Any]) -> str:
+    """Return a name made from what decides a cell's result; the order of the options does not count."""
+    return content_key([what, data, {name: as_flags({name: value}) for name, value in options.items()}])[:8]
 
 
 def as_flags(options: Mapping[str, Any], switches: bool = False) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ropo.errors import UserError
 
 LOCK = ".lock"
-PATIENCE = 30  # seconds that an interrupted command has to clean up
+PATIENCE = 120  # seconds that an interrupted command has to save what it has
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class RecipeFile:
         """
         self.path = path
         self._lines: dict[Place, int] = {}
+        self._texts: dict[Place, str] = {}
         content = self._load()
         try:
             self.written = Recipe.model_validate(content)
@@ -55,11 +56,13 @@ class RecipeFile:
 
         Args:
             place: Keys and numbers that lead there.
-            message: What is wrong; a key of that place that it names gives the line.
+            message: What is wrong; a key of that place that it names gives the line, or one whose file it names.
         """
         keys = [key for key in self._lines if key[:-1] == place and isinstance(key[-1], str)]
-        named = next((key for key in keys if str(key[-1]) in message.replace("--", " ").split(":")[0].split()), None)
-        named = named or next((key for key in keys if f"--{key[-1]}" in message), place)
+        about = set(message.replace("--", " ").replace("'", " ").split(":")[0].split(";")[0].split())
+        named = next((key for key in keys if str(key[-1]) in about), None)
+        files = (key for key, text in self._texts.items() if key[: len(place)] == place and Path(text).name in message)
+        named = named or next(files, place)
         while named and named not in self._lines:
             named = named[:-1]
         return UserError(f"{self.path}:{self._lines.get(named, 1)}: {message}")
@@ -92,9 +95,13 @@ class RecipeFile:
             for number, value in enumerate(node.value):
                 self._lines[(*place, number)] = value.start_mark.line + 1
                 self._note_lines(value, (*place, number))
+        elif node.value:
+            self._texts[place] = str(node.value)
 
     def _explain(self, error: ValidationError) -> UserError:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda each: each["type"] != "extra_forbidden"
+        )  # a typo makes a key missing too
         place: Place = first["loc"]
         name = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":

@@ -31,6 +31,7 @@ DECIDED = {
     "output_dir": "--output",
     "overwrite": "--output",
     "config": "the recipe",
+    "resume": "the comparison",
     "resume_from_checkpoint": "the comparison",
     "seed": "seeds",
     "max_steps": "budget",

@@ -1,0 +1,180 @@
+"""The parts of a comparison, each alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ropo.comparison.bench import Bench
+from ropo.comparison.cells import Cell, as_flags, short_key
+from ropo.comparison.collect import merge_suite, read_curves
+from ropo.comparison.data import split_by_prompt, steps_of
+from ropo.comparison.execution import Outcome, locked, run_in_process_of_its_own
+from ropo.comparison.pictures import pictured_layers
+from ropo.comparison.recipe import Budget
+from ropo.comparison.selection import candidate, select
+from ropo.errors import UserError
+from ropo.evaluation.results import Estimate, Metric, ModelResult, SuiteResult
+
+PAIRS = [{"prompt": f"p{number // 2}", "chosen": f"c{number}", "rejected": "r"} for number in range(20)]
+
+
+def test_a_prompt_is_on_one_side_of_the_split():
+    train, validation = split_by_prompt(PAIRS, 0.2, seed=3)
+    assert (len(train), len(validation)) == (16, 4)
+    assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in validation}
+    assert sorted(pair["chosen"] for pair in train + validation) == sorted(pair["chosen"] for pair in PAIRS)
+    assert split_by_prompt(PAIRS, 0.2, seed=3) == (train, validation)
+    assert split_by_prompt(PAIRS, 0.2, seed=4) != (train, validation)
+    with pytest.raises(UserError, match="leaves none to train on"):
+        split_by_prompt(PAIRS, 0.99, seed=0)
+
+
+def test_the_budget_sets_the_steps(tmp_path):
+    from tests.generation.tiny import save_tiny
+
+    model = save_tiny(tmp_path)
+    pairs = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran"}] * 3
+    # <user> the cat <eos> <assistant> + sat on <eos> + ran <eos> = 10 tokens
+    assert steps_of(Budget(pairs=9, batch_size=4), pairs, model, True) == 3
+    assert steps_of(Budget(tokens=200, batch_size=4), pairs, model, True) == 5
+    assert steps_of(Budget(tokens=1, batch_size=4), pairs, model, True) == 1
+
+
+@pytest.mark.parametrize(("criterion", "chosen"), [("loss", 2.0), ("accuracy", 1.0), ("margin", 3.0)])
+def test_each_criterion_chooses_its_own_best(criterion, chosen):
+    margins = {1.0: [0.1, 0.1, 0.1], 2.0: [1.0, 1.0, -0.1], 3.0: [9.0, -4.0, -0.5]}
+    found = [
+        candidate(rate, "finished", {"held_out": {"margins": values}}, criterion) for rate, values in margins.items()
+    ]
+    lost = candidate(4.0, "diverged", {}, criterion)
+    assert (lost.value, lost.status) == (None, "diverged")
+    selection = select("toy", "RoPO", [*found, lost], criterion)
+    assert selection.chosen == chosen
+    assert all(each.low <= each.value <= each.high for each in found)
+    expected = {"loss": np.log1p(np.exp(-0.1)), "accuracy": 1.0, "margin": 0.1}[criterion]
+    assert found[0].value == pytest.approx(expected)
+
+
+def test_of_equal_rates_and_where_none_finished_the_lowest_is_chosen():
+    equal = [candidate(rate, "finished", {"held_out": {"margins": [0.5]}}, "margin") for rate in (2.0, 1.0)]
+    assert select("toy", "m", equal, "margin").chosen == 1.0
+    lost = [candidate(rate, "diverged", {}, "loss") for rate in (2.0, 1.0)]
+    assert select("toy", "m", lost, "loss").chosen == 1.0
+
+
+def test_flags():
+    options = {"beta": 0.1, "names": ["a", "b"], "on": True, "off": False, "none": None, "low": -1}
+    trained = ["--beta=0.1", "--names", "a", "b", "--on=true", "--off=false", "--low=-1"]
+    assert as_flags(options) == trained
+    assert as_flags(options, switches=True) == ["--beta=0.1", "--names", "a", "b", "--on", "--low=-1"]
+    assert short_key("m", "d", {"a": 1, "b": 2}) == short_key("m", "d", {"b": 2, "a": 1})
+    assert len({short_key("m", "d", {"a": 1}), short_key("m", "d", {"a": 2}), short_key("n", "d", {"a": 1})}) == 3
+
+
+def test_curves_have_no_nan_and_no_step_twice(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    lines = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}, {"step": 2, "eval": 1.0}, {"step": 2, "loss": 0.3}]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "loss": NaN, "word": "x"}\n'
+    file.write_text(text)
+    assert read_curves(file) == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": 0.3},
+        {"step": 2, "eval": 1.0},
+        {"step": 3, "loss": None},
+    ]
+
+
+def suite(*names: str, note: str) -> SuiteResult:
+    metric = Metric.of("m", Estimate(0.5, 0.4, 0.6, 9), "")
+    models = [ModelResult(name=name, source=name, fingerprint=None, metrics=[metric]) for name in names]
+    return SuiteResult(suite="s", settings={}, models=models, notes=["all", note], seed=0, command=list(names))
+
+
+def test_suites_are_merged():
+    runs = {"a": suite("ref", "a", note="x"), "b": suite("ref", "b", note="y")}
+    merged = merge_suite("toy", suite("ref", note="x"), runs)
+    assert [model.name for model in merged.result.models] == ["ref", "a", "b"]
+    assert merged.commands == {"ref": ["ref"], "a": ["ref", "a"], "b": ["ref", "b"]}
+    assert merged.result.notes == ["all", "ref, a: x", "b: y"]
+    assert [model.name for model in merge_suite("toy", None, runs).result.models] == ["ref", "a", "b"]
+    assert merge_suite("toy", None, {}) is None
+
+
+def test_layers_are_first_middle_and_last_of_each_adapted_kind():
+    names = [f"layers.{number}.{kind}" for number in range(5) for kind in ("q_proj", "k_proj", "v_proj")]
+    chosen = pictured_layers(names, "llama")
+    assert chosen == [f"layers.{number}.{kind}" for kind in ("q_proj", "v_proj") for number in (0, 2, 4)]
+    assert pictured_layers(["odd"], "unheard-of") == ["odd"]
+
+
+def test_the_bench_tells_how_far_it_is(tmp_path):
+    def execute(command, log):
+        (tmp_path / command[0]).mkdir()
+        (tmp_path / command[0] / "run.json").touch()
+        return Outcome(0, "")
+
+    lines: list[str] = []
+    bench = Bench(tmp_path, execute, Counter(train=2, evaluate=1), lines.append)
+    cell = Cell("train", "one", ("one",), tmp_path / "one")
+    assert bench.do(cell).status == "finished"
+    assert lines[0] == "[1/3] train one ..."
+    assert lines[1].startswith("[1/3] train one: done in 0:00:00; more than 0:00:00 left")
+    assert bench.do(cell).status == "finished"
+    assert lines[2] == "[2/3] train one: is there already"
+    failing = Bench(tmp_path, lambda command, log: Outcome(2, "ropo train: error: no"), Counter(train=1), lines.append)
+    end = failing.do(Cell("train", "two", ("two",), tmp_path / "two"))
+    assert (end.status, end.reason) == ("failed", "no")
+
+
+def test_a_command_runs_in_a_process_of_its_own(tmp_path):
+    outcome = run_in_process_of_its_own(["there-is-no-such-command"], tmp_path / "logs" / "x.log")
+    assert outcome.status == 2
+    assert outcome.last_line.startswith("ropo: error: there is no command")
+
+
+def test_one_comparison_a_folder_also_while_an_orphan_still_writes(tmp_path):
+    with locked(tmp_path) as lock:
+        orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(lock,))
+    try:
+        with pytest.raises(UserError, match="still writes there"), locked(tmp_path):
+            pass
+    finally:
+        orphan.kill()
+        orphan.wait()
+    with locked(tmp_path):
+        pass
+
+
+def test_an_interrupt_reaches_the_command(tmp_path):
+    """The parent alone is interrupted; its command ends, and both are gone."""
+    program = (
+        "import sys, pathlib\n"
+        "from ropo.comparison import execution\n"
+        "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
+        "start = execution.subprocess.Popen\n"
+        "execution.subprocess.Popen = lambda args, **rest: start([sys.executable, '-c', code], **rest)\n"
+        f"execution.run_in_process_of_its_own([], pathlib.Path({str(tmp_path / 'log')!r}))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text()):
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(parent.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, errors = parent.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert "KeyboardInterrupt" in errors
+    assert "KeyboardInterrupt" in Path(log).read_text()
