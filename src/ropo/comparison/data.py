@@ -16,7 +16,7 @@ from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
 from ropo.diagnostics.measure import mean
 from ropo.diagnostics.tokens import tokenize_pair
 from ropo.errors import UserError
-from ropo.generation.journal import write_atomically
+from ropo.files import write_atomically
 from ropo.models import load_tokenizer
 from ropo.preferences import load_preferences
 from ropo.preferences.data import Pair, as_conversation

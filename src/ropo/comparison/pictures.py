@@ -13,7 +13,7 @@ from ropo.comparison.results import CosineHistogram, NeuronProjection
 from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.neurons import cosine_counts, cosine_edges, project_neurons
-from ropo.generation.journal import write_atomically
+from ropo.files import write_atomically
 from ropo.models import load_model, load_policy
 from ropo.record import read_typed
 

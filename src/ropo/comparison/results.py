@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +9,8 @@ from pydantic import Field
 
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
-from ropo.environment import device_name
-from ropo.evaluation.results import SuiteResult
-from ropo.generation.journal import write_atomically
-from ropo.record import RunRecord, git_commit, library_versions, read_typed
-
-FILE_NAME = "results.json"
+from ropo.evaluation.results import FILE_NAME, SuiteResult, WrittenResult
+from ropo.record import RunRecord, read_typed
 
 Status = Literal["finished", "diverged", "failed", "unfinished"]
 
@@ -131,11 +125,10 @@ class Sample(Measure):
     passed: dict[str, bool] = Field(default_factory=dict)
 
 
-class ComparisonResult(Measure):
-    """Hold a whole comparison, and what is needed to make it again.
+class ComparisonResult(WrittenResult):
+    """Hold a whole comparison.
 
     Attributes:
-        schema_version: Version of this schema; readers refuse others.
         title: What was compared, in words.
         recipe: The recipe with every default filled in; None for a report of runs that were made one by one.
         runs: The final runs in the order of the recipe.
@@ -143,14 +136,8 @@ class ComparisonResult(Measure):
         suites: The results of the evaluations.
         samples: Answers side by side.
         notes: What a reader of the numbers has to know.
-        command: The command line, without the program's name.
-        created: When it was written, in UTC.
-        versions: Versions of Python and of the libraries that decide the result.
-        device: The device in words.
-        git_commit: The commit of ropo itself where it runs from a checkout.
     """
 
-    schema_version: Literal[1] = 1
     title: str
     recipe: dict[str, Any] | None = None
     runs: list[RunResult]
@@ -158,15 +145,6 @@ class ComparisonResult(Measure):
     suites: list[DataSuite] = Field(default_factory=list)
     samples: list[Sample] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-    command: list[str] = Field(default_factory=lambda: sys.argv[1:])
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    versions: dict[str, str] = Field(default_factory=library_versions)
-    device: str = Field(default_factory=device_name)
-    git_commit: str | None = Field(default_factory=git_commit)
-
-    def write(self, folder: Path) -> None:
-        """Write the result to `results.json` in a folder, whole or not at all."""
-        write_atomically(folder / FILE_NAME, self.model_dump_json(indent=1) + "\n")
 
 
 def read_comparison(folder: Path) -> ComparisonResult:

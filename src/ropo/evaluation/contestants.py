@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from ropo.errors import UserError
+from ropo.evaluation.results import Change, Metric, ModelResult
 from ropo.generation.batches import load_sampler_model
 from ropo.generation.journalled import model_name
 from ropo.models import WEIGHT_PATTERNS, adapter_base, is_adapter, load_tokenizer
@@ -32,6 +33,18 @@ class Contestant:
 
     name: str
     source: str
+
+
+def model_results(
+    contestants: Sequence[Contestant],
+    fingerprints: Sequence[str],
+    compared: Sequence[tuple[list[Metric], list[Change]]],
+) -> list[ModelResult]:
+    """Return each model's metrics and changes under its name."""
+    return [
+        ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
+        for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)
+    ]
 
 
 def parse_contestants(specs: Sequence[str]) -> list[Contestant]:

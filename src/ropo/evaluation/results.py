@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ropo.diagnostics.measure import Measure
 from ropo.environment import device_name
-from ropo.generation.journal import write_atomically
+from ropo.files import write_atomically
 from ropo.record import Source, git_commit, library_versions, read_typed
 
 FILE_NAME = "results.json"
@@ -108,17 +108,11 @@ class ModelResult(Measure):
         return {change.name: change for change in self.changes}[name]
 
 
-class SuiteResult(Measure):
-    """Hold the result of one suite for one or many models, and what is needed to make it again.
+class WrittenResult(Measure):
+    """Hold what a result that is written to `results.json` says of how it was made.
 
     Attributes:
         schema_version: Version of this schema; readers refuse others.
-        suite: Name of the suite.
-        settings: Every setting of the suite with the value it had. Never a key.
-        data: What was read, by its use.
-        models: One entry a model, in the order of the command line; the first is the reference of the changes.
-        notes: What a reader of the numbers has to know: what they lack, what was skipped, what failed.
-        seed: Seed of every random draw.
         command: The command line, without the program's name.
         created: When it was complete, in UTC.
         versions: Versions of Python and of the libraries that decide the result.
@@ -127,12 +121,6 @@ class SuiteResult(Measure):
     """
 
     schema_version: Literal[1] = 1
-    suite: str
-    settings: dict[str, Any]
-    data: dict[str, Source] = Field(default_factory=dict)
-    models: list[ModelResult]
-    notes: list[str] = Field(default_factory=list)
-    seed: int
     command: list[str] = Field(default_factory=lambda: sys.argv[1:])
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     versions: dict[str, str] = Field(default_factory=library_versions)
@@ -142,6 +130,26 @@ class SuiteResult(Measure):
     def write(self, folder: Path) -> None:
         """Write the result to `results.json` in a folder, whole or not at all."""
         write_atomically(folder / FILE_NAME, self.model_dump_json(indent=2) + "\n")
+
+
+class SuiteResult(WrittenResult):
+    """Hold the result of one suite for one or many models.
+
+    Attributes:
+        suite: Name of the suite.
+        settings: Every setting of the suite with the value it had. Never a key.
+        data: What was read, by its use.
+        models: One entry a model, in the order of the command line; the first is the reference of the changes.
+        notes: What a reader of the numbers has to know: what they lack, what was skipped, what failed.
+        seed: Seed of every random draw.
+    """
+
+    suite: str
+    settings: dict[str, Any]
+    data: dict[str, Source] = Field(default_factory=dict)
+    models: list[ModelResult]
+    notes: list[str] = Field(default_factory=list)
+    seed: int
 
 
 def read_results(folder: Path) -> SuiteResult:

@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 from ropo.errors import UserError
+from ropo.files import write_atomically
 from ropo.generation import Batch, PromptRecord, SamplingSettings, model_name, sample_with_journal
-from ropo.generation.journal import write_atomically
 from ropo.pairs.candidates import Candidate, Pair
 from ropo.pairs.length import match_lengths
 from ropo.pairs.selection import Dropped, Selection, select_pairs

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ropo.errors import UserError
-from ropo.generation.journal import write_atomically
+from ropo.files import write_atomically
 from ropo.generation.prompts import PromptRecord
 
 HUB = ("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline.json")  # the outputs of AlpacaEval 2's reference

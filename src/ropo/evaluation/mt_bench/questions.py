@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.errors import UserError
-from ropo.generation.journal import write_atomically
+from ropo.files import write_atomically
 
 TURNS = 2
 # Zheng et al. 2023 (arXiv 2306.05685): a judge grades these against a reference answer, as it errs in them itself.

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ropo.evaluation.contestants import Contestant, fingerprint_source
+from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
 from ropo.evaluation.preference import PreferenceSettings
 from ropo.evaluation.preference.metrics import read_scores
 from ropo.evaluation.preference.scores import PairScores, score_pairs
 from ropo.evaluation.readings import compare_models
-from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.generation import model_name
 from ropo.models import adapter_base, is_adapter
@@ -53,10 +53,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         for each in fingerprints
     ]
     compared = compare_models([each.name for each in contestants], readings, "pairs", workplace.seed)
-    models = [
-        ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
-        for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)
-    ]
+    models = model_results(contestants, fingerprints, compared)
     counts = {"pairs": len(pairs), "duplicates": data.duplicates, "ties": data.ties}
     return SuiteResult(
         suite="preference",
