@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         execute = partial(run_in_process_of_its_own, kept_open=(lock,))
         result = compare(file.recipe, data, output, execute, partial(print, flush=True))
         result.write(output)
-    print(f"written to {output / 'results.json'}")
+    print(f"written to {output / 'results.json'}; each evaluation's table is in {output / 'logs' / 'evaluate'}")
 
 
 def check_commands(file: RecipeFile) -> None:

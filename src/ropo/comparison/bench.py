@@ -81,6 +81,8 @@ class Bench:
         """Estimate the time for the cells that are left, each kind by the mean of those done so far."""
         left = {kind: count for kind, count in self.ahead.items() if count > 0}
         known = {kind: sum(self.seconds[kind]) / len(self.seconds[kind]) for kind in left if kind in self.seconds}
+        if left and not known:
+            return f"{', '.join(left)} still to come, for how long is not known yet"
         seconds = sum(left[kind] * mean for kind, mean in known.items())
         return f"{'about' if len(known) == len(left) else 'more than'} {timedelta(seconds=round(seconds))} left"
 
