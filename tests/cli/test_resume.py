@@ -57,6 +57,15 @@ def assert_same_run(one, other):
         assert found == expected, name
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Bits depend on the number of threads, and the processes that are killed have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl", MANY)
@@ -98,6 +107,17 @@ def test_a_killed_run_goes_on_bit_for_bit(model, data, whole, tmp_path):
     assert {name: said.count(f": {name}: ") for name, warning in warned.items() if warning["step"] == 4} == {
         name: 1 for name, warning in warned.items() if warning["step"] == 4
     }
+
+
+def test_a_run_killed_after_its_last_step_does_no_further_one(model, data, whole, tmp_path):
+    unfinished = tmp_path / "out.incomplete"
+    shutil.copytree(whole, unfinished)
+    assert (unfinished / "checkpoint-12").is_dir()
+    record = read_record(whole)
+    record.model_copy(update={"status": "running", "ended": None, "metrics": {}}).write(unfinished)
+    assert killing.finish(command(model, data, tmp_path / "out", "--resume"), tmp_path / "log") == 0
+    assert "going on from" in (tmp_path / "log").read_text()
+    assert_same_run(whole, tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -270,6 +270,15 @@ def test_early_stop(stop: bool, steps: int, base: Any, tmp_path: Any) -> None:
     assert trainer.state.global_step == steps
 
 
+def test_a_run_that_a_warning_ended_does_not_go_on_when_it_is_resumed(base: Any, tmp_path: Any) -> None:
+    for resumed in (None, str(tmp_path / "checkpoint-2")):
+        trainer = make_trainer(base, tmp_path, save_strategy="steps", save_steps=2)
+        monitor, lines = monitored(trainer, every=2, stop=True, signals=(Signal("always", "accuracy", -1.0, "{}"),))
+        trainer.train(resumed)
+        assert trainer.state.global_step == monitor.warned["always"][0] == 2
+        assert len(lines) == (resumed is None)  # told once
+
+
 def test_short_runs_are_measured_at_their_end(base: Any, tmp_path: Any) -> None:
     trainer = make_trainer(base, tmp_path, max_steps=2)
     monitored(trainer)

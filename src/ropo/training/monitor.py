@@ -92,6 +92,8 @@ class HackingMonitor(TrainerCallback):
                 if f"hacking/warning/{signal.name}" in entry:
                     first = (int(entry["step"]), entry[f"hacking/{signal.measure}"])
                     self.warned.setdefault(signal.name, first)
+        if self.warned and self.stop:
+            control.should_training_stop = True
 
     def measure_reference(self) -> None:
         """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""

@@ -138,6 +138,15 @@ class ResumableTrainer(DPOTrainer):
             raise UserError(f"resume_from_checkpoint {self._resumed}: {fault}; name another checkpoint")
         return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch, but no step where none is left: transformers looks only after a step whether it was the last."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if self.control.should_training_stop:
+            self.model.train()  # as after a step: TRL logs the metrics of training only in this mode
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean loss of the whole run at its end, not of its steps since it was resumed."""
         if "train_loss" in logs:
