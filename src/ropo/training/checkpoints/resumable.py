@@ -29,6 +29,7 @@ class ResumableTrainer(DPOTrainer):
     holds the weights only.
     """
 
+    model: Any
     optimizer: Any
     lr_scheduler: Any
     _padded_tokens: int
@@ -139,7 +140,7 @@ class ResumableTrainer(DPOTrainer):
         return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Run an epoch, but no step where none is left: transformers looks only after a step whether it was the last."""
+        """Run an epoch, but no step where none is left: transformers looks for that only after a step."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         if self.control.should_training_stop:
