@@ -85,7 +85,7 @@ def held_out(trainer: Any, pairs: list, reference: torch.Tensor) -> Any:
 
 
 def train_and_measure(
-    name: str, source: str, folder: Path, limit: int, target: float, held_out_pairs: int
+    name: str, source: str, folder: Path, limit: int, target: float, held_out_pairs: int, bf16: bool
 ) -> dict[str, Any]:
     """Train one method to the target and measure its weights, behaviour and memory."""
     method = METHODS[name]
@@ -98,7 +98,7 @@ def train_and_measure(
 
     base = load_model(source)
     reference, reference_loss = pair_log_probs(base, pairs), text_loss(base, windows)
-    trainer = make_trainer(method, load_model(source), base, tokenizer, train, folder, limit)
+    trainer = make_trainer(method, load_model(source), base, tokenizer, train, folder, limit, bf16)
     trainer.add_callback(StopAtMargin(trainer, pairs, reference, target))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
 
@@ -114,6 +114,7 @@ def train_and_measure(
         "beta": BETA,
         "target": target,
         "held_out_pairs": held_out_pairs,
+        "bf16": bf16,
         "reached": BETA * behaviour.margin >= target,
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -128,7 +129,7 @@ def train_and_measure(
 
 
 def make_trainer(
-    method: Method, model: Any, base: Any, tokenizer: Any, train: Dataset, folder: Path, limit: int
+    method: Method, model: Any, base: Any, tokenizer: Any, train: Dataset, folder: Path, limit: int, bf16: bool
 ) -> PreferenceTrainer:
     """Make the trainer of one method; all share data, order, batch size and schedule."""
     options = PreferenceConfig(
@@ -140,6 +141,7 @@ def make_trainer(
         per_device_train_batch_size=8,
         max_length=1024,
         max_steps=limit,
+        bf16=bf16,
         seed=SEED,
         save_steps=25,
         save_total_limit=1,
@@ -200,6 +202,9 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=MARGIN)
     parser.add_argument("--limit", type=int, default=LIMIT, help="most steps")
     parser.add_argument("--held_out", type=int, default=HELD_OUT, help="pairs that the margin is measured on")
+    parser.add_argument(
+        "--bf16", action="store_true", help="train under bfloat16 autocast; measured in float32 all the same"
+    )
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"{DATA}: no such folder; the experiment reads its pairs and its text there")
@@ -210,7 +215,8 @@ def main() -> None:
         if not file.exists():
             print(name, flush=True)
             source, folder = arguments.model or find_model(), arguments.output / f"{name}.checkpoints"
-            result = train_and_measure(name, source, folder, arguments.limit, arguments.margin, arguments.held_out)
+            options = (arguments.limit, arguments.margin, arguments.held_out, arguments.bf16)
+            result = train_and_measure(name, source, folder, *options)
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         results.append(json.loads(file.read_text(encoding="utf-8")))
     print_comparison(results)

@@ -297,3 +297,8 @@ def test_defaults_need_no_gpu_and_send_nothing(tmp_path):
     assert not config.dataloader_pin_memory
     assert config.report_to == []
     assert config.packing
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the device here is no CPU")
+def test_bf16_needs_no_second_option_on_a_cpu(tmp_path):
+    assert PreferenceConfig(output_dir=str(tmp_path), bf16=True).use_cpu

@@ -49,6 +49,8 @@ class PreferenceConfig(DPOConfig):
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # transformers computes in bfloat16 on a CPU only when told that the CPU is meant
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = on_gpu
         super().__post_init__()
