@@ -56,6 +56,7 @@ class RunResult(Measure):
         record: Its `run.json`.
         curves: The lines of its `metrics.jsonl`, under TRL's names and `monitor/...`.
         diagnosis: What `ropo diagnose` found against the reference.
+        diagnosis_command: The command that found it, without the program's name.
         cosines: Its neurons' cosines, layer by layer.
         neurons: A picture of one layer's neurons.
     """
@@ -71,6 +72,7 @@ class RunResult(Measure):
     record: RunRecord | None = None
     curves: list[dict[str, float | None]] = Field(default_factory=list)
     diagnosis: DiagnosticReport | None = None
+    diagnosis_command: list[str] = Field(default_factory=list)
     cosines: list[CosineHistogram] = Field(default_factory=list)
     neurons: NeuronProjection | None = None
 

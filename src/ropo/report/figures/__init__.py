@@ -1,0 +1,1 @@
+"""The figures of the page, made by plotly from the typed result."""

@@ -1,0 +1,93 @@
+"""What all figures share: a colour and a mark for each method, and figures that the reader switches between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ropo.comparison.recipe import REFERENCE
+from ropo.comparison.results import ComparisonResult
+from ropo.report.text import label
+
+# All reach a contrast of 3 on the page's white and on its black.
+COLOURS = ("#2f7ed8", "#d9660f", "#23936b", "#c2498a", "#8061cf", "#9a7d0a", "#0e8fa3", "#d0433f")
+GREY = "#808488"
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
+SVG = ("●", "■", "◆", "▲", "✚", "★", "⬢", "▼")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Say how a method is drawn everywhere, by colour and by shape."""
+
+    method: str
+    key: str
+    colour: str
+    symbol: str
+    sign: str
+
+    def meta(self, seed: int) -> dict[str, Any]:
+        """Return what the page's script picks traces by."""
+        return {"method": self.key, "seed": seed}
+
+
+@dataclass(frozen=True)
+class View:
+    """Hold one state of a figure."""
+
+    label: str
+    figure: go.Figure
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the page's script."""
+        drawn = json.loads(self.figure.to_json())
+        return {"data": drawn["data"], "layout": {name: each for name, each in drawn["layout"].items() if name != "template"}}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Hold a figure with its states, of which the reader chooses one.
+
+    Attributes:
+        key: Unique on the page.
+        title: What it shows.
+        caption: How to read it; plain text.
+        choice: What the states differ in, for the label of the choice.
+        views: The states; none where there is nothing to draw, which `caption` then explains.
+    """
+
+    key: str
+    title: str
+    caption: str
+    choice: str
+    views: Sequence[View] = field(default_factory=tuple)
+
+
+def marks_of(result: ComparisonResult) -> dict[str, Mark]:
+    """Give each method of a comparison its mark, the same for all data sets."""
+    methods = dict.fromkeys(run.method for run in result.runs)
+    trained = [method for method in methods if method != REFERENCE]
+    marks = {REFERENCE: Mark(REFERENCE, "m0", GREY, "x", "✕")} if REFERENCE in methods else {}
+    for number, method in enumerate(trained):
+        place = number % len(COLOURS)
+        shape = (number + number // len(COLOURS)) % len(SYMBOLS)
+        marks[method] = Mark(method, f"m{number + 1}", COLOURS[place], SYMBOLS[shape], SVG[shape])
+    return marks
+
+
+def figure(traces: Iterable[go.Scatter], x: str, y: str, **layout: Any) -> go.Figure:
+    """Return a figure with named axes; colours of text and grid are the page's, by its theme."""
+    drawn = go.Figure(data=list(traces), layout={"showlegend": False, "hovermode": "closest", **layout})
+    drawn.update_xaxes(title_text=label(x), automargin=True)
+    drawn.update_yaxes(title_text=label(y), automargin=True)
+    return drawn
+
+
+def faded(colour: str, share: float) -> str:
+    """Return a colour with an opacity."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share})"

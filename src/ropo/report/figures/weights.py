@@ -1,0 +1,136 @@
+"""What training did to the weights: energy layer by layer, cosines between neurons, and their places on a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ropo.comparison.results import CosineHistogram, RunResult
+from ropo.comparison.summary import MethodRuns
+from ropo.diagnostics.weights import LayerMeasure
+from ropo.report.figures.style import GREY, Chart, Mark, View, faded, figure
+from ropo.report.text import label
+
+
+def energy_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
+    """Draw the hyperspherical energy of each layer before and after, and its relative change."""
+    runs = [run for method in methods for run in method.runs if run.diagnosis is not None]
+    kinds = dict.fromkeys(_kind(layer) for run in runs for layer in _layers(run))
+    title = "Hyperspherical energy by layer, before and after"
+    if not kinds:
+        return Chart(key, title, "No run was diagnosed.", "Shown")
+    changes = [View(f"{kind}: relative change", _changes(runs, kind, marks)) for kind in kinds]
+    energies = [View(f"{kind}: before and after", _energies(runs, kind, marks)) for kind in kinds]
+    caption = (
+        "Lower is more evenly spread, higher is collapsing. The change is (after - before) / before; before, dotted, is "
+        "after / (1 + change). Rotations keep it to rounding."
+    )
+    return Chart(key, title, caption, "Layers", [*changes, *energies])
+
+
+def cosines_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
+    """Draw the distribution of the cosines between the neurons of a layer, before and after."""
+    runs = [run for method in methods for run in method.runs if run.cosines]
+    layers = dict.fromkeys(each.layer for run in runs for each in run.cosines)
+    caption = "Pairs of neurons by their cosine, in bins; the reference is dotted. A tail that grows to the right is collapse."
+    views = [View(layer, _histograms(runs, layer, marks)) for layer in layers]
+    return Chart(key, "Cosines between neurons", caption if views else "No run has them.", "Layer", views)
+
+
+def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
+    """Draw the neurons of a layer on two principal axes of the reference, before and after, run by run."""
+    runs = [run for method in methods for run in method.runs if run.neurons is not None]
+    views = [View(f"{run.method}, seed {run.seed}", _places(run, marks[run.method])) for run in runs]
+    caption = "Normalised neurons on the two principal axes of the untrained layer: before hollow, after filled, a line between."
+    return Chart(key, "Neurons on a plane", caption if views else "No run has them.", "Run", views)
+
+
+def _layers(run: RunResult) -> list[LayerMeasure]:
+    return [] if run.diagnosis is None else [layer for layer in run.diagnosis.layers if _change(layer) is not None]
+
+
+def _change(layer: LayerMeasure) -> float | None:
+    return None if layer.change is None else layer.change.energy
+
+
+def _kind(layer: LayerMeasure) -> str:
+    return layer.name.rpartition(".")[2]
+
+
+def _number(layer: LayerMeasure) -> int:
+    """Return the number of the block that a layer is in: the first number in its name."""
+    return next((int(part) for part in layer.name.split(".") if part.isdigit()), 0)
+
+
+def _of_kind(run: RunResult, kind: str) -> list[LayerMeasure]:
+    return sorted((layer for layer in _layers(run) if _kind(layer) == kind), key=_number)
+
+
+def _changes(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark]) -> go.Figure:
+    traces = [
+        _line(run, marks[run.method], [_number(layer) for layer in layers], [_change(layer) for layer in layers])
+        for run in runs
+        if (layers := _of_kind(run, kind))
+    ]
+    return figure(traces, f"block of {kind}", "relative change of energy", yaxis={"exponentformat": "e"})
+
+
+def _energies(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark]) -> go.Figure:
+    traces, before = [], {}
+    for run in runs:
+        layers = _of_kind(run, kind)
+        before |= {_number(layer): layer.weight.energy / (1.0 + (_change(layer) or 0.0)) for layer in layers}
+        if layers:
+            after = [layer.weight.energy for layer in layers]
+            traces.append(_line(run, marks[run.method], [_number(layer) for layer in layers], after))
+    traces.append(_before(sorted(before), [before[place] for place in sorted(before)]))
+    return figure(traces, f"block of {kind}", "hyperspherical energy")
+
+
+def _histograms(runs: Sequence[RunResult], layer: str, marks: Mapping[str, Mark]) -> go.Figure:
+    found = [(run, each) for run in runs for each in run.cosines if each.layer == layer]
+    traces = [_line(run, marks[run.method], _middles(each), each.after, line={"shape": "hvh"}) for run, each in found]
+    first = found[0][1]
+    traces.append(_before(_middles(first), first.before, line={"shape": "hvh"}))
+    used = [middle for _, each in found for middle, *counts in zip(_middles(each), each.before, each.after, strict=True) if any(counts)]
+    span = [min(used) - 0.02, max(used) + 0.02] if used else [-1, 1]
+    return figure(traces, "cosine of two neurons", "pairs", xaxis={"range": span}, yaxis={"type": "log"})
+
+
+def _middles(histogram: CosineHistogram) -> list[float]:
+    return [(low + high) / 2 for low, high in zip(histogram.edges, histogram.edges[1:], strict=False)]
+
+
+def _places(run: RunResult, mark: Mark) -> go.Figure:
+    assert run.neurons is not None
+    before, after, explained = run.neurons.before, run.neurons.after, run.neurons.explained
+    lines: tuple[list[float | None], list[float | None]] = ([], [])
+    for old, new in zip(before, after, strict=True):
+        for axis in (0, 1):
+            lines[axis].extend((old[axis], new[axis], None))
+    shared = {"mode": "markers", "meta": mark.meta(run.seed)}
+    traces = [
+        go.Scatter(x=lines[0], y=lines[1], mode="lines", line={"color": faded(mark.colour, 0.4), "width": 1}, name="moved", hoverinfo="skip", meta=mark.meta(run.seed)),
+        go.Scatter(x=[each[0] for each in before], y=[each[1] for each in before], name="before", marker={"color": GREY, "symbol": "circle-open", "size": 6}, **shared),
+        go.Scatter(x=[each[0] for each in after], y=[each[1] for each in after], name="after", marker={"color": mark.colour, "symbol": "circle", "size": 5}, **shared),
+    ]
+    x, y = (f"axis {number + 1}: {100 * share:.1f} % of the variance of {run.neurons.layer}" for number, share in enumerate(explained))
+    return figure(traces, x, y.split(" of the")[0])
+
+
+def _line(run: RunResult, mark: Mark, x: Sequence[Any], y: Sequence[Any], line: dict[str, Any] | None = None) -> go.Scatter:
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        mode="lines+markers" if len(x) < 60 else "lines",
+        name=f"{label(run.method)}, seed {run.seed}",
+        line={"color": mark.colour, "width": 1.5, **(line or {})},
+        marker={"symbol": mark.symbol, "size": 6},
+        meta=mark.meta(run.seed),
+    )
+
+
+def _before(x: Sequence[Any], y: Sequence[Any], line: dict[str, Any] | None = None) -> go.Scatter:
+    return go.Scatter(x=list(x), y=list(y), mode="lines", name="before", line={"color": GREY, "dash": "dot", "width": 2, **(line or {})})
