@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ropo.comparison.data import PreparedData
     from ropo.comparison.reading import RecipeFile
 
+PAGE = "report.html"
 HELP = "train, evaluate and diagnose the methods of a recipe on the same data"
 
 
@@ -27,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what is not finished yet, and write `results.json`."""
+    """Do what is not finished yet, and write `results.json` and `report.html`."""
     from ropo.cli.quiet import quiet_libraries
+    from ropo.cli.report import page_writer
     from ropo.comparison.compare import compare
     from ropo.comparison.execution import locked, run_in_process_of_its_own
     from ropo.comparison.reading import RecipeFile
@@ -36,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output}: is a file; name a folder")
+    write_page = page_writer()
     file = RecipeFile(arguments.recipe)
     quiet_libraries()
     check_commands(file)
@@ -44,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
         execute = partial(run_in_process_of_its_own, kept_open=(lock,))
         result = compare(file.recipe, data, output, execute, partial(print, flush=True))
         result.write(output)
-    print(f"written to {output / 'results.json'}; each evaluation's table is in {output / 'logs' / 'evaluate'}")
+        write_page(result, output / PAGE)
+    print(f"written to {output / 'results.json'} and {output / PAGE}; each command's lines are in {output / 'logs'}")
 
 
 def check_commands(file: RecipeFile) -> None:

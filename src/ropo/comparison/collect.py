@@ -12,6 +12,7 @@ from ropo.comparison.bench import End
 from ropo.comparison.cells import Training
 from ropo.comparison.pictures import Pictures
 from ropo.comparison.places import without_folders
+from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import DataSuite, RunResult
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.results import ModelResult, SuiteResult
@@ -21,7 +22,11 @@ METRICS = "metrics.jsonl"
 
 
 def run_result(
-    training: Training, end: End, diagnosis: DiagnosticReport | None = None, pictures: Pictures | None = None
+    training: Training,
+    end: End,
+    diagnosis: DiagnosticReport | None = None,
+    diagnosis_command: Sequence[str] = (),
+    pictures: Pictures | None = None,
 ) -> RunResult:
     """Return what is known of one run."""
     finished = end.status == "finished"
@@ -37,8 +42,16 @@ def run_result(
         record=portable_record(training.output) if finished else None,
         curves=read_curves(training.output / METRICS) if finished else [],
         diagnosis=diagnosis,
+        diagnosis_command=list(diagnosis_command),
         cosines=pictures.cosines if pictures else [],
         neurons=pictures.neurons if pictures else None,
+    )
+
+
+def reference_run(data: str) -> RunResult:
+    """Return the untrained model as a run of a data set."""
+    return RunResult(
+        name=f"{data}/{REFERENCE}", data=data, method=REFERENCE, seed=0, learning_rate=None, status="finished"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ropo.comparison.bench import Bench, End
 from ropo.comparison.cells import Training, diagnosis_cell, evaluation_cell, settings_of, training_cell
-from ropo.comparison.collect import merge_suite, read_diagnosis, run_result
+from ropo.comparison.collect import merge_suite, read_diagnosis, reference_run, run_result
 from ropo.comparison.data import PreparedData
 from ropo.comparison.execution import Execute
 from ropo.comparison.pictures import Pictures, pictures_of
@@ -67,7 +67,7 @@ def compare(
             evaluate(recipe, model, each, evaluation, measured, bench, found)
         bench.leave_out("evaluate", (len(trained) - len(measured)) * len(evaluations_of(recipe, each.name)))
         bench.leave_out("diagnose", (len(trained) - len(measured)) * recipe.diagnose)
-        found.runs.append(reference_of(each))
+        found.runs.append(reference_run(each.name))
         found.runs += [run_result(*each_run, *look_at(recipe, *each_run, bench, found)) for each_run in trained]
     return ComparisonResult(
         title=recipe.title,
@@ -159,21 +159,14 @@ def evaluate(
 
 def look_at(
     recipe: Recipe, training: Training, end: End, bench: Bench, found: Findings
-) -> tuple[DiagnosticReport | None, Pictures | None]:
-    """Diagnose a finished run and draw its neurons."""
+) -> tuple[DiagnosticReport | None, Sequence[str], Pictures | None]:
+    """Diagnose a finished run and draw its neurons; return the diagnosis, its command, and the pictures."""
     if not recipe.diagnose or end.status != "finished":
-        return None, None
+        return None, (), None
     cell = diagnosis_cell(recipe, training, bench.output)
     diagnosed = bench.do(cell)
     if diagnosed.status != "finished":
         found.notes.append(f"diagnosis of {training.run} failed: {diagnosed.reason}")
-        return None, None
+        return None, (), None
     file = bench.output / "pictures" / training.data / cell.output.name
-    return read_diagnosis(cell.output), pictures_of(training.output, recipe.model, file)
-
-
-def reference_of(data: PreparedData) -> RunResult:
-    """Return the untrained model as a run of a data set."""
-    return RunResult(
-        name=f"{data.name}/{REFERENCE}", data=data.name, method=REFERENCE, seed=0, learning_rate=None, status="finished"
-    )
+    return read_diagnosis(cell.output), cell.command, pictures_of(training.output, recipe.model, file)

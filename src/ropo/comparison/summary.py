@@ -58,7 +58,9 @@ def metrics_of_runs(suite: DataSuite, runs: Sequence[RunResult], name: str, chan
     for run in runs:
         model = models.get(run.name)
         numbers: Sequence[Metric] = () if model is None else model.changes if change else model.metrics
-        found |= {run.name: metric for metric in numbers if metric.name == name}
+        metric = next((metric for metric in numbers if metric.name == name), None)
+        if metric is not None:
+            found[run.name] = metric
     return found
 
 
@@ -67,9 +69,9 @@ def over_seeds(metrics: Sequence[Metric]) -> Estimate:
 
     With S seeds of values v_s, whose intervals over units (pairs, prompts) reach from l_s to h_s, the ends are
     mean - sqrt(mean(v_s - l_s)^2 + (t s / sqrt(S))^2) and likewise above: seeds are measured on the same units, so
-    their unit errors are taken as one and the same, not as shrinking with S; s is the standard deviation over seeds and t
-    the 97.5 % quantile of Student's distribution with S - 1 degrees of freedom. A single seed keeps its interval, which
-    then says nothing of other seeds.
+    their unit errors are taken as one and the same, not as shrinking with S; s is the standard deviation over seeds
+    and t the 97.5 % quantile of Student's distribution with S - 1 degrees of freedom. A single seed keeps its interval,
+    which then says nothing of other seeds.
 
     Args:
         metrics: The same metric of every seed; those without a value are left out.
@@ -89,7 +91,9 @@ def over_seeds(metrics: Sequence[Metric]) -> Estimate:
     if len(values) == 1:
         return Estimate(centre, known[0].low, known[0].high, 1)
     spread = _seed_half_width(values)
-    return Estimate(centre, centre - math.hypot(fmean(below), spread), centre + math.hypot(fmean(above), spread), len(values))
+    return Estimate(
+        centre, centre - math.hypot(fmean(below), spread), centre + math.hypot(fmean(above), spread), len(values)
+    )
 
 
 def best_of(column: Mapping[str, Estimate], better: int) -> tuple[set[str], set[str]]:

@@ -16,6 +16,7 @@ HEADLINES: dict[str, dict[str, int]] = {
     "diversity": {"distinct_2": 1, "self_bleu": -1, "embedding_distance": 1, "tokens": 0, "repetition": -1},
 }
 LIKELIHOOD = ("chosen_gain", "rejected_gain", "margin", "chosen_log_prob", "rejected_log_prob", "accuracy")
+QUALITY = ("alpaca-eval", "mt-bench", "instructions", "preference")  # the most telling first
 KNOWLEDGE, TEXT = "knowledge", "text/"
 
 
@@ -63,8 +64,8 @@ def forgetting_columns(result: ComparisonResult, data: str) -> list[Column]:
 
 def quality_columns(result: ComparisonResult, data: str) -> list[Column]:
     """Return what tells preference quality: win rates, pass rates, accuracy on held-out pairs."""
-    skipped = (KNOWLEDGE, "diversity")
-    return [each for each in headline_columns(result, data) if each.better and each.suite.result.suite not in skipped]
+    found = [each for each in headline_columns(result, data) if each.better and each.suite.result.suite in QUALITY]
+    return sorted(found, key=lambda each: QUALITY.index(each.suite.result.suite))
 
 
 def direction(suite: str, name: str) -> int | None:

@@ -21,7 +21,7 @@ from ropo.report.figures.training import log_probs_chart, series_chart
 from ropo.report.figures.weights import cosines_chart, energy_chart, neurons_chart
 from ropo.report.headline import LIKELIHOOD, Column, all_columns, suites_of
 from ropo.report.tables import Row, SuiteRow, suite_table, summary_rows
-from ropo.report.text import command_line, embedded_json, number, visible
+from ropo.report.text import command_line, embedded_json, number, setting, visible
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,13 @@ def render_page(result: ComparisonResult) -> str:
     Everything of the result is untrusted text: the template escapes it, `ropo.report.text` makes it visible, and the
     page's policy lets nothing run but the two scripts that it names by their hashes, and nothing be loaded at all.
     """
-    panels = [panel_of(result, name, f"d{number}") for number, name in enumerate(dict.fromkeys(run.data for run in result.runs))]
-    charts = {chart.key: [view.as_json() for view in chart.views] for panel in panels for chart in panel.charts.values()}
+    panels = [
+        panel_of(result, name, f"d{number}")
+        for number, name in enumerate(dict.fromkeys(run.data for run in result.runs))
+    ]
+    charts = {
+        chart.key: [view.as_json() for view in chart.views] for panel in panels for chart in panel.charts.values()
+    }
     scripts = [get_plotlyjs(), _asset("page.js")]
     return (
         _environment()
@@ -84,7 +89,12 @@ def panel_of(result: ComparisonResult, data: str, key: str) -> Panel:
     columns, rows = summary_rows(result, data, methods)
     suites = suites_of(result, data)
     everything = [column for suite in suites for column in all_columns(suite)]
-    likelihood = [each for name in LIKELIHOOD for each in everything if each.suite.result.suite == "preference" and each.name == name]
+    likelihood = [
+        each
+        for name in LIKELIHOOD
+        for each in everything
+        if each.suite.result.suite == "preference" and each.name == name
+    ]
     answers = [each for each in everything if is_of_answers(each)]
     charts = [
         frontier_chart(f"{key}-frontier", result, data, methods, marks),
@@ -117,9 +127,13 @@ def is_of_answers(column: Column) -> bool:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("ropo.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("ropo.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "command": command_line}
+    environment.filters |= {"visible": visible, "number": number, "setting": setting, "command": command_line}
     environment.finalize = lambda value: visible(value) if type(value) is str else value
     return environment
 

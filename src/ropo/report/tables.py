@@ -31,9 +31,13 @@ class Row:
     cells: tuple[Cell, ...]
 
     @property
-    def losses(self) -> list[RunResult]:
-        """The runs that did not finish."""
-        return [run for run in self.method.runs if run.status != "finished"]
+    def losses(self) -> list[tuple[RunResult, list[int]]]:
+        """The runs that did not finish, one for each status and reason, with the seeds that share it."""
+        grouped: dict[tuple[str, str | None], list[RunResult]] = {}
+        for run in self.method.runs:
+            if run.status != "finished":
+                grouped.setdefault((run.status, run.reason), []).append(run)
+        return [(runs[0], [run.seed for run in runs]) for runs in grouped.values()]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def summary_rows(result: ComparisonResult, data: str, methods: Sequence[MethodRu
         rivals = {each.method: estimates[each.method] for each in methods if each.complete and not each.is_reference}
         best, alike = best_of(rivals, column.better)
         for method in methods:
-            seeds = tuple((run, found[method.method][run.name]) for run in method.runs if run.name in found[method.method])
+            seeds = tuple(
+                (run, found[method.method][run.name]) for run in method.runs if run.name in found[method.method]
+            )
             name = method.method
             cells[name].append(Cell(estimates[name], seeds, name in best, name in alike))
     rows = [Row(method, _rates(method), _trainable(method), tuple(cells[method.method])) for method in methods]

@@ -42,8 +42,19 @@ def number(value: float | None) -> str:
     if not value:
         return "0"
     size = abs(value)
-    text = f"{value:,.0f}" if 1000 <= size < 1e7 else f"{value:#.3g}" if 1e-3 <= size < 1000 else f"{value:.2e}"
+    text = (
+        f"{value:,.0f}"
+        if 1000 <= size < 1e7
+        else f"{value:#.3g}".rstrip(".")
+        if 1e-3 <= size < 1000
+        else f"{value:.2e}"
+    )
     return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].replace('+', '')}{found[2]}", text).replace("-", "−")
+
+
+def setting(value: float) -> str:
+    """Write a number that somebody chose, as short as it is."""
+    return f"{value:g}".replace("-", "−")
 
 
 def command_line(command: Sequence[str]) -> str:

@@ -35,11 +35,14 @@ def frontier_chart(
         lacking = "knowledge" if quality else "preference quality"
         return Chart(key, title, f"No evaluation of {lacking} in this comparison, so it cannot be drawn.", "Axes")
     views = [
-        View(f"{column_label(up, quality)} against {column_label(right, forgetting)}", _frontier(up, right, methods, marks))
+        View(
+            f"{column_label(up, quality)} against {column_label(right, forgetting)}",
+            _frontier(up, right, methods, marks),
+        )
         for right in forgetting
         for up in quality
     ]
-    caption = f"The better, the higher; the dotted line is the untrained model's knowledge. {EACH}"
+    caption = f"Higher is better; the dotted line is the untrained model's knowledge. {EACH}"
     return Chart(key, title, caption, "Axes", views)
 
 
@@ -62,7 +65,10 @@ def _estimates(column: Column, methods: Sequence[MethodRuns], marks: Mapping[str
             traces.append(_point(mark, None, [mean.value], height, error_x=_bars(mean)))
     rows = [label(method.method) for method in methods]
     return figure(
-        traces, column.meaning.split(";")[0], "", yaxis={"categoryarray": rows[::-1], "categoryorder": "array", "type": "category"}
+        traces,
+        column.meaning.split(";")[0],
+        "",
+        yaxis={"categoryarray": rows[::-1], "categoryorder": "array", "type": "category"},
     )
 
 
@@ -98,8 +104,13 @@ def _point(mark: Mark, seed: int | None, x: list[Any], y: list[Any], small: bool
         y=y,
         mode="markers",
         name=name,
-        marker={"color": mark.colour, "symbol": mark.symbol, "size": 7 if small else 13, "opacity": 0.55 if small else 1},
-        meta={"method": mark.key, "seed": seed},
+        marker={
+            "color": mark.colour,
+            "symbol": mark.symbol,
+            "size": 7 if small else 13,
+            "opacity": 0.55 if small else 1,
+        },
+        meta=mark.meta("mean" if seed is None else seed),
         **bars,
     )
 

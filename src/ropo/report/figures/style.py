@@ -30,8 +30,8 @@ class Mark:
     symbol: str
     sign: str
 
-    def meta(self, seed: int) -> dict[str, Any]:
-        """Return what the page's script picks traces by."""
+    def meta(self, seed: int | str) -> dict[str, Any]:
+        """Return what the page's script picks traces by: a seed, or `mean` for what is over all seeds."""
         return {"method": self.key, "seed": seed}
 
 
@@ -45,7 +45,10 @@ class View:
     def as_json(self) -> dict[str, Any]:
         """Return it for the page's script."""
         drawn = json.loads(self.figure.to_json())
-        return {"data": drawn["data"], "layout": {name: each for name, each in drawn["layout"].items() if name != "template"}}
+        return {
+            "data": drawn["data"],
+            "layout": {name: each for name, each in drawn["layout"].items() if name != "template"},
+        }
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import plotly.graph_objects as go
 
@@ -10,6 +11,8 @@ from ropo.comparison.results import RunResult
 from ropo.comparison.summary import MethodRuns
 from ropo.report.figures.style import Chart, Mark, View, figure
 from ropo.report.text import label
+
+Series = tuple[list[float | None], list[float | None]]  # steps and values
 
 CHOSEN, REJECTED = "logps/chosen", "logps/rejected"
 FIRST = ("rewards/margins", "loss", "rewards/accuracies")  # then whatever else was logged, by name
@@ -24,8 +27,14 @@ def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str,
     if not runs:
         return Chart(key, title, "No run logged them.", "Shown")
     both = View("both", _lines(runs, (CHOSEN, REJECTED), marks, "summed log-prob of an answer in nats"))
-    each = [View(name, _lines(runs, (one,), marks, f"log-prob of {name} in nats")) for name, one in zip(("chosen", "rejected"), (CHOSEN, REJECTED), strict=True)]
-    caption = "Means of training batches, as the trainer logged them: chosen solid, rejected dashed. Both falling is a known habit of DPO."
+    each = [
+        View(name, _lines(runs, (one,), marks, f"log-prob of {name} in nats"))
+        for name, one in zip(("chosen", "rejected"), (CHOSEN, REJECTED), strict=True)
+    ]
+    caption = (
+        "Means of training batches, as the trainer logged them: chosen solid, rejected dashed; with several seeds thin, "
+        "and their mean thick. Both falling is a known habit of DPO."
+    )
     return Chart(key, title, caption, "Answers", [both, *each])
 
 
@@ -36,11 +45,15 @@ def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
     repeated = sorted(name for name in logged if any(len(series(run, name)[0]) > 1 for run in runs))
     names = [name for name in FIRST if name in repeated] + [name for name in repeated if name not in FIRST]
     views = [View(NAMES.get(name, name), _lines(runs, (name,), marks, NAMES.get(name, name))) for name in names]
-    caption = "A gap is a step where the number was not finite." if views else "No run logged anything."
+    caption = (
+        "Several seeds are thin, their mean thick. A gap is a step where the number was not finite."
+        if views
+        else "No run logged anything."
+    )
     return Chart(key, "Margin, loss and all else that was logged", caption, "Shown", views)
 
 
-def series(run: RunResult, name: str) -> tuple[list[float | None], list[float | None]]:
+def series(run: RunResult, name: str) -> Series:
     """Return the steps and the values of one logged number; None where it was not finite."""
     lines = [line for line in run.curves if name in line and "step" in line]
     return [line["step"] for line in lines], [line[name] for line in lines]
@@ -48,20 +61,34 @@ def series(run: RunResult, name: str) -> tuple[list[float | None], list[float | 
 
 def _lines(runs: Sequence[RunResult], names: Sequence[str], marks: Mapping[str, Mark], y: str) -> go.Figure:
     traces = []
-    for run in runs:
+    for method in dict.fromkeys(run.method for run in runs):
         for name in names:
-            steps, values = series(run, name)
-            if steps:
-                mark = marks[run.method]
-                traces.append(
-                    go.Scatter(
-                        x=steps,
-                        y=values,
-                        mode="lines" if len(steps) > 1 else "markers",
-                        name=f"{label(run.method)}, seed {run.seed}, {label(name)}",
-                        line={"color": mark.colour, "width": 1.5, "dash": "dash" if name == REJECTED else "solid"},
-                        connectgaps=False,
-                        meta=mark.meta(run.seed),
-                    )
-                )
+            seeds = [(run.seed, *series(run, name)) for run in runs if run.method == method and series(run, name)[0]]
+            several = len(seeds) > 1
+            traces += [_line(marks[method], name, seed, steps, values, thin=several) for seed, steps, values in seeds]
+            if several:
+                traces.append(_line(marks[method], name, "mean", *mean_series([each[1:] for each in seeds])))
     return figure(traces, "optimizer step", y)
+
+
+def mean_series(seeds: Sequence[Series]) -> Series:
+    """Return the mean over seeds at the steps that all of them logged; None where one of them was not finite."""
+    logged = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
+    steps = [step for step in seeds[0][0] if all(step in each for each in logged)]
+    columns = [[value for each in logged if (value := each[step]) is not None] for step in steps]
+    return steps, [fmean(column) if len(column) == len(logged) else None for column in columns]
+
+
+def _line(
+    mark: Mark, name: str, seed: int | str, steps: list[float | None], values: list[float | None], thin: bool = False
+) -> go.Scatter:
+    return go.Scatter(
+        x=steps,
+        y=values,
+        mode="lines" if len(steps) > 1 else "markers",
+        name=f"{label(mark.method)}, {seed if seed == 'mean' else f'seed {seed}'}, {label(name)}",
+        line={"color": mark.colour, "width": 1 if thin else 2, "dash": "dash" if name == REJECTED else "solid"},
+        opacity=0.4 if thin else 1.0,
+        connectgaps=False,
+        meta=mark.meta(seed),
+    )

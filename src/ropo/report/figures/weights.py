@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -22,19 +22,20 @@ def energy_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
     if not kinds:
         return Chart(key, title, "No run was diagnosed.", "Shown")
     changes = [View(f"{kind}: relative change", _changes(runs, kind, marks)) for kind in kinds]
+    sizes = [View(f"{kind}: size of the change, logarithmic", _changes(runs, kind, marks, size=True)) for kind in kinds]
     energies = [View(f"{kind}: before and after", _energies(runs, kind, marks)) for kind in kinds]
     caption = (
-        "Lower is more evenly spread, higher is collapsing. The change is (after - before) / before; before, dotted, is "
-        "after / (1 + change). Rotations keep it to rounding."
+        "Lower is more evenly spread, higher is collapsing. The change is (after - before) / before; before, dotted, "
+        "is after / (1 + change). Rotations keep it to rounding. A logarithmic axis cannot show a change of exactly 0."
     )
-    return Chart(key, title, caption, "Layers", [*changes, *energies])
+    return Chart(key, title, caption, "Layers", [*changes, *sizes, *energies])
 
 
 def cosines_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
     """Draw the distribution of the cosines between the neurons of a layer, before and after."""
     runs = [run for method in methods for run in method.runs if run.cosines]
     layers = dict.fromkeys(each.layer for run in runs for each in run.cosines)
-    caption = "Pairs of neurons by their cosine, in bins; the reference is dotted. A tail that grows to the right is collapse."
+    caption = "Pairs of neurons by their cosine; the reference is dotted. A tail that grows to the right is collapse."
     views = [View(layer, _histograms(runs, layer, marks)) for layer in layers]
     return Chart(key, "Cosines between neurons", caption if views else "No run has them.", "Layer", views)
 
@@ -43,7 +44,7 @@ def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, M
     """Draw the neurons of a layer on two principal axes of the reference, before and after, run by run."""
     runs = [run for method in methods for run in method.runs if run.neurons is not None]
     views = [View(f"{run.method}, seed {run.seed}", _places(run, marks[run.method])) for run in runs]
-    caption = "Normalised neurons on the two principal axes of the untrained layer: before hollow, after filled, a line between."
+    caption = "Normalised neurons on the two principal axes of the untrained layer: before hollow, after filled."
     return Chart(key, "Neurons on a plane", caption if views else "No run has them.", "Run", views)
 
 
@@ -68,13 +69,24 @@ def _of_kind(run: RunResult, kind: str) -> list[LayerMeasure]:
     return sorted((layer for layer in _layers(run) if _kind(layer) == kind), key=_number)
 
 
-def _changes(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark]) -> go.Figure:
-    traces = [
-        _line(run, marks[run.method], [_number(layer) for layer in layers], [_change(layer) for layer in layers])
-        for run in runs
-        if (layers := _of_kind(run, kind))
-    ]
-    return figure(traces, f"block of {kind}", "relative change of energy", yaxis={"exponentformat": "e"})
+def _changes(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark], size: bool = False) -> go.Figure:
+    traces, blocks = [], {0}
+    for run in runs:
+        layers = _of_kind(run, kind)
+        changes = [_change(layer) or 0.0 for layer in layers]
+        blocks |= set(map(_number, layers))
+        if layers:
+            traces.append(
+                _line(
+                    run,
+                    marks[run.method],
+                    list(map(_number, layers)),
+                    [abs(each) if size else each for each in changes],
+                )
+            )
+    axis = {"exponentformat": "e", "type": "log" if size else "linear"}
+    y = "size of the relative change of energy" if size else "relative change of energy"
+    return figure(traces, f"block of {kind}", y, xaxis=_whole(blocks), yaxis=axis)
 
 
 def _energies(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark]) -> go.Figure:
@@ -86,15 +98,25 @@ def _energies(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark]) -
             after = [layer.weight.energy for layer in layers]
             traces.append(_line(run, marks[run.method], [_number(layer) for layer in layers], after))
     traces.append(_before(sorted(before), [before[place] for place in sorted(before)]))
-    return figure(traces, f"block of {kind}", "hyperspherical energy")
+    return figure(traces, f"block of {kind}", "hyperspherical energy", xaxis=_whole(before))
+
+
+def _whole(blocks: Collection[int]) -> dict[str, Any]:
+    """Keep the ticks on whole blocks."""
+    return {"tick0": 0, "dtick": max(1, max(blocks) // 10)}
 
 
 def _histograms(runs: Sequence[RunResult], layer: str, marks: Mapping[str, Mark]) -> go.Figure:
     found = [(run, each) for run in runs for each in run.cosines if each.layer == layer]
-    traces = [_line(run, marks[run.method], _middles(each), each.after, line={"shape": "hvh"}) for run, each in found]
+    traces = [_line(run, marks[run.method], _middles(each), each.after) for run, each in found]
     first = found[0][1]
-    traces.append(_before(_middles(first), first.before, line={"shape": "hvh"}))
-    used = [middle for _, each in found for middle, *counts in zip(_middles(each), each.before, each.after, strict=True) if any(counts)]
+    traces.append(_before(_middles(first), first.before))
+    used = [
+        middle
+        for _, each in found
+        for middle, *counts in zip(_middles(each), each.before, each.after, strict=True)
+        if any(counts)
+    ]
     span = [min(used) - 0.02, max(used) + 0.02] if used else [-1, 1]
     return figure(traces, "cosine of two neurons", "pairs", xaxis={"range": span}, yaxis={"type": "log"})
 
@@ -112,25 +134,50 @@ def _places(run: RunResult, mark: Mark) -> go.Figure:
             lines[axis].extend((old[axis], new[axis], None))
     shared = {"mode": "markers", "meta": mark.meta(run.seed)}
     traces = [
-        go.Scatter(x=lines[0], y=lines[1], mode="lines", line={"color": faded(mark.colour, 0.4), "width": 1}, name="moved", hoverinfo="skip", meta=mark.meta(run.seed)),
-        go.Scatter(x=[each[0] for each in before], y=[each[1] for each in before], name="before", marker={"color": GREY, "symbol": "circle-open", "size": 6}, **shared),
-        go.Scatter(x=[each[0] for each in after], y=[each[1] for each in after], name="after", marker={"color": mark.colour, "symbol": "circle", "size": 5}, **shared),
+        go.Scatter(
+            x=lines[0],
+            y=lines[1],
+            mode="lines",
+            line={"color": faded(mark.colour, 0.4), "width": 1},
+            name="moved",
+            hoverinfo="skip",
+            meta=mark.meta(run.seed),
+        ),
+        go.Scatter(
+            x=[each[0] for each in before],
+            y=[each[1] for each in before],
+            name="before",
+            marker={"color": GREY, "symbol": "circle-open", "size": 6},
+            **shared,
+        ),
+        go.Scatter(
+            x=[each[0] for each in after],
+            y=[each[1] for each in after],
+            name="after",
+            marker={"color": mark.colour, "symbol": "circle", "size": 5},
+            **shared,
+        ),
     ]
-    x, y = (f"axis {number + 1}: {100 * share:.1f} % of the variance of {run.neurons.layer}" for number, share in enumerate(explained))
-    return figure(traces, x, y.split(" of the")[0])
+    x, y = (
+        f"axis {number + 1}: {100 * share:.1f} % of the variance of {run.neurons.layer}"
+        for number, share in enumerate(explained)
+    )
+    return figure(traces, x, y.split(" of the")[0], yaxis={"scaleanchor": "x"})
 
 
-def _line(run: RunResult, mark: Mark, x: Sequence[Any], y: Sequence[Any], line: dict[str, Any] | None = None) -> go.Scatter:
+def _line(run: RunResult, mark: Mark, x: Sequence[Any], y: Sequence[Any]) -> go.Scatter:
     return go.Scatter(
         x=list(x),
         y=list(y),
         mode="lines+markers" if len(x) < 60 else "lines",
         name=f"{label(run.method)}, seed {run.seed}",
-        line={"color": mark.colour, "width": 1.5, **(line or {})},
+        line={"color": mark.colour, "width": 1.5},
         marker={"symbol": mark.symbol, "size": 6},
         meta=mark.meta(run.seed),
     )
 
 
-def _before(x: Sequence[Any], y: Sequence[Any], line: dict[str, Any] | None = None) -> go.Scatter:
-    return go.Scatter(x=list(x), y=list(y), mode="lines", name="before", line={"color": GREY, "dash": "dot", "width": 2, **(line or {})})
+def _before(x: Sequence[Any], y: Sequence[Any]) -> go.Scatter:
+    return go.Scatter(
+        x=list(x), y=list(y), mode="lines", name="before", line={"color": GREY, "dash": "dot", "width": 2}
+    )

@@ -1,0 +1,62 @@
+"""`ropo report`: one self-contained page from a comparison, or from runs that were made one by one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ropo.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ropo.comparison.results import ComparisonResult
+
+HELP = "write one page that shows a comparison, or finished runs side by side"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of `ropo compare`; or folders of `ropo train` and, to have their numbers too, of `ropo evaluate` "
+        "and files of `ropo diagnose`",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html", help="where the page goes")
+    parser.add_argument("--title", metavar="TEXT", help="title of a page of finished runs (Finished runs)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE.html if it exists")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read what was named and write the page."""
+    output = arguments.output
+    if output.is_dir():
+        raise UserError(f"output {output}: is a folder; name a .html file")
+    if output.exists() and not arguments.overwrite:
+        raise UserError(f"output {output}: the file exists; choose another name or add --overwrite")
+    write_page = page_writer()
+
+    from ropo.comparison.finished import read_finished
+
+    write_page(read_finished(arguments.runs, arguments.title), output)
+    print(f"written to {output}")
+
+
+def page_writer() -> Callable[[ComparisonResult, Path], None]:
+    """Return what writes a page.
+
+    Raises:
+        UserError: If a library that it needs is not installed.
+    """
+    try:
+        from ropo.report import write_page
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ropo"):
+            raise
+        advice = "pip install 'ropo[report]'"
+        raise UserError(f"the page needs the library {error.name}, which is not installed; {advice}") from error
+    return write_page
