@@ -68,7 +68,8 @@ def compare(
         bench.leave_out("evaluate", (len(trained) - len(measured)) * len(evaluations_of(recipe, each.name)))
         bench.leave_out("diagnose", (len(trained) - len(measured)) * recipe.diagnose)
         found.runs.append(reference_run(each.name))
-        found.runs += [run_result(*each_run, *look_at(recipe, *each_run, bench, found)) for each_run in trained]
+        for training, end in trained:
+            found.runs.append(run_result(training, end, *look_at(recipe, training, end, bench, found)))
     return ComparisonResult(
         title=recipe.title,
         recipe=recipe.model_dump(mode="json"),

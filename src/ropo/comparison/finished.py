@@ -149,7 +149,7 @@ def match_suites(
     """Split every evaluation by the data of its runs, and call its models what the runs are called."""
     suites, notes = [], []
     for result in results:
-        known = {model.name: prints[model.fingerprint] for model in result.models if model.fingerprint in prints}
+        known = {model.name: prints[print_] for model in result.models if (print_ := model.fingerprint or "") in prints}
         others = [model.name for model in result.models[1:] if model.name not in known]
         if others or not known:
             notes.append(f"{result.suite}: {', '.join(others) or 'no model'} is none of the runs, and is left out")

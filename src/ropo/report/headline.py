@@ -52,8 +52,9 @@ def all_columns(suite: DataSuite) -> list[Column]:
 
 
 def headline_columns(result: ComparisonResult, data: str) -> list[Column]:
-    """Return the columns of the summary."""
-    return list(_headlines(result, data))
+    """Return the columns of the summary: preference quality, then knowledge, then variety and length."""
+    order = [*QUALITY, KNOWLEDGE, *HEADLINES]
+    return sorted(_headlines(result, data), key=lambda each: order.index(each.suite.result.suite))
 
 
 def forgetting_columns(result: ComparisonResult, data: str) -> list[Column]:

@@ -17,7 +17,7 @@ Series = tuple[list[float | None], list[float | None]]  # steps and values
 CHOSEN, REJECTED = "logps/chosen", "logps/rejected"
 FIRST = ("rewards/margins", "loss", "rewards/accuracies")  # then whatever else was logged, by name
 NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
-NAMES = {"rewards/margins": "margin (beta times the gain of chosen over rejected)", "rewards/accuracies": "accuracy"}
+NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 
 
 def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
@@ -32,8 +32,8 @@ def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str,
         for name, one in zip(("chosen", "rejected"), (CHOSEN, REJECTED), strict=True)
     ]
     caption = (
-        "Means of training batches, as the trainer logged them: chosen solid, rejected dashed; with several seeds thin, "
-        "and their mean thick. Both falling is a known habit of DPO."
+        "Means of training batches, as the trainer logged them: chosen solid, rejected dashed; with several "
+        "seeds thin, and their mean thick. Both falling is a known habit of DPO."
     )
     return Chart(key, title, caption, "Answers", [both, *each])
 
@@ -46,7 +46,8 @@ def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
     names = [name for name in FIRST if name in repeated] + [name for name in repeated if name not in FIRST]
     views = [View(NAMES.get(name, name), _lines(runs, (name,), marks, NAMES.get(name, name))) for name in names]
     caption = (
-        "Several seeds are thin, their mean thick. A gap is a step where the number was not finite."
+        "The margin is beta times (gain of chosen - gain of rejected). Several seeds are thin, their mean thick. "
+        "A gap is a step where the number was not finite."
         if views
         else "No run logged anything."
     )

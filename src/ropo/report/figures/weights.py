@@ -90,7 +90,8 @@ def _changes(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark], si
 
 
 def _energies(runs: Sequence[RunResult], kind: str, marks: Mapping[str, Mark]) -> go.Figure:
-    traces, before = [], {}
+    traces: list[go.Scatter] = []
+    before: dict[int, float] = {}
     for run in runs:
         layers = _of_kind(run, kind)
         before |= {_number(layer): layer.weight.energy / (1.0 + (_change(layer) or 0.0)) for layer in layers}

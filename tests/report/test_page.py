@@ -1,0 +1,312 @@
+"""The page shows exactly what the result holds, whatever the result holds."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from ropo.comparison.results import ComparisonResult, read_comparison
+from ropo.comparison.summary import methods_of, over_seeds
+from ropo.report import render_page, write_page
+from ropo.report.figures.style import COLOURS, GREY
+from ropo.report.tables import summary_rows
+from ropo.report.text import number, setting, visible
+from tests.report.made import COMMIT, DIVERGED, FAILED, Page, make_result
+
+
+@pytest.fixture(scope="module")
+def result() -> ComparisonResult:
+    return make_result()
+
+
+@pytest.fixture(scope="module")
+def page(result) -> Page:
+    return Page(render_page(result))
+
+
+def changed(result: ComparisonResult, **parts) -> ComparisonResult:
+    """Return a result with parts replaced, through JSON as it would be read."""
+    return ComparisonResult.model_validate_json(result.model_copy(update=parts).model_dump_json())
+
+
+def without(result: ComparisonResult, name: str) -> ComparisonResult:
+    """Return a result without one run."""
+    suites = []
+    for suite in result.suites:
+        models = [model for model in suite.result.models if model.name != name]
+        suites.append(suite.model_copy(update={"result": suite.result.model_copy(update={"models": models})}))
+    samples = [
+        each.model_copy(update={"answers": {key: text for key, text in each.answers.items() if key != name}})
+        for each in result.samples
+    ]
+    runs = [run for run in result.runs if run.name != name]
+    return changed(result, runs=runs, suites=suites, samples=samples)
+
+
+def test_every_number_is_the_whole_one_and_its_rounding(page):
+    assert len(page.numbers) > 500
+    for _, value, shown in page.numbers:
+        known = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+        assert shown in (number(known), setting(known), f"{number(100 * known)} %"), value
+
+
+def test_the_tables_hold_what_the_suites_found_and_nothing_else(result, page):
+    expected, seen = Counter(), Counter(each for _, *each in map(list, page.numbers) for each in each[:1])
+    count = 0
+    for suite in result.suites:
+        for model in suite.result.models:
+            for metric in (*model.metrics, *model.changes):
+                numbers = [metric.value, metric.low, metric.high, getattr(metric, "p_value", None)]
+                expected.update(repr(each) for each in numbers if each is not None)
+                count += 1
+    for run in result.runs:
+        if run.diagnosis:
+            summary = run.diagnosis.summary
+            expected.update(map(repr, (summary.energy, summary.energy_change, summary.largest_cosine_change)))
+    assert count > 300
+    assert not expected - seen  # each stands there as often as in the result, or more often
+    means = Counter()
+    for data in ("one", "two"):
+        for row in summary_rows(result, data, methods_of(result, data))[1]:
+            for cell in row.cells:
+                assert cell.estimate == over_seeds([metric for _, metric in cell.seeds])
+                means.update(map(repr, (cell.estimate.value, cell.estimate.low, cell.estimate.high)))
+                means.update(repr(metric.value) for _, metric in cell.seeds)
+    few = {repr(each) for each in (0.000151, 1e-3, 1e-2, 2e-3, 10.0, 0.61, 0.5, 0.7)}
+    strangers = {value for value in seen - expected - means if "." in value} - few
+    assert not strangers
+
+
+def test_rows_are_of_their_run(result, page):
+    rows = {}
+    for head, value, _ in page.numbers:
+        rows.setdefault(head, set()).add(value)
+    seen = 0
+    for suite in result.suites:
+        for model in suite.result.models:
+            for metric in model.metrics:
+                assert repr(metric.value) in rows[model.name], (model.name, metric.name)
+                seen += 1
+    assert seen > 150
+
+
+def test_figures_hold_the_curves_pictures_and_layers(result, page):
+    drawn = page.figures
+    assert len(drawn) == 2 * 8
+    checked = 0
+    for key, data in (("d0", "one"), ("d1", "two")):
+        for run in (run for run in result.runs if run.data == data and run.curves):
+            assert [line["loss"] for line in run.curves][1] is None
+            for name, chart in (("logps/chosen", "logps"), ("loss", "series")):
+                values = [line[name] for line in run.curves]
+                traces = [trace for view in drawn[f"{key}-{chart}"] for trace in view["data"]]
+                assert any(trace["y"] == values and trace["x"] == [1, 2, 3] for trace in traces), (run.name, name)
+            places = next(view["data"] for view in drawn[f"{key}-neurons"] if holds(view["data"][2], run.neurons.after))
+            assert holds(places[1], run.neurons.before)
+            changes = [layer.change.energy for layer in run.diagnosis.layers]
+            energies = [layer.weight.energy for layer in run.diagnosis.layers]
+            traces = [trace for view in drawn[f"{key}-energy"] for trace in view["data"]]
+            assert any(trace["y"] == changes for trace in traces)
+            assert any(trace["y"] == energies for trace in traces)
+            counts = [trace["y"] for view in drawn[f"{key}-cosines"] for trace in view["data"]]
+            assert run.cosines[0].after in counts
+            assert run.cosines[0].before in counts
+            checked += 1
+    assert checked == 20
+
+
+def holds(trace, points) -> bool:
+    return list(zip(trace["x"], trace["y"], strict=True)) == [tuple(point) for point in points]
+
+
+def test_the_frontier_is_the_metric_against_the_change(result, page):
+    view = page.figures["d0-frontier"][0]
+    assert "text · perplexity" in view["layout"]["xaxis"]["title"]["text"]
+    suites = {suite.result.suite: suite.result for suite in result.suites if suite.data == "one"}
+    points = {(trace["name"], trace["x"][0], trace["y"][0]) for trace in view["data"]}
+    seen = 0
+    for run in (run for run in result.runs if run.data == "one" and run.method in ("RoPO", "LoRA", "full")):
+        x, y = (next(m for m in suites[name].models if m.name == run.name) for name in ("knowledge", "instructions"))
+        assert (
+            f"{run.method}, seed {run.seed}",
+            x.change("text/perplexity").value,
+            y.metric("passes").value,
+        ) in points
+        seen += 1
+    assert seen == 9
+    assert any(name == "reference, mean" and x == 0 for name, x, _ in points)
+
+
+def test_bold_is_the_best_complete_method(result, page):
+    columns, rows = summary_rows(result, "one", methods_of(result, "one"))
+    assert len(columns) == 8
+    for place, column in enumerate(columns):
+        cells = {row.method.method: row.cells[place] for row in rows}
+        rivals = {name: cells[name].estimate.value for name in ("RoPO", "LoRA", "full")}
+        best = {name for name, cell in cells.items() if cell.best}
+        if column.better:
+            assert best == {(max if column.better > 0 else min)(rivals, key=rivals.get)}
+        else:
+            assert not best
+        assert not cells["hot"].best  # though its last seed finished
+        assert not cells["reference"].best
+    assert len(page.bold) == 2 * sum(column.better != 0 for column in columns)
+
+
+def test_what_is_lost_is_shown_as_lost(page):
+    assert page.text.count(DIVERGED) == 2 * 1 + 2 * 2  # once a data set for both seeds, and once a run
+    assert page.text.count(FAILED) == 2 * 1 + 2 * 3
+    assert "12 of them not finished" not in page.text
+    assert "10 of them not finished" in page.text
+    words = re.findall(r"\w+", page.text)
+    assert "NaN" not in words
+    assert "None" not in words
+    assert "undefined" not in words
+
+
+def test_every_number_has_its_command_seed_version_and_commit(result, page):
+    targets = {attributes["id"] for _, attributes in page.elements if attributes.get("id")}
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert len(links) > 60
+    assert {link[1:] for link in links if link.startswith("#")} <= targets
+    assert all(link.startswith("#") for link in links)
+    for run in result.runs[1:]:
+        assert f"ropo {' '.join(run.command)}" in page.text
+        if run.diagnosis:
+            assert f"ropo {' '.join(run.diagnosis_command)}" in page.text
+    for suite in result.suites:
+        for command in suite.commands.values():
+            assert f"ropo {' '.join(command)}" in page.text
+    assert "ropo compare recipe.yaml --output 'out dir'" in page.text
+    finished = sum(run.status == "finished" for run in result.runs) - 2
+    assert page.text.count(COMMIT) == 2 + len(result.suites) + 2 * finished
+    assert page.text.count("torch ") >= 1 + len(result.suites) + finished
+
+
+def test_removing_a_run_leaves_the_rest(result, page):
+    name = "one/LoRA/seed1"
+    less = Page(render_page(without(result, name)))
+    assert name in page.text
+    assert name not in less.text
+    rest = [each for each in less.numbers if each[0] != "" and "LoRA" not in each[0]]
+    assert len(rest) > 400
+    assert not Counter(rest) - Counter(page.numbers)
+    gone = Counter(page.numbers) - Counter(less.numbers)
+    assert all("LoRA" in head for head, *_ in gone if head), gone
+    traces = [str(trace) for views in less.figures.values() for view in views for trace in view["data"]]
+    before = [str(trace) for views in page.figures.values() for view in views for trace in view["data"]]
+    new = Counter(traces) - Counter(before)
+    assert all("'LoRA, mean" in trace for trace in new), new
+
+
+def test_what_was_not_measured_is_said_and_nothing_is_made_up():
+    bare = [
+        run.model_copy(update={"diagnosis": None, "cosines": [], "neurons": None, "curves": []})
+        for run in make_result().runs
+    ]
+    page = Page(render_page(changed(make_result(), runs=bare, suites=[], samples=[], selections=[], notes=[])))
+    for sentence in ("Nothing was evaluated", "No run was diagnosed", "No evaluation of this data set sampled answers"):
+        assert sentence in page.text
+    assert not any(view for view in page.figures.values())
+    empty = Page(render_page(changed(make_result(), runs=[], suites=[], samples=[], selections=[])))
+    assert "There is no run" in empty.text
+
+
+def test_nothing_is_loaded_and_only_our_scripts_may_run(page):
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
+    assert len(hashes) == 2
+    assert "default-src 'none'" in policy
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
+    assert f"script-src {allowed};" in policy
+    sources = [(tag, a.get("src") or a.get("href")) for tag, a in page.elements if a.get("src") or a.get("href")]
+    assert {source for tag, source in sources if not source.startswith("#")} == {"data:,"}
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "</pre></div></details><img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)" x=\'',
+    "' autofocus onfocus=alert(1) '",
+    "<!-- --><!--<script>",
+    "]]></style><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}${7*7}",
+    "\u202egnp.exe\u2066 \u200f",
+    "\x00\x1b[31m\x08",
+    "x" * 5000,
+    "&lt;b&gt; &amp; \u2028\u2029",
+    "javascript:alert(1)",
+]
+
+
+def hostile_result(text: str) -> ComparisonResult:
+    """Return a result with a text wherever a model, a file or a recipe could have brought it."""
+    made = make_result(("one",), (0,))
+    name = f"{text}/m"
+    run = next(run for run in made.runs if run.method == "RoPO")
+    record = run.record.model_copy(update={"config": {"method": text}, "device": text, "git_commit": text})
+    evil = run.model_copy(
+        update={"name": name, "data": text, "method": text, "command": [text], "record": record, "reason": text}
+    )
+    lost = evil.model_copy(update={"name": f"{name}2", "seed": 5, "status": "diverged", "record": None})
+    suites = []
+    for suite in made.suites:
+        models = [
+            model.model_copy(update={"name": name}) if model.name == run.name else model
+            for model in suite.result.models
+        ]
+        metrics = [each.model_copy(update={"meaning": text}) for each in models[-1].metrics]
+        models[-1] = models[-1].model_copy(update={"metrics": metrics})
+        inner = suite.result.model_copy(update={"models": models, "notes": [text], "settings": {text: text}})
+        suites.append(suite.model_copy(update={"data": text, "result": inner, "commands": {name: [text]}}))
+    sample = made.samples[0].model_copy(update={"data": text, "prompt": text, "answers": {name: text}})
+    runs = [each.model_copy(update={"data": text}) for each in made.runs if each is not run]
+    parts = {"runs": [*runs, evil, lost], "suites": suites, "samples": [sample], "title": text, "notes": [text]}
+    return changed(made, recipe={text: text}, **parts)
+
+
+@pytest.fixture(scope="module")
+def tame() -> Page:
+    return Page(render_page(hostile_result("tame")))
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:24]))
+def test_hostile_text_is_only_text(text, tame):
+    html = render_page(hostile_result(text))
+    assert "\x00" not in html
+    page = Page(html)  # whose parser asserts that every element closes
+    shape = [(tag, sorted(attributes)) for tag, attributes in page.elements]
+    assert shape == [(tag, sorted(attributes)) for tag, attributes in tame.elements]
+    assert page.scripts == tame.scripts
+    assert page.text.count(visible(text)) >= 10
+    assert not set("\u202e\u2066\x00\x1b") & set(page.text)
+    titles = str(
+        [(view["layout"], [trace["name"] for trace in view["data"]]) for v in page.figures.values() for view in v]
+    )
+    assert "<" not in titles
+
+
+def test_a_page_is_written_from_what_was_read(result, tmp_path):
+    result.write(tmp_path)
+    write_page(read_comparison(tmp_path), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_page(result)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#14171b"])
+def test_colours_are_told_from_both_grounds(ground):
+    for colour in (*COLOURS, GREY):
+        dark, light = sorted((luminance(colour), luminance(ground)))
+        assert (light + 0.05) / (dark + 0.05) >= 3, colour
+    assert all(a != b for a, b in pairwise(COLOURS))
