@@ -1,0 +1,35 @@
+"""`ropo compare` as it is typed: numbers and page, and a mistake before anything is written."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ropo.cli.main import main
+from ropo.comparison import execution
+from ropo.comparison.results import read_comparison
+from tests.comparison.tiny import InThisProcess, write_recipe
+from tests.report.made import Page
+
+
+def test_numbers_and_page_are_written(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(execution, "run_in_process_of_its_own", partial(run_here, InThisProcess()))
+    hot = {"label": "hot", "method": "full", "learning_rate": 1e30, "max_grad_norm": 1e30}
+    fine = {"label": "<i>fine</i>", "method": "lora", "learning_rate": 1e-3}
+    parts = {"methods": [fine, {**hot, "lr_scheduler_type": "constant"}], "seeds": [0]}
+    recipe = write_recipe(tmp_path, model, **parts)
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "out")]) == 0
+    assert "report.html" in capsys.readouterr().out.splitlines()[-1]
+    result = read_comparison(tmp_path / "out")
+    assert [run.status for run in result.runs] == ["finished", "finished", "diverged"]
+    assert result.runs[1].diagnosis_command[0] == "diagnose"
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "<i>fine</i>" in page.text
+    assert page.text.count("training diverged: the loss is nan") >= 2
+    shown = {value for _, value, _ in page.numbers}
+    values = [m.value for s in result.suites for each in s.result.models for m in each.metrics if m.value is not None]
+    assert len(values) > 20
+    assert {repr(value) for value in values} <= shown
+
+
+def run_here(execute, command, log, kept_open=()):
+    return execute(command, log)

@@ -1,0 +1,135 @@
+"""Pages of runs that were made one by one: what belongs together, what does not, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from ropo.cli.main import main
+from ropo.comparison.finished import read_finished
+from ropo.errors import UserError
+from ropo.evaluation.results import read_results
+from tests.cli.conftest import train, write_pairs
+from tests.generation.tiny import save_tiny
+from tests.report.made import Page, make_result
+
+PLAIN = ("--monitor_steps", 0, "--logging_steps", 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three runs of two methods on the same pairs, one run on others, an evaluation and a diagnosis."""
+    folder = tmp_path_factory.mktemp("made")
+    model = save_tiny(folder / "model")
+    pairs = write_pairs(folder / "pairs.jsonl")
+    others = write_pairs(folder / "others.jsonl", json.loads("[" + ",".join(pairs.read_text().splitlines()[:2]) + "]"))
+    for name, data, flags in (
+        ("ropo-0", pairs, ("--seed", 0)),
+        ("ropo-1", pairs, ("--seed", 1)),
+        ("lora", pairs, ("--method", "lora")),
+        ("lora-hot", pairs, ("--method", "lora", "--learning_rate", 0.1)),
+        ("elsewhere", others, ("--seed", 0)),
+    ):
+        assert train(model, data, folder / name, *PLAIN, *flags) == 0
+    runs = [str(folder / name) for name in ("ropo-0", "lora", "elsewhere")]
+    evaluation = ["evaluate", "preference", model, *runs, "--data", str(pairs), "--output", str(folder / "evaluated")]
+    assert main(evaluation) == 0
+    assert main(["diagnose", runs[0], "--output", str(folder / "diagnosis.json")]) == 0
+    return folder
+
+
+NAMES = ("ropo-0", "ropo-1", "lora", "lora-hot", "elsewhere")
+
+
+def test_runs_are_sorted_by_data_method_and_seed(made):
+    result = read_finished([made / name for name in NAMES])
+    assert [(run.name, run.method, run.seed) for run in result.runs] == [
+        ("pairs/ropo/seed0", "ropo", 0),
+        ("pairs/ropo/seed1", "ropo", 1),
+        ("pairs/lora (lora)/seed42", "lora (lora)", 42),
+        ("pairs/lora (lora-hot)/seed42", "lora (lora-hot)", 42),
+        ("others/ropo/seed0", "ropo", 0),
+    ]
+    assert {run.data for run in result.runs} == {"pairs", "others"}
+    assert [run.learning_rate for run in result.runs][2:4] == [2e-4, 0.1]
+    assert all(run.record.status == run.status == "finished" and len(run.curves) >= 2 for run in result.runs)
+
+
+def test_evaluations_and_diagnoses_are_matched(made):
+    places = [made / name for name in NAMES] + [made / "evaluated", made / "diagnosis.json"]
+    result = read_finished(places, "Mine")
+    assert result.title == "Mine"
+    assert [run.name for run in result.runs if run.method == "reference"] == ["pairs/reference", "others/reference"]
+    suites = {suite.data: suite.result for suite in result.suites}
+    assert [model.name for model in suites["pairs"].models] == [
+        "pairs/reference",
+        "pairs/ropo/seed0",
+        "pairs/lora (lora)/seed42",
+    ]
+    assert [model.name for model in suites["others"].models] == ["others/reference", "others/ropo/seed0"]
+    original = read_results(made / "evaluated")
+    assert suites["pairs"].models[1].metrics == original.models[1].metrics
+    assert {change.reference for change in suites["others"].models[1].changes} == {"others/reference"}
+    assert [run.name for run in result.runs if run.diagnosis] == ["pairs/ropo/seed0"]
+    assert result.notes == []
+
+
+def test_what_belongs_to_no_run_is_told(made):
+    result = read_finished([made / "lora-hot", made / "evaluated", made / "diagnosis.json"])
+    assert result.suites == []
+    assert "preference: " in result.notes[0]
+    assert "is left out" in result.notes[0]
+    assert result.notes[1].endswith("is of none of the runs")
+
+
+def test_a_copied_run_is_known_by_its_content(made, tmp_path):
+    shutil.copytree(made / "ropo-0", tmp_path / "copy")
+    result = read_finished([tmp_path / "copy", made / "evaluated"])
+    assert [model.name for model in result.suites[0].result.models] == ["pairs/reference", "pairs/ropo/seed0"]
+
+
+def test_a_comparison_goes_alone(made, tmp_path):
+    whole = make_result()
+    whole.write(tmp_path)
+    assert read_finished([tmp_path]) == read_finished([tmp_path / "results.json"]) == whole
+    assert read_finished([tmp_path], "Other").title == "Other"
+    with pytest.raises(UserError, match="goes alone"):
+        read_finished([tmp_path, made / "lora"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere", "there is no such place"), ("pairs.jsonl", "is not a folder of"), ("evaluated", "no finished run of")],
+)
+def test_other_places_are_refused(made, name, message):
+    with pytest.raises(UserError, match=message):
+        read_finished([made / name])
+
+
+def test_the_command_writes_a_page(made, tmp_path, capsys):
+    places = [str(made / name) for name in ("ropo-0", "ropo-1", "lora", "evaluated", "diagnosis.json")]
+    file = tmp_path / "page.html"
+    assert main(["report", *places, "--output", str(file), "--title", "<b>Mine</b>"]) == 0
+    page = Page(file.read_text(encoding="utf-8"))
+    assert "<b>Mine</b>" in page.text
+    metric = read_results(made / "evaluated").models[1].metric("margin")
+    assert repr(metric.value) in {value for _, value, _ in page.numbers}
+    capsys.readouterr()
+    assert main(["report", *places, "--output", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ropo report: error: ")
+    assert "add --overwrite" in line
+    assert main(["report", *places, "--output", str(file), "--overwrite"]) == 0
+    assert main(["report", *places, "--output", str(tmp_path)]) == 2
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch, capsys):
+    import sys
+
+    for name in [name for name in sys.modules if name == "plotly" or name.startswith(("plotly.", "ropo.report"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    assert main(["report", "somewhere", "--output", str(tmp_path / "page.html")]) == 2
+    assert "pip install 'ropo[report]'" in capsys.readouterr().err
