@@ -52,7 +52,7 @@ def test_every_number_is_the_whole_one_and_its_rounding(page):
     assert len(page.numbers) > 500
     for _, value, shown in page.numbers:
         known = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
-        assert shown in (number(known), setting(known), f"{number(100 * known)} %"), value
+        assert shown in (number(known), setting(known), f"{number(100 * known)}\xa0%"), value
 
 
 def test_the_tables_hold_what_the_suites_found_and_nothing_else(result, page):

@@ -43,7 +43,11 @@ def cosines_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, M
 def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
     """Draw the neurons of a layer on two principal axes of the reference, before and after, run by run."""
     runs = [run for method in methods for run in method.runs if run.neurons is not None]
-    views = [View(f"{run.method}, seed {run.seed}", _places(run, marks[run.method])) for run in runs]
+    views = [
+        View(f"{run.method}, seed {run.seed}, {run.neurons.layer}", _places(run, marks[run.method]))
+        for run in runs
+        if run.neurons
+    ]
     caption = "Normalised neurons on the two principal axes of the untrained layer: before hollow, after filled."
     return Chart(key, "Neurons on a plane", caption if views else "No run has them.", "Run", views)
 
@@ -159,11 +163,8 @@ def _places(run: RunResult, mark: Mark) -> go.Figure:
             **shared,
         ),
     ]
-    x, y = (
-        f"axis {number + 1}: {100 * share:.1f} % of the variance of {run.neurons.layer}"
-        for number, share in enumerate(explained)
-    )
-    return figure(traces, x, y.split(" of the")[0], yaxis={"scaleanchor": "x"})
+    x, y = (f"axis {number + 1}: {100 * share:.1f} % of the variance" for number, share in enumerate(explained))
+    return figure(traces, x, y, yaxis={"scaleanchor": "x"})
 
 
 def _line(run: RunResult, mark: Mark, x: Sequence[Any], y: Sequence[Any]) -> go.Scatter:
