@@ -192,7 +192,9 @@ def make_suite(data: str, suite: str, names: list[str], draw: random.Random) -> 
     models = []
     for place, name in enumerate(names):
         metrics = [
-            make_metric(metric, draw) for metric in SUITES[suite] if place or metric not in ("accuracy", "margin")
+            make_metric(metric, draw, flattered="/hot/" in name)
+            for metric in SUITES[suite]
+            if place or metric not in ("accuracy", "margin")
         ]
         changes = [
             Change(
@@ -215,9 +217,11 @@ def make_suite(data: str, suite: str, names: list[str], draw: random.Random) -> 
     return DataSuite(data=data, result=result, commands={name: ["evaluate", suite, name] for name in names})
 
 
-def make_metric(name: str, draw: random.Random) -> Metric:
-    """Return a metric with an interval around a drawn value."""
+def make_metric(name: str, draw: random.Random, flattered: bool = False) -> Metric:
+    """Return a metric with an interval around a drawn value, or one that is better than all others."""
     value = draw.random()
+    if flattered:
+        value += -2.0 if name in ("self_bleu", "text/perplexity") else 2.0
     return Metric(
         name=name,
         value=value,

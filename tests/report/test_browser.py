@@ -158,6 +158,7 @@ def test_methods_seed_and_data_are_chosen_by_keyboard(browser, page):
     assert run(browser, "document.getElementById('seed').value") == "1"
     assert "RoPO, mean" not in run(browser, drawn)
     assert "RoPO, seed 1" in run(browser, drawn)
+    assert "reference" in run(browser, drawn.replace("d0-logps", "d0-frontier"))  # which has no seed
     assert sum("seed 1" in each for each in run(browser, visible)) == 2
     browser.execute_script("arguments[0].focus()", browser.find_element("css selector", "input[name=data][value=d0]"))
     press(browser, Keys.RIGHT)

@@ -52,6 +52,13 @@ def column_label(column: Column, among: Sequence[Column]) -> str:
     return f"{column.title} ({column.suite.result.suite})" if same > 1 else column.title
 
 
+def whole(method: MethodRuns, measured: Sequence[str]) -> int | str | None:
+    """Say what the large mark stands for: `mean`, the only seed that was measured, or the reference, which has none."""
+    if method.is_reference:
+        return None
+    return next(run.seed for run in method.runs if run.name in measured) if len(measured) == 1 else "mean"
+
+
 def _estimates(column: Column, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> go.Figure:
     traces = []
     for method in methods:
@@ -62,7 +69,7 @@ def _estimates(column: Column, methods: Sequence[MethodRuns], marks: Mapping[str
                 traces.append(_point(mark, run.seed, [found[run.name].value], height, small=True))
         mean = over_seeds(list(found.values()))
         if mean.value is not None:
-            traces.append(_point(mark, None, [mean.value], height, error_x=_bars(mean)))
+            traces.append(_point(mark, whole(method, list(found)), [mean.value], height, error_x=_bars(mean)))
     rows = [label(method.method) for method in methods]
     return figure(
         traces,
@@ -86,7 +93,8 @@ def _frontier(up: Column, right: Column, methods: Sequence[MethodRuns], marks: M
                 traces.append(_point(mark, run.seed, [changes[run.name].value], [heights[run.name].value], small=True))
         x, y = (over_seeds([found[run.name] for run in both]) for found in (changes, heights))
         if x.value is not None and y.value is not None:
-            traces.append(_point(mark, None, [x.value], [y.value], error_x=_bars(x), error_y=_bars(y)))
+            seed = whole(method, [run.name for run in both])
+            traces.append(_point(mark, seed, [x.value], [y.value], error_x=_bars(x), error_y=_bars(y)))
     side = "more is forgotten to the right" if right.better < 0 else "more is forgotten to the left"
     drawn = figure(traces, f"change of {right.title} ({side})", up.title)
     drawn.add_vline(x=0, line={"dash": "dot", "width": 1, "color": "#808488"})
@@ -97,20 +105,22 @@ def _nothing(name: str) -> Metric:
     return Metric(name=name, value=0.0, count=0, meaning="the reference itself")
 
 
-def _point(mark: Mark, seed: int | None, x: list[Any], y: list[Any], small: bool = False, **bars: Any) -> go.Scatter:
-    name = f"{label(mark.method)}, {'mean' if seed is None else f'seed {seed}'}"
+def _point(
+    mark: Mark, seed: int | str | None, x: list[Any], y: list[Any], small: bool = False, **bars: Any
+) -> go.Scatter:
+    which = "" if seed is None else f", seed {seed}" if isinstance(seed, int) else f", {seed}"
     return go.Scatter(
         x=x,
         y=y,
         mode="markers",
-        name=name,
+        name=label(mark.method) + which,
         marker={
             "color": mark.colour,
             "symbol": mark.symbol,
             "size": 7 if small else 13,
             "opacity": 0.55 if small else 1,
         },
-        meta=mark.meta("mean" if seed is None else seed),
+        meta=mark.meta(seed),
         **bars,
     )
 

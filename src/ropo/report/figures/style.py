@@ -30,8 +30,8 @@ class Mark:
     symbol: str
     sign: str
 
-    def meta(self, seed: int | str) -> dict[str, Any]:
-        """Return what the page's script picks traces by: a seed, or `mean` for what is over all seeds."""
+    def meta(self, seed: int | str | None) -> dict[str, Any]:
+        """Return what the page's script picks traces by: a seed, `mean` for what is over all, None for always."""
         return {"method": self.key, "seed": seed}
 
 

@@ -30,7 +30,7 @@ function themed(layout) {
 
 function isShown(trace, methods, seed) {
   const { method, seed: own } = trace.meta ?? {};
-  return (method === undefined || methods.has(method)) && (seed === "all" || own === undefined || String(own) === seed);
+  return (method === undefined || methods.has(method)) && (seed === "all" || (own ?? null) === null || String(own) === seed);
 }
 
 function viewOf(box) {
