@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-
-FAULTS = ("429", "500", "not json", "empty choices", "no content", "hang up", "silence")
 
 
 @dataclass
@@ -91,7 +88,7 @@ def respond(handler: BaseHTTPRequestHandler, body: dict, fault: str | None, stat
     if fault == "hang up":
         handler.close_connection = True
     elif fault == "silence":
-        time.sleep(1.0)
+        state._ended.wait(60)
         handler.close_connection = True
     elif fault == "not json":
         send(handler, 200, "<html>we are down for maintenance</html>", kind="text/html")

@@ -10,7 +10,7 @@ from ropo.evaluation import answers
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.kept import kept_rows
-from ropo.generation import SamplingSettings, journalled
+from ropo.generation import Sampler, SamplingSettings, sample_with_journal, sampler
 from tests.generation.tiny import save_tiny, tiny_prompts
 
 
@@ -71,14 +71,12 @@ def ask(source, cache, settings=SETTINGS, **options):
 
 def test_answers_are_those_of_the_sampler_in_the_order_of_the_prompts(model, tmp_path):
     direct = {}
-    journalled.sample_with_journal(
-        model,
-        tiny_prompts(),
-        SETTINGS,
-        6,
-        tmp_path / "journal",
-        lambda batch: direct.update(zip(batch.prompts, batch.answers, strict=True)),
-    )
+
+    def keep(batch):
+        direct.update(zip(batch.prompts, batch.answers, strict=True))
+
+    with Sampler(model) as opened:
+        sample_with_journal(opened, tiny_prompts(), SETTINGS, 6, tmp_path / "journal", keep)
     assert ask(model, tmp_path / "cache") == [direct[number] for number in range(7)]
     assert len({answer.text for group in direct.values() for answer in group}) > 3
 
@@ -86,7 +84,7 @@ def test_answers_are_those_of_the_sampler_in_the_order_of_the_prompts(model, tmp
 def test_a_copy_of_the_model_needs_no_sampling(model, tmp_path, monkeypatch):
     first = ask(model, tmp_path / "cache")
     copy = shutil.copytree(model, tmp_path / "copy")
-    monkeypatch.setattr(journalled, "load_sampler_model", None)  # a call would fail
+    monkeypatch.setattr(sampler, "load_sampler_model", None)  # a call would fail
     assert ask(str(copy), tmp_path / "cache") == first
     with pytest.raises(TypeError):
         ask(model, tmp_path / "cache", SamplingSettings(samples=2, max_new_tokens=5, seed=1))
@@ -104,14 +102,14 @@ def test_killed_sampling_goes_on(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ask(model, tmp_path / "cache", on_batch=die)
     sampled = []
-    sample = journalled.sample_batches
+    sample = sampler.sample_batches
 
     def count(*arguments):
         for batch in sample(*arguments):
             sampled.append(batch.number)
             yield batch
 
-    monkeypatch.setattr(journalled, "sample_batches", count)
+    monkeypatch.setattr(sampler, "sample_batches", count)
     assert ask(model, tmp_path / "cache") == whole
     assert seen == [0, 1]
     assert sampled == [2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.generation import SamplingSettings, sample_with_journal
-from ropo.generation import journalled as module
+from ropo.generation import Sampler, SamplingSettings, sample_with_journal
+from ropo.generation import sampler as module
 from tests.generation.tiny import save_tiny, tiny_prompts
 
 SETTINGS = SamplingSettings(samples=2, max_new_tokens=8, seed=1)
@@ -23,7 +23,8 @@ def run(model, path, stop_after=None):
         if len(batches) == stop_after:
             raise Interrupted
 
-    sample_with_journal(model, tiny_prompts(), SETTINGS, 4, path, on_batch)
+    with Sampler(model) as sampler:
+        sample_with_journal(sampler, tiny_prompts(), SETTINGS, 4, path, on_batch)
     return batches
 
 

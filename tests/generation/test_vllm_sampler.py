@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from ropo.errors import UserError
-from ropo.generation import SamplingSettings, sample_with_journal, sampling_backend, vllm_sampler
+from ropo.generation import Sampler, SamplingSettings, sample_with_journal, sampling_backend, vllm_sampler
 from ropo.models import load_tokenizer
 from tests.evaluation.test_contestants import save_adapter
 from tests.generation.tiny import TEXTS, save_tiny, tiny_prompts
@@ -25,9 +25,9 @@ def asked(monkeypatch) -> list:
     requests: list = []
 
     class Engine:
-        def __init__(self, model, seed):
+        def __init__(self, model):
             self.weights = AutoModelForCausalLM.from_pretrained(model).model.layers[0].self_attn.q_proj.weight
-            requests.append(("load", model, seed, float(self.weights.detach().sum())))
+            requests.append(("load", model, float(self.weights.detach().sum())))
 
         def generate(self, prompts, parameters, use_tqdm):
             requests.extend(
@@ -50,7 +50,8 @@ def asked(monkeypatch) -> list:
 
 def sample(source, path):
     batches = []
-    sample_with_journal(source, tiny_prompts(), SETTINGS, 6, path, batches.append)
+    with Sampler(source) as sampler:
+        sample_with_journal(sampler, tiny_prompts(), SETTINGS, 6, path, batches.append)
     return batches
 
 
@@ -58,7 +59,7 @@ def test_every_prompt_is_asked_once_with_its_settings(tmp_path, asked):
     model = save_tiny(tmp_path / "model")
     batches = sample(model, tmp_path / "journal")
     assert [len(batch.prompts) for batch in batches] == [3, 3, 1]
-    assert asked[0][:3] == ("load", model, 1)
+    assert asked[0][:2] == ("load", model)
     assert len(asked) == 1 + len(TEXTS)
     seeds = {parameters.pop("seed") for _, parameters in asked[1:]}
     assert len(seeds) == len(TEXTS)
@@ -75,14 +76,24 @@ def test_every_prompt_is_asked_once_with_its_settings(tmp_path, asked):
     assert len(asked) == 1 + len(TEXTS)
 
 
+def test_an_open_sampler_loads_its_engine_once_and_only_when_it_is_needed(tmp_path, asked):
+    with Sampler(save_tiny(tmp_path / "model")) as sampler:
+        assert sampler.tokenizer
+        assert not asked
+        for name in ("one", "two"):
+            sample_with_journal(sampler, tiny_prompts(), SETTINGS, 6, tmp_path / name, lambda batch: None)
+    assert [request[0] for request in asked].count("load") == 1
+    assert len(asked) == 1 + 2 * len(TEXTS)
+
+
 def test_a_killed_run_asks_only_what_is_left(tmp_path, asked):
     model = save_tiny(tmp_path / "model")
 
     def die(batch):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        sample_with_journal(model, tiny_prompts(), SETTINGS, 6, tmp_path / "journal", die)
+    with pytest.raises(KeyboardInterrupt), Sampler(model) as sampler:
+        sample_with_journal(sampler, tiny_prompts(), SETTINGS, 6, tmp_path / "journal", die)
     asked.clear()
     assert [batch.number for batch in sample(model, tmp_path / "journal")] == [0, 1, 2]
     assert len(asked) == 1 + 4
@@ -92,7 +103,7 @@ def test_an_adapter_is_merged_into_a_folder_that_goes_away(tmp_path, asked):
     adapter = save_adapter(save_tiny(tmp_path / "model"), tmp_path / "adapter")
     sample(adapter, tmp_path / "journal")
     sample(str(tmp_path / "model"), tmp_path / "other")
-    (_, merged, _, weight), (_, plain, _, before) = (request for request in asked if request[0] == "load")
+    (_, merged, weight), (_, plain, before) = (request for request in asked if request[0] == "load")
     assert not Path(merged).exists()
     assert plain == str(tmp_path / "model")
     assert weight != before

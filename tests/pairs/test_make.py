@@ -9,7 +9,7 @@ from datasets import load_dataset
 from trl.data_utils import is_conversational
 
 from ropo.errors import UserError
-from ropo.generation import SamplingSettings, journalled
+from ropo.generation import SamplingSettings, sampler
 from ropo.pairs import Selection, make_pairs
 from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path
@@ -83,9 +83,9 @@ def test_a_failing_scorer_loses_nothing_that_was_sampled(model, tmp_path, monkey
     assert kept == 3, "four prompts a batch: the ninth prompt is in the third"
 
     sampled = []
-    original = journalled.sample_batches
+    original = sampler.sample_batches
     monkeypatch.setattr(
-        journalled,
+        sampler,
         "sample_batches",
         lambda *args: (sampled.append(batch.number) or batch for batch in original(*args)),
     )

@@ -23,20 +23,20 @@ def run(args: argparse.Namespace) -> None:
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
     from ropo.files import write_atomically
-    from ropo.generation import Answer, Batch, model_name, read_prompts, sample_with_journal
+    from ropo.generation import Answer, Batch, Sampler, model_name, read_prompts, sample_with_journal
 
     quiet_libraries()
     settings = sampling_settings(args)
     prompts = read_prompts(args.prompts)
     answers: dict[int, list[Answer]] = {}
     journal = args.output.with_name(args.output.name + ".unfinished")
-    with batch_progress(len(prompts)) as advance:
+    with batch_progress(len(prompts)) as advance, Sampler(args.model) as sampler:
 
         def keep(batch: Batch) -> None:
             answers.update(zip(batch.prompts, batch.answers, strict=True))
             advance(batch)
 
-        sample_with_journal(args.model, prompts, settings, args.batch_size, journal, keep)
+        sample_with_journal(sampler, prompts, settings, args.batch_size, journal, keep)
 
     sampling = {"model": model_name(args.model), **asdict(settings)}
     records = (

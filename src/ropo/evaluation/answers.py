@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from ropo.evaluation.contestants import Contestant, fingerprint_source
 from ropo.evaluation.kept import content_key
 from ropo.evaluation.suites import Workplace
-from ropo.generation import Answer, Batch, PromptRecord, SamplingSettings, sample_with_journal, sampling_backend
+from ropo.generation import (
+    Answer,
+    Batch,
+    PromptRecord,
+    Sampler,
+    SamplingSettings,
+    sample_with_journal,
+    sampling_backend,
+)
 
 
 def answer_with_progress(
@@ -34,6 +43,7 @@ def answer_prompts(
     batch_size: int,
     cache: Path,
     on_batch: Callable[[Batch], None] = lambda batch: None,
+    sampler: Sampler | None = None,
 ) -> list[list[Answer]]:
     """Return a model's answers to prompts, sampled now or kept from an earlier run.
 
@@ -48,6 +58,7 @@ def answer_prompts(
         batch_size: Answers that are decoded at once.
         cache: Folder of the kept answers; made if missing.
         on_batch: Called with each batch, kept ones first; for a progress bar.
+        sampler: The model, open, for one that answers several times; where None, it is opened for this call.
 
     Returns:
         For each prompt its `settings.samples` answers, in the order of the prompts.
@@ -74,5 +85,6 @@ def answer_prompts(
         on_batch(batch)
 
     path = cache / "answers" / f"{content_key(wanted)}.jsonl"
-    sample_with_journal(contestant.source, prompts, settings, batch_size, path, keep, identity=identity)
+    with nullcontext(sampler) if sampler else Sampler(contestant.source) as model:
+        sample_with_journal(model, prompts, settings, batch_size, path, keep, identity=identity)
     return [answers[number] for number in range(len(prompts))]

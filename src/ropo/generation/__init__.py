@@ -4,6 +4,7 @@ from ropo.generation.batches import Answer, Batch, encode_prompts, load_sampler_
 from ropo.generation.journal import Journal
 from ropo.generation.journalled import model_name, sample_with_journal
 from ropo.generation.prompts import PromptRecord, read_prompts
+from ropo.generation.sampler import Sampler
 from ropo.generation.settings import SamplingSettings
 from ropo.generation.vllm_sampler import sampling_backend
 
@@ -12,6 +13,7 @@ __all__ = [
     "Batch",
     "Journal",
     "PromptRecord",
+    "Sampler",
     "SamplingSettings",
     "encode_prompts",
     "load_sampler_model",

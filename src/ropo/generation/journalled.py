@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from ropo.generation.batches import Answer, Batch, encode_prompts, load_sampler_model, sample_batches
+from ropo.generation.batches import Answer, Batch, encode_prompts
 from ropo.generation.journal import Journal
 from ropo.generation.prompts import PromptRecord
+from ropo.generation.sampler import Sampler
 from ropo.generation.settings import SamplingSettings
-from ropo.generation.vllm_sampler import sample_batches_with_vllm, sampling_backend
-from ropo.models import load_tokenizer
+from ropo.generation.vllm_sampler import sampling_backend
 
 
 def sample_with_journal(
-    source: str,
+    sampler: Sampler,
     prompts: Sequence[PromptRecord],
     settings: SamplingSettings,
     batch_size: int,
@@ -31,7 +29,7 @@ def sample_with_journal(
     """Sample the answers to all prompts, or those that an earlier, killed run left to sample.
 
     Args:
-        source: Whatever `ropo.models.load_policy` takes.
+        sampler: The model, which is loaded only if some batch is left to sample.
         prompts: What to answer.
         settings: How to sample.
         batch_size: Answers that are decoded at once.
@@ -42,9 +40,8 @@ def sample_with_journal(
     Raises:
         UserError: If the journal was begun with other settings, the model cannot be loaded or has no chat template.
     """
-    tokenizer = load_tokenizer(source)
-    encoded = encode_prompts(tokenizer, prompts)
-    journal = Journal(path, _header(identity or model_name(source), prompts, settings, batch_size))
+    encoded = encode_prompts(sampler.tokenizer, prompts)
+    journal = Journal(path, _header(identity or model_name(sampler.source), prompts, settings, batch_size))
     try:
         finished = [_from_json(entry) for entry in journal.entries]
         for batch in finished:
@@ -52,24 +49,11 @@ def sample_with_journal(
         if sum(len(batch.prompts) for batch in finished) == len(prompts):
             return
         done = {batch.number for batch in finished}
-        for batch in _sample(source, tokenizer, encoded, settings, batch_size, done):
+        for batch in sampler.sample(encoded, settings, batch_size, done):
             journal.append(asdict(batch))
             on_batch(batch)
     finally:
         journal.close()
-
-
-def _sample(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Sequence[Sequence[int]],
-    settings: SamplingSettings,
-    batch_size: int,
-    done: Collection[int],
-) -> Iterator[Batch]:
-    if sampling_backend() != "transformers":
-        return sample_batches_with_vllm(source, tokenizer, encoded, settings, batch_size, done)
-    return sample_batches(load_sampler_model(source), tokenizer, encoded, settings, batch_size, done)
 
 
 def model_name(source: str) -> str:

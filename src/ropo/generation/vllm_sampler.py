@@ -27,8 +27,27 @@ def sampling_backend() -> str:
         return "transformers"
 
 
+@contextmanager
+def open_engine(source: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
+    """Yield vLLM's engine with a model, and free its memory afterwards.
+
+    Args:
+        source: Whatever `ropo.models.load_policy` takes; adapters and GGUF files are merged into a temporary folder.
+        tokenizer: The model's own.
+    """
+    import vllm
+
+    with plain_checkpoint(source, tokenizer) as checkpoint:
+        engine = vllm.LLM(model=checkpoint)
+        try:
+            yield engine
+        finally:
+            del engine
+            gc.collect()
+
+
 def sample_batches_with_vllm(
-    source: str,
+    engine: Any,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Sequence[int]],
     settings: SamplingSettings,
@@ -38,7 +57,7 @@ def sample_batches_with_vllm(
     """Sample answers batch by batch, as `ropo.generation.sample_batches` does.
 
     Args:
-        source: Whatever `ropo.models.load_policy` takes; adapters and GGUF files are merged into a temporary folder.
+        engine: vLLM's, as `open_engine` yields it.
         tokenizer: The model's own.
         encoded: Token ids of each prompt.
         settings: How to sample; each prompt has a seed of its own, made from theirs and its number.
@@ -50,20 +69,16 @@ def sample_batches_with_vllm(
     """
     import vllm
 
-    with plain_checkpoint(source, tokenizer) as checkpoint:
-        engine = vllm.LLM(model=checkpoint, seed=settings.seed)
-        plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
-        for number, prompts in enumerate(plan):
-            if number in done:
-                continue
-            outputs = engine.generate(
-                [{"prompt_token_ids": list(encoded[prompt])} for prompt in prompts],
-                [vllm.SamplingParams(**_parameters(settings, prompt, tokenizer)) for prompt in prompts],
-                use_tqdm=False,
-            )
-            yield Batch(number, prompts, [[_to_answer(each) for each in output.outputs] for output in outputs])
-        del engine
-        gc.collect()
+    plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
+    for number, prompts in enumerate(plan):
+        if number in done:
+            continue
+        outputs = engine.generate(
+            [{"prompt_token_ids": list(encoded[prompt])} for prompt in prompts],
+            [vllm.SamplingParams(**_parameters(settings, prompt, tokenizer)) for prompt in prompts],
+            use_tqdm=False,
+        )
+        yield Batch(number, prompts, [[_to_answer(each) for each in output.outputs] for output in outputs])
 
 
 @contextmanager

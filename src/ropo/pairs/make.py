@@ -12,7 +12,7 @@ from typing import Any
 
 from ropo.errors import UserError
 from ropo.files import write_atomically
-from ropo.generation import Batch, PromptRecord, SamplingSettings, model_name, sample_with_journal
+from ropo.generation import Batch, PromptRecord, Sampler, SamplingSettings, model_name, sample_with_journal
 from ropo.pairs.candidates import Candidate, Pair
 from ropo.pairs.length import match_lengths
 from ropo.pairs.selection import Dropped, Selection, select_pairs
@@ -79,7 +79,8 @@ def make_pairs(
             ]
         on_batch(batch)
 
-    sample_with_journal(source, prompts, sampling, batch_size, answers_path(output), score)
+    with Sampler(source) as sampler:
+        sample_with_journal(sampler, prompts, sampling, batch_size, answers_path(output), score)
     pairs, dropped = choose(candidates, selection, sampling.seed)
     rows = summarise(prompts, dict(sorted(candidates.items())), pairs, selection.threshold)
     if not pairs:

@@ -48,7 +48,7 @@ def evaluate(*arguments):
 
 
 def endpoint_flags(server):
-    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 2)
+    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 60)
     return ("--judge", "openai:m", "--judge_url", server.url, *fast)
 
 

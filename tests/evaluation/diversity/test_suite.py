@@ -9,7 +9,7 @@ from ropo.diagnostics.text import distinct, words
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.results import read_results
-from ropo.generation import SamplingSettings, journalled, read_prompts
+from ropo.generation import SamplingSettings, read_prompts, sampler
 from tests.evaluation.test_contestants import save_adapter
 from tests.generation.tiny import save_tiny, write_prompts
 
@@ -73,7 +73,7 @@ def test_equal_models_do_not_differ(models, prompts, tmp_path):
 
 def test_kept_answers_are_not_sampled_again(models, prompts, tmp_path, monkeypatch):
     assert evaluate(tmp_path / "out", prompts, models["base"]) == 0
-    monkeypatch.setattr(journalled, "load_sampler_model", None)  # a call would fail
+    monkeypatch.setattr(sampler, "load_sampler_model", None)  # a call would fail
     assert evaluate(tmp_path / "out", prompts, models["base"], "--overwrite") == 0
     assert evaluate(tmp_path / "other", prompts, models["base"], "--cache", tmp_path / "out" / "cache") == 0
     assert read_results(tmp_path / "out").models == read_results(tmp_path / "other").models

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from ropo.cli.main import main
+from ropo.evaluation.judges import local
 from ropo.evaluation.results import read_results
+from ropo.generation import sampler
 from tests.evaluation.fake_endpoint import serving
 from tests.generation.tiny import save_tiny
 
@@ -62,7 +64,7 @@ def evaluate(*arguments):
 
 
 def endpoint_flags(server):
-    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 2)
+    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 60)
     return ("--judge", "openai:m", "--judge_url", server.url, *fast)
 
 
@@ -131,8 +133,11 @@ def test_comparisons_in_both_orders(place):
     assert same.metric("first_preferred").value == 1.0
 
 
-def test_a_model_answers_both_turns(place, model):
-    seen = []
+def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch):
+    """Two turns at two temperatures; an interrupted run's answers are there already, and need no model."""
+    seen, loads = [], []
+    load = sampler.load_sampler_model
+    monkeypatch.setattr(sampler, "load_sampler_model", lambda source: loads.append(source) or load(source))
 
     def answer(body):
         seen.append(body["messages"][1]["content"])
@@ -141,6 +146,9 @@ def test_a_model_answers_both_turns(place, model):
     with serving(answer=answer) as server:
         flags = (f"tiny={model}", "--max_new_tokens", 4, "--limit", 3)
         assert evaluate(*flags, *endpoint_flags(server)) == 0
+        assert loads == [model]
+        assert evaluate(*flags, *endpoint_flags(server), "--overwrite") == 0
+        assert loads == [model]
     (tiny,) = read_results(place / "out").models
     assert tiny.metric("score").value == 5.0
     lines = [json.loads(line) for line in (place / "out" / "answers" / "tiny.jsonl").read_text().splitlines()]
@@ -170,3 +178,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, mess
     assert len(lines) == 1
     assert message in lines[0]
     assert not (place / "out").exists()
+
+
+def test_a_local_judge_is_loaded_once_for_all_models_and_modes(place, model, monkeypatch):
+    loads = []
+    load = local.load_sampler_model
+    monkeypatch.setattr(local, "load_sampler_model", lambda source: loads.append(source) or load(source))
+    flags = ("good.jsonl", "bad.jsonl", "--mode", "both", "--judge", f"transformers:{model}", "--judge_max_tokens", 3)
+    assert evaluate(*flags, "--limit", 2) == 0
+    assert loads == [model]
+    good, bad = read_results(place / "out").models
+    assert good.metric("score_unparsable").value == 1.0, "an untrained model says nothing, which is shown"
+    assert bad.metric("win_rate_unparsable").count == 2 * 2 * 2
+    assert evaluate(*flags, "--limit", 2, "--overwrite") == 0
+    assert loads == [model], "verdicts are kept"

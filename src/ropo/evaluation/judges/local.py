@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from ropo.evaluation.contestants import fingerprint_source
 from ropo.evaluation.judges.chat import Conversation, Failure, Meter, Reply
@@ -34,6 +37,11 @@ class LocalChat:
         """Return the content of the model, and the longest answer."""
         return {"model": self.fingerprint, "temperature": 0.0, "max_tokens": self.max_tokens}
 
+    @cached_property
+    def _loaded(self) -> tuple[Any, PreTrainedTokenizerBase]:
+        """The model and its tokenizer, loaded once for all that it judges, and not at all where all is kept."""
+        return load_sampler_model(self.source).eval(), load_tokenizer(self.source)
+
     def ask(
         self, conversations: Sequence[Conversation], keep: Callable[[int, Reply], None], meter: Meter
     ) -> Iterator[tuple[int, Reply | Failure]]:
@@ -44,8 +52,7 @@ class LocalChat:
         Raises:
             UserError: If the model cannot be loaded or has no chat template.
         """
-        tokenizer = load_tokenizer(self.source)
-        model: Any = load_sampler_model(self.source).eval()
+        model, tokenizer = self._loaded
         encoded = encode_prompts(tokenizer, [PromptRecord({}, list(turns), 0) for turns in conversations])
         context = getattr(model.config, "max_position_embeddings", None) or float("inf")
         fitting = [number for number, ids in enumerate(encoded) if len(ids) + self.max_tokens <= context]

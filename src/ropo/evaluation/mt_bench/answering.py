@@ -8,7 +8,7 @@ from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
 from ropo.evaluation.suites import Workplace
-from ropo.generation import PromptRecord, SamplingSettings
+from ropo.generation import PromptRecord, Sampler, SamplingSettings
 
 
 def answer_questions(
@@ -30,26 +30,26 @@ def answer_questions(
     Returns:
         The texts of both turns of each question.
 
-    Cost: two answers a question; questions of one temperature share batches.
+    Cost: two answers a question, and one loading of the model; questions of one temperature share batches.
     """
     answers: Answers = {question.number: [] for question in questions}
-    for turn in range(TURNS):
-        for temperature in sorted({question.temperature for question in questions}):
-            group = [question for question in questions if question.temperature == temperature]
-            prompts = [_prompt(question, answers[question.number]) for question in group]
-            settings = SamplingSettings(
-                temperature=temperature, max_new_tokens=max_new_tokens, seed=workplace.seed + turn
-            )
-            found = answer_prompts(
-                contestant,
-                prompts,
-                settings,
-                workplace.batch_size,
-                workplace.cache,
-                lambda batch: advance(len(batch.prompts)),
-            )
-            for question, (answer,) in zip(group, found, strict=True):
-                answers[question.number].append(answer.text)
+    with Sampler(contestant.source) as sampler:
+        for turn in range(TURNS):
+            for temperature in sorted({question.temperature for question in questions}):
+                group = [question for question in questions if question.temperature == temperature]
+                found = answer_prompts(
+                    contestant,
+                    [_prompt(question, answers[question.number]) for question in group],
+                    SamplingSettings(
+                        temperature=temperature, max_new_tokens=max_new_tokens, seed=workplace.seed + turn
+                    ),
+                    workplace.batch_size,
+                    workplace.cache,
+                    lambda batch: advance(len(batch.prompts)),
+                    sampler,
+                )
+                for question, (answer,) in zip(group, found, strict=True):
+                    answers[question.number].append(answer.text)
     return answers
 
 
