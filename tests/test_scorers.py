@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from safetensors.torch import load_file, save_file
 
 from ropo.errors import UserError
 from ropo.generation import PromptRecord
 from ropo.scorers import FunctionScorer, load_scorer, scores_of
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny_reward import rewards, save_tiny_reward
 
 TURNS = [{"role": "user", "content": "the cat"}]
 PROMPT = PromptRecord({"prompt": "the cat", "wanted": "dog"}, TURNS, 4)
@@ -42,48 +41,28 @@ def test_function_is_imported_from_the_working_directory(tmp_path, monkeypatch):
 
 
 def test_reward_model_reads_the_conversation(tmp_path):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_labels=1,
-        pad_token_id=0,
-    )
-    model = LlamaForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path)
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(tmp_path)
+    folder = save_tiny_reward(tmp_path / "rm")
     answers = ["dog", "the dog ran on the mat", "no"]
-    with torch.no_grad():
-        expected = [
-            float(
-                model(
-                    tokenizer(f"<user> the cat <eos> <assistant> {answer} <eos>", return_tensors="pt").input_ids
-                ).logits
-            )
-            for answer in answers
-        ]
+    expected = rewards(folder, "the cat", answers)
     assert len(set(expected)) == 3
-    found = scores_of(load_scorer(f"reward:{tmp_path}"), PROMPT, answers)
-    assert found == pytest.approx(expected, abs=1e-6)  # padding moves float32 sums by rounding
+    scorer = load_scorer(f"reward:{folder}")
+    assert scorer.name == "reward:rm", "a record names no place of this machine"
+    assert scores_of(scorer, PROMPT, answers) == pytest.approx(expected, abs=1e-6)  # padding moves sums by rounding
 
 
 def test_reward_model_with_two_outputs(tmp_path):
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_labels=2,
-        pad_token_id=0,
-    )
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="must have 1 output, got 2"):
-        load_scorer(f"reward:{tmp_path}")
+        load_scorer(f"reward:{save_tiny_reward(tmp_path, outputs=2)}")
+
+
+def test_reward_model_without_its_scoring_layer(tmp_path):
+    """transformers would make the layer of random numbers."""
+    folder = save_tiny_reward(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["score.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"prompt on line 4: reward model .*: its checkpoint has no score\.weight"):
+        scores_of(load_scorer(f"reward:{folder}"), PROMPT, ["dog"])
 
 
 @pytest.mark.parametrize(

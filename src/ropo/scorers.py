@@ -6,14 +6,16 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from ropo.errors import UserError
+from ropo.generation.journalled import model_name
 from ropo.generation.prompts import PromptRecord
 from ropo.instructions import satisfied
 from ropo.models import load_tokenizer
@@ -49,25 +51,42 @@ class RuleScorer:
 class RewardModelScorer:
     """Score answers with a sequence classifier that has a single output, a reward model.
 
+    Its weights are loaded when the first answer is scored, onto the GPU if there is one.
+
     Args:
         source: Hub id or folder of the classifier; its tokenizer must have a chat template.
 
     Raises:
-        UserError: If it cannot be loaded, or has more than one output, or no chat template.
+        UserError: If it cannot be found, or has more than one output, or no chat template.
     """
 
     def __init__(self, source: str) -> None:
-        self.name = f"reward:{source}"
+        self.source = source
+        self.name = f"reward:{model_name(source)}"
         try:
-            self.model = AutoModelForSequenceClassification.from_pretrained(source).eval()
+            outputs = AutoConfig.from_pretrained(source).num_labels
         except (OSError, ValueError) as error:
             raise UserError(f"reward model {source}: cannot be loaded ({str(error).splitlines()[0]})") from error
-        if self.model.config.num_labels != 1:
-            raise UserError(f"reward model {source}: must have 1 output, got {self.model.config.num_labels}")
+        if outputs != 1:
+            raise UserError(f"reward model {source}: must have 1 output, got {outputs}")
         self.tokenizer = load_tokenizer(source)
         if self.tokenizer.chat_template is None:
             raise UserError(f"reward model {source}: its tokenizer has no chat template; set `chat_template`")
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The classifier; `UserError` if its weights are missing or without the layer that scores."""
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(self.source, output_loading_info=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"reward model {self.source}: cannot be loaded ({str(error).splitlines()[0]})") from error
+        if missing := sorted(report["missing_keys"]):
+            raise UserError(
+                f"reward model {self.source}: its checkpoint has no {missing[0]}, which would be random numbers; name a "
+                "trained sequence classifier"
+            )
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        return cast(PreTrainedModel, model.eval().to("cuda" if torch.cuda.is_available() else "cpu"))
 
     @torch.inference_mode()
     def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> list[float]:
@@ -76,7 +95,7 @@ class RewardModelScorer:
         texts = [self.tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
         batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-        return self.model(**inputs).logits[:, 0].float().tolist()
+        return cast("list[float]", self.model(**inputs).logits[:, 0].float().tolist())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 from ropo.cli.main import main
 from ropo.instructions.counting import words
 from tests.generation.tiny import save_tiny, write_prompts
+from tests.tiny_reward import rewards, save_tiny_reward
 from tests.tiny_tokenizer import WORDS
 
 TEXTS = tuple(f"{first} {second}" for first in WORDS[:12] for second in WORDS[:5])
@@ -43,6 +44,19 @@ def test_pairs_and_summary(model, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "at_most_words" in told
     assert f"{len(records)} pairs" in told
+
+
+def test_a_reward_model_chooses_the_pairs(model, tmp_path):
+    judge, output = save_tiny_reward(tmp_path / "rm"), tmp_path / "pairs.jsonl"
+    prompts = write_prompts(tmp_path / "p.jsonl", TEXTS[:12])
+    scorer = ("--scorer", f"reward:{judge}", "--threshold", "-100")
+    assert main([*arguments(model, prompts, output), *scorer]) == 0
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(records) > 3
+    for record in records:
+        asked = record["prompt"][-1]["content"]
+        better, worse = rewards(judge, asked, [record[name][0]["content"] for name in ("chosen", "rejected")])
+        assert better > worse
 
 
 def test_killed_run_continues_without_sampling_twice_and_gives_the_same_file(model, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 from ropo.evaluation.alpaca_eval.formats import Outputs
 from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
 from ropo.evaluation.judges.chat import Meter
-from ropo.evaluation.judges.pairwise import Preference, ScorerJudge
+from ropo.evaluation.judges.pairwise import Preference
+from ropo.evaluation.judges.scored import ScorerJudge
 from ropo.generation import PromptRecord
 from ropo.scorers import FunctionScorer
 
@@ -83,12 +84,12 @@ def test_equal_outputs_are_a_tie_without_a_question():
     assert not found.missing.any()
 
 
-def test_a_scorer_judges_too():
+def test_a_scorer_judges_too(tmp_path):
     scorer = FunctionScorer("length", lambda record, answers: [len(answer) for answer in answers])
-    found = judge_outputs(ScorerJudge(scorer), PROMPTS, GOOD, BAD, 0, 20)
+    found = judge_outputs(ScorerJudge(scorer, tmp_path), PROMPTS, GOOD, BAD, 0, 20)
     assert found.wins.tolist() == [1.0] * COUNT
     assert found.orders.agree.all()
     evil = Outputs("r", [f"evil {i}" for i in range(COUNT)])
-    tied = judge_outputs(ScorerJudge(scorer), PROMPTS, GOOD, evil, 0, 20)
+    tied = judge_outputs(ScorerJudge(scorer, tmp_path), PROMPTS, GOOD, evil, 0, 20)
     assert tied.wins.tolist() == [0.5] * COUNT
     assert tied.orders.agree.all()

@@ -29,7 +29,8 @@ from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
 from ropo.evaluation.judges.chat import ChatModel, Meter
 from ropo.evaluation.judges.flags import load_judge
-from ropo.evaluation.judges.pairwise import ChatJudge, PairJudge, ScorerJudge
+from ropo.evaluation.judges.pairwise import ChatJudge, PairJudge
+from ropo.evaluation.judges.scored import ScorerJudge
 from ropo.evaluation.judges.verdicts import VerdictStore
 from ropo.evaluation.readings import metrics_of
 from ropo.evaluation.results import ModelResult, SuiteResult
@@ -112,7 +113,7 @@ def read_inputs(settings: AlpacaEvalSettings) -> tuple[list[PromptRecord], Outpu
 def make_judge(backend: ChatModel | Scorer, cache: Path) -> PairJudge:
     """Return a pairwise judge with a meter of its own."""
     if isinstance(backend, Scorer):
-        return ScorerJudge(backend, Meter())
+        return ScorerJudge(backend, cache / "scores", Meter())
     return ChatJudge(backend, VerdictStore(cache / "verdicts"), pair_question, read_preference, Meter())
 
 
@@ -160,7 +161,7 @@ def _judge(
 def _check_answered(judge: PairJudge, asked: int) -> None:
     """Refuse to report ties only, because the judge was never heard."""
     meter = judge.meter
-    if asked and isinstance(judge, ChatJudge) and not meter.calls + meter.kept:
+    if asked and not meter.calls + meter.kept:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(meter.failures.items()))
         raise UserError(f"judge {judge.name}: answered none of {asked} questions ({why}); check the server and its URL")
 

@@ -69,10 +69,15 @@ class Meter:
             self.completion_tokens += reply.completion_tokens or 0
             self.uncounted += reply.prompt_tokens is None or reply.completion_tokens is None
 
-    def count_kept(self) -> None:
-        """Count an answer read from disk."""
+    def count_call(self) -> None:
+        """Count a verdict given now by a judge that reads and writes no tokens."""
         with self._lock:
-            self.kept += 1
+            self.calls += 1
+
+    def count_kept(self, verdicts: int = 1) -> None:
+        """Count answers read from disk."""
+        with self._lock:
+            self.kept += verdicts
 
     def count_retry(self, reason: str) -> None:
         """Count an attempt that failed and is made again."""

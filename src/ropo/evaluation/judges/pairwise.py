@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 from ropo.evaluation.judges.chat import ChatModel, Conversation, Failure, Meter, Reply
 from ropo.evaluation.judges.verdicts import VerdictStore, ask_and_keep
 from ropo.generation.prompts import PromptRecord
-from ropo.scorers import Scorer, scores_of
 
 UNPARSABLE = "unparsable verdict"
 
@@ -47,39 +46,6 @@ class PairJudge(Protocol):
 
     def compare(self, duels: Sequence[Duel], advance: Callable[[int], None]) -> list[Preference]:
         """Return one preference a duel, in order; `advance` is called with the number of duels just judged."""
-
-
-@dataclass
-class ScorerJudge:
-    """Prefer the answer with the higher score of a scorer: rules, a reward model, or the user's function.
-
-    Such a judge sees no order, so its two orders agree by construction.
-
-    Args:
-        scorer: Any scorer of `ropo.scorers`.
-        meter: Counts the scored duels as calls.
-    """
-
-    scorer: Scorer
-    meter: Meter = field(default_factory=Meter)
-
-    @property
-    def name(self) -> str:
-        """Return the scorer's name."""
-        return self.scorer.name
-
-    def compare(self, duels: Sequence[Duel], advance: Callable[[int], None]) -> list[Preference]:
-        """Return 1 where the second answer scores higher, 0 where the first does, and 0.5 for equal scores.
-
-        Raises:
-            UserError: If the scorer fails, or cannot judge a prompt.
-        """
-        preferences = []
-        for duel in duels:
-            first, second = scores_of(self.scorer, duel.prompt, [duel.first, duel.second])
-            preferences.append(Preference(0.5 if first == second else float(second > first)))
-            advance(1)
-        return preferences
 
 
 @dataclass
