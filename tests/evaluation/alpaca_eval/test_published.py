@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from ropo.evaluation.alpaca_eval.judging import Verdicts
 from ropo.evaluation.alpaca_eval.length_control import fit_length_control
+from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT, standard_error, win_rate
+from ropo.evaluation.judges.position import OrderCheck
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +51,22 @@ def test_length_controlled_rates_follow_the_published_ones(published):
     assert spearmanr(raw, wanted).statistic < 0.96, "the control has to order the models better than the raw rate"
 
 
+def judged(model, wins):
+    lengths, reference = (
+        np.array([each[name] for each in model["annotations"]]) for name in ("len_model", "len_baseline")
+    )
+    orders = OrderCheck(np.zeros(0, dtype=bool), np.zeros(0), 0)
+    return Judged(Verdicts(wins, np.zeros(len(wins), dtype=bool), {}, orders, 0), lengths, reference, None)
+
+
 def test_a_judge_that_prefers_the_longer_answer_is_exposed_on_real_lengths(published):
-    """Where a model is longer and shorter often enough to tell, the controlled rate comes near 50 %."""
+    """Every time by its note; where a model is longer and shorter often enough, the controlled rate is near 50 %."""
     seen = 0
     for model in published:
         extra = extra_length_of(model)
         wins = np.where(extra > 0, 1.0, np.where(extra < 0, 0.0, 0.5))
+        assert follows_length(judged(model, wins)), model["model"]
+        assert not follows_length(judged(model, wins_of(model))), "no such thing is said of the published judge"
         raw, controlled = win_rate(wins), fit_length_control(wins, extra).win_rate(None)
         assert abs(controlled - 50) < abs(raw - 50), model["model"]
         if model["model"] in ("oasst-rlhf-llama-33b", "gemma-2b-it", "FuseChat-Llama-3.2-1B-Instruct"):

@@ -63,6 +63,8 @@ def test_a_judge_of_length_is_exposed_and_files_are_those_of_alpaca_eval(place):
     (found,) = result.models
     assert found.metric("win_rate").value == pytest.approx(80, abs=3)
     assert found.metric("length_controlled_win_rate").value == pytest.approx(50, abs=15)
+    longer, shorter = (found.metric(f"win_rate_when_{kind}") for kind in ("longer", "shorter"))
+    assert (longer.value, longer.count, shorter.value, shorter.count) == (100.0, 32, 0.0, 7)  # one is as long
     assert found.metric("order_agreement").value == 1.0
     assert found.fingerprint is None
     assert any("lacks the instruction difficulties" in note for note in result.notes)

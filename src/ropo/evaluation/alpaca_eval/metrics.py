@@ -18,10 +18,13 @@ from ropo.evaluation.results import Change, Comparison, Estimate, Metric
 
 UNITS = "prompts"
 LENGTH_CONTROLLED = "length_controlled_win_rate"
+WIN_MEANING = "percent of prompts that the judge prefers to the reference, ties a half"
 LC_MEANING = (
     "percent of prompts that the judge would prefer at equal lengths, by a logistic model of the length difference"
 )
 REFITS = 1000  # resamples of the interval, each of which is a fit of one to two milliseconds
+FOLLOWS_LENGTH = 90.0  # percent of the longer outputs, and of the shorter ones' rivals, that win with such a judge
+FEWEST = 10  # prompts of each kind, below which nothing is said of that
 ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal lengths lie outside of what was seen
 
 
@@ -34,11 +37,15 @@ class Judged:
     reference_lengths: Int[np.ndarray, " n"]
     difficulties: Float[np.ndarray, " n"] | None
 
+    @property
+    def extra(self) -> Int[np.ndarray, " n"]:
+        """How many characters each output is longer than the reference's."""
+        return self.lengths - self.reference_lengths
+
     def fit(self, rows: Int[np.ndarray, " m"] | slice = slice(None)) -> tuple[LengthControl, float]:
         """Fit the length-controlled model to some prompts, and return it with its win rate."""
         difficulties = None if self.difficulties is None else self.difficulties[rows]
-        extra = (self.lengths - self.reference_lengths)[rows].astype(float)
-        fitted = fit_length_control(self.verdicts.wins[rows], extra, difficulties)
+        fitted = fit_length_control(self.verdicts.wins[rows], self.extra[rows].astype(float), difficulties)
         return fitted, fitted.win_rate(difficulties)
 
 
@@ -50,11 +57,18 @@ def length_reading(lengths: Int[np.ndarray, " n"]) -> dict[str, Reading]:
 def readings_of(judged: Judged) -> dict[str, Reading]:
     """Return what is one number a prompt."""
     return {
-        "win_rate": Reading(
-            100.0 * judged.verdicts.wins, "percent of prompts that the judge prefers to the reference, ties a half"
-        ),
+        "win_rate": Reading(100.0 * judged.verdicts.wins, WIN_MEANING),
         "no_verdict": Reading(judged.verdicts.missing, "share of prompts without a verdict, which count as ties"),
         **length_reading(judged.lengths),
+    }
+
+
+def readings_by_length(judged: Judged) -> dict[str, Reading]:
+    """Return the win rate of the longer and of the shorter outputs, over prompts that differ from model to model."""
+    wins = 100.0 * judged.verdicts.wins
+    return {
+        "win_rate_when_longer": Reading(wins[judged.extra > 0], f"{WIN_MEANING}, where the output is the longer one"),
+        "win_rate_when_shorter": Reading(wins[judged.extra < 0], f"{WIN_MEANING}, where it is the shorter one"),
     }
 
 
@@ -70,6 +84,7 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
         win,
         Metric.of("standard_error", error, "standard error of win_rate in percentage points; has no interval itself"),
         Metric.of(LENGTH_CONTROLLED, controlled, f"{LC_MEANING}; bootstrap over prompts"),
+        *metrics_of(readings_by_length(judged), UNITS, seed),
         *others,
         Metric.of(
             "order_agreement", agreement, "share of prompts judged alike in both orders; Wilson interval over prompts"
@@ -103,7 +118,7 @@ def details_of(judged: Judged, cost: Mapping[str, Any]) -> dict[str, Any]:
         "equal_outputs": judged.verdicts.equal,
         "no_verdict": judged.verdicts.reasons,
         "length_control": judged.fit()[0]._asdict(),
-        "longer_outputs": float((judged.lengths > judged.reference_lengths).mean()),
+        "longer_outputs": float((judged.extra > 0).mean()),
         "orders_without_verdict": judged.verdicts.orders.missing,
         "judge": dict(cost),
     }
@@ -124,7 +139,12 @@ def notes_on(judged: Mapping[str, Judged], reference: str) -> list[str]:
             notes.append(
                 f"{name}: no verdict on {missing} of {len(verdicts.missing)} prompts ({why}); ties in win_rate"
             )
-        longer = float((each.lengths > each.reference_lengths).mean())
+        longer = float((each.extra > 0).mean())
+        if follows_length(each):
+            notes.append(
+                f"{name}: the judge prefers the longer output almost always, whoever wrote it (win_rate_when_longer, "
+                "win_rate_when_shorter); such verdicts say nothing of quality"
+            )
         if not ONE_SIDED <= longer <= 1.0 - ONE_SIDED:
             notes.append(
                 f"{name}: {100 * longer:.0f} % of the outputs are longer than the reference's, so its "
@@ -133,6 +153,17 @@ def notes_on(judged: Mapping[str, Judged], reference: str) -> list[str]:
         if not len(verdicts.orders.agree):
             notes.append(f"{name}: position bias is not measured; no prompt has verdicts in both orders")
     return notes
+
+
+def follows_length(judged: Judged) -> bool:
+    """Tell whether nearly all longer outputs win and nearly all shorter ones lose, over enough prompts of both kinds.
+
+    One kind alone shows nothing: a weak model may lose everywhere, and be shorter everywhere.
+    """
+    longer, shorter = (100.0 * judged.verdicts.wins[rows] for rows in (judged.extra > 0, judged.extra < 0))
+    if min(len(longer), len(shorter)) < FEWEST:
+        return False
+    return bool(longer.mean() >= FOLLOWS_LENGTH and shorter.mean() <= 100.0 - FOLLOWS_LENGTH)
 
 
 def characters(texts: Sequence[str]) -> Int[np.ndarray, " n"]:
