@@ -16,6 +16,7 @@ def quiet_libraries() -> None:
     from transformers import modeling_gguf_pytorch_utils
 
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read from the environment when it was imported
+    huggingface_hub.logging.set_verbosity_error()  # without network it tells of every retry before we say what is wrong
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -15,6 +15,7 @@ import yaml
 from ropo.cli.main import main
 from ropo.diagnostics.scoring import text_loss
 from ropo.diagnostics.tokens import text_windows
+from ropo.errors import UserError
 from ropo.evaluation.knowledge import STANDARD, harness
 from ropo.evaluation.results import read_results
 from ropo.models import load_policy
@@ -254,7 +255,20 @@ def test_names_of_lm_eval(models, tmp_path, capsys, monkeypatch, tasks, message)
 def test_names_of_the_real_lm_eval(models, tmp_path, capsys, quiet, tasks, message):
     assert evaluate(tmp_path / "out", models["base"], "--tasks", *tasks) == 2
     assert message in capsys.readouterr().err
-    assert set(STANDARD) <= set(harness._indexed(True).task_index)
+
+
+@pytest.mark.slow
+def test_lm_eval_knows_every_standard_task_and_without_network_says_so_in_one_line(monkeypatch, quiet):
+    """Nothing but the network is missing: not a task, and none of the libraries that a task needs."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert len(STANDARD) == 9
+    assert harness.find_tasks(STANDARD) == list(STANDARD)
+    for name in STANDARD:
+        with pytest.raises(UserError) as error:
+            harness.check_data([name])
+        assert str(error.value).startswith(f"task {name}: lm-eval cannot load it (ConnectionError: Couldn't reach")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ class AlpacaEvalSettings(JudgeSettings):
         prompts: JSON Lines with `instruction`; None takes the instructions of the reference outputs.
         reference_outputs: Outputs in AlpacaEval's JSON format; None takes those of AlpacaEval 2 from the hub.
         against_first: Whether the first model's outputs are the reference instead.
-        difficulties: JSON object from instruction to difficulty, for the length-controlled rate.
+        difficulties: JSON object from instruction to difficulty, or AlpacaEval's CSV file, for the length-controlled
+            rate; None takes those of AlpacaEval 2 from the hub where its reference is used too.
         limit: Prompts to use, the first ones; None uses all.
         swapped: Prompts that are judged in both orders.
         temperature: Of the models' answers.
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--prompts", type=Path, metavar="FILE", help="JSON Lines with `instruction` (those of the reference outputs)")
     flag("--reference_outputs", type=Path, metavar="FILE", help="AlpacaEval's JSON format (AlpacaEval 2's, of the hub)")
     flag("--against_first", action="store_true", help="take the first model's outputs as the reference")
-    flag("--difficulties", type=Path, metavar="FILE", help="JSON object: instruction to difficulty (none)")
+    flag("--difficulties", type=Path, metavar="FILE", help="JSON object: instruction to difficulty, or AlpacaEval's CSV")
     flag("--limit", type=int, metavar="N", help="prompts to use, the first N (all)")
     flag("--swapped", type=int, default=100, metavar="N", help="prompts judged in both orders (%(default)s)")
     flag("--temperature", type=float, default=0.7, help="of the models' answers; 0 is greedy (%(default)s)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from ropo.errors import UserError
 from ropo.files import write_atomically
 from ropo.generation.prompts import PromptRecord
 
-HUB = ("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline.json")  # the outputs of AlpacaEval 2's reference
+HUB = "tatsu-lab/alpaca_eval"
+REFERENCE = "alpaca_eval_gpt4_baseline.json"  # the outputs of AlpacaEval 2's reference
+DIFFICULTIES = "instruction_difficulty.csv"  # of its instructions, as fitted over its leaderboard
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,28 @@ def reference_file() -> Path:
     Raises:
         UserError: If the hub cannot be reached and the cache has them not.
     """
-    from huggingface_hub import hf_hub_download
-
-    repository, name = HUB
     try:
-        return Path(hf_hub_download(repository, name, repo_type="dataset"))
+        return _hub_file(REFERENCE)
     except Exception as error:  # the hub answers with a dozen unrelated exception types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"reference outputs {repository}/{name}: the hub does not give them ({reason}); name a file with "
+            f"reference outputs {HUB}/{REFERENCE}: the hub does not give them ({reason}); name a file with "
             "--reference_outputs"
         ) from error
+
+
+def difficulties_file() -> Path | None:
+    """Return the difficulties of AlpacaEval's instructions from the hub or its cache; None where neither has them."""
+    try:
+        return _hub_file(DIFFICULTIES)
+    except Exception:  # as above; the result's notes say that they are missing
+        return None
+
+
+def _hub_file(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(HUB, name, repo_type="dataset"))
 
 
 def read_output_records(path: Path) -> list[dict[str, Any]]:
@@ -122,26 +136,40 @@ def instruction_of(prompt: PromptRecord) -> str:
     return prompt.turns[-1]["content"]
 
 
-def read_difficulties(path: Path, prompts: Sequence[PromptRecord]) -> Float[np.ndarray, " n"]:
-    """Read a JSON object from instruction to difficulty, and return that of each prompt.
+def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequence[str]) -> Float[np.ndarray, " n"]:
+    """Read difficulties, and return that of each prompt.
+
+    Args:
+        path: A JSON object from instruction to difficulty, or AlpacaEval's `instruction_difficulty.csv`, whose first
+            two columns are the place of an instruction, from 0, and its difficulty.
+        prompts: What was asked.
+        order: The instructions in the order that a CSV file counts in: that of the reference outputs.
 
     Raises:
-        UserError: If the file is no such object, or lacks a prompt.
+        UserError: If the file is malformed, or lacks a prompt.
     """
     if not path.is_file():
         raise UserError(f"difficulties {path}: no such file; check the path")
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        known = _by_place(text, order) if path.suffix == ".csv" else json.loads(text)
         values = np.array([float(known[instruction_of(prompt)]) for prompt in prompts])
     except KeyError as error:
         raise UserError(f"difficulties {path}: lack the instruction {str(error)[:60]}; add it") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise UserError(
-            f"difficulties {path}: must be a JSON object from instruction to number ({error}); mend it"
+            f"difficulties {path}: must be a JSON object from instruction to number, or AlpacaEval's {DIFFICULTIES} "
+            f"({error}); mend it"
         ) from error
     if not np.isfinite(values).all():
         raise UserError(f"difficulties {path}: must be finite numbers; mend them")
     return values
+
+
+def _by_place(text: str, order: Sequence[str]) -> dict[str, float]:
+    """Read a CSV table whose first line names its columns."""
+    _, *rows = csv.reader(text.splitlines())
+    return {order[int(place)]: float(value) for place, value, *_ in rows if int(place) < len(order)}
 
 
 def write_outputs(path: Path, prompts: Sequence[PromptRecord], outputs: Outputs) -> None:

@@ -60,8 +60,9 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     """
     if settings.against_first and len(contestants) < 2:
         raise UserError("against_first: needs a second model to judge, got one; name another")
-    prompts, reference = read_inputs(settings)
-    difficulties = formats.read_difficulties(settings.difficulties, prompts) if settings.difficulties else None
+    prompts, reference, order = read_inputs(settings)
+    known = settings.difficulties or (None if _brings_reference(settings) else formats.difficulties_file())
+    difficulties = formats.read_difficulties(known, prompts, order) if known else None
     given = {each.name: _given_outputs(each, prompts) for each in contestants}
     backend = load_judge(settings, workplace.batch_size)
     fingerprints = [None if given[each.name] else fingerprint_source(each.source) for each in contestants]
@@ -99,15 +100,25 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     )
 
 
-def read_inputs(settings: AlpacaEvalSettings) -> tuple[list[PromptRecord], Outputs | None]:
-    """Read the prompts, and the reference's outputs to them unless the first model is the reference."""
+def read_inputs(settings: AlpacaEvalSettings) -> tuple[list[PromptRecord], Outputs | None, list[str]]:
+    """Read the prompts, and the reference's outputs to them unless the first model is the reference.
+
+    Returns:
+        The prompts, the outputs, and all instructions in the order of their file.
+    """
     if settings.against_first and settings.prompts is not None:
-        return read_prompts(settings.prompts)[: settings.limit], None
+        prompts = read_prompts(settings.prompts)
+        return prompts[: settings.limit], None, [formats.instruction_of(prompt) for prompt in prompts]
     path = settings.reference_outputs or formats.reference_file()
     records = formats.read_output_records(path)
     prompts = read_prompts(settings.prompts) if settings.prompts else formats.prompts_of(records)
     prompts = prompts[: settings.limit]
-    return prompts, formats.outputs_for(prompts, records, path, path.stem)
+    outputs = formats.outputs_for(prompts, records, path, path.stem)
+    return prompts, outputs, [record["instruction"] for record in records]
+
+
+def _brings_reference(settings: AlpacaEvalSettings) -> bool:
+    return settings.against_first or settings.reference_outputs is not None
 
 
 def make_judge(backend: ChatModel | Scorer, cache: Path) -> PairJudge:
@@ -170,7 +181,7 @@ def _source(settings: AlpacaEvalSettings, prompts: Sequence[PromptRecord]) -> So
     path = settings.prompts or settings.reference_outputs
     content = json.dumps([prompt.turns for prompt in prompts])
     return Source(
-        name=path.name if path else "/".join(formats.HUB),
+        name=path.name if path else f"{formats.HUB}/{formats.REFERENCE}",
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         counts={"prompts": len(prompts)},
     )
