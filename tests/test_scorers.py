@@ -56,7 +56,7 @@ def test_reward_model_with_two_outputs(tmp_path):
 
 
 def test_reward_model_without_its_scoring_layer(tmp_path):
-    """transformers would make the layer of random numbers."""
+    """Without a check, transformers fills the layer with random numbers."""
     folder = save_tiny_reward(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["score.weight"]

@@ -82,8 +82,8 @@ class RewardModelScorer:
             raise UserError(f"reward model {self.source}: cannot be loaded ({str(error).splitlines()[0]})") from error
         if missing := sorted(report["missing_keys"]):
             raise UserError(
-                f"reward model {self.source}: its checkpoint has no {missing[0]}, which would be random numbers; name a "
-                "trained sequence classifier"
+                f"reward model {self.source}: its checkpoint has no {missing[0]}, which would be random numbers; "
+                "name a trained sequence classifier"
             )
         model.config.pad_token_id = self.tokenizer.pad_token_id
         return cast(PreTrainedModel, model.eval().to("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,4 +1,4 @@
-"""One model that answers are sampled from: loaded when it is first needed, once, by whatever samples on this machine."""
+"""One model that answers are sampled from, loaded once, when it is first needed, by whatever samples here."""
 
 from __future__ import annotations
 

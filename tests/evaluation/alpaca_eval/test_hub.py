@@ -85,8 +85,8 @@ def test_without_network_one_line_names_the_way_out(place, asked, capsys):
     assert evaluate() == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "ropo evaluate: error: reference outputs tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json: the hub does not "
-        "give them (cannot be reached); name a file with --reference_outputs"
+        "ropo evaluate: error: reference outputs tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json: the hub does "
+        "not give them (cannot be reached); name a file with --reference_outputs"
     ]
     assert not (place / "out").exists()
 

@@ -24,7 +24,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(metrics, "REFITS", 50)  # enough to see an interval, and quick
     for name, step in (("reference", 3), ("mine", 5)):
-        write(f"{name}.json", [" ".join(WORDS[(n + i) * step % 16] for i in range(n % 7 + 1)) for n in range(len(PROMPTS))])
+        write(
+            f"{name}.json",
+            [" ".join(WORDS[(n + i) * step % 16] for i in range(n % 7 + 1)) for n in range(len(PROMPTS))],
+        )
     return tmp_path
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tenacity import RetryCallState
 
 from ropo.errors import UserError
 from ropo.evaluation.judges.chat import Failure, Meter, Reply
-from ropo.evaluation.judges.endpoint import EndpointChat, EndpointSettings
+from ropo.evaluation.judges.endpoint import EndpointChat, EndpointSettings, Transient
 from ropo.evaluation.judges.verdicts import VerdictStore, ask_and_keep
 from tests.evaluation.fake_endpoint import serving
 
@@ -94,6 +95,25 @@ def test_a_fault_is_survived_and_counted(tmp_path, fault, reason):
     assert meter.retries == {reason: 3}
     assert meter.failures == {reason: 1}
     assert meter.calls == 2
+
+
+@pytest.mark.parametrize(("asked", "longest", "paused"), [(0.01, 0.02, 0.01), (7.0, 0.02, 0.02), (None, 0.02, None)])
+def test_a_pause_is_as_long_as_the_server_asks_up_to_the_longest(asked, longest, paused):
+    """Without a wish of the server it is drawn by chance, so that threads spread out."""
+    state = RetryCallState(None, None, (), {})
+    state.set_exception((Transient, Transient("too many requests (429)", asked), None))
+    judge = EndpointChat(EndpointSettings("m", "http://127.0.0.1:1/v1", "JUDGE_KEY", longest_wait=longest))
+    found = [judge._pause(state) for _ in range(50)]
+    assert all(0 <= pause <= longest for pause in found)
+    assert (set(found) == {paused}) if paused else (len(set(found)) > 40)
+
+
+def test_the_servers_wish_for_a_pause_is_read(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(EndpointChat, "_pause", lambda self, state: waits.append(state.outcome.exception().wait) or 0)
+    with serving(answer=echo, faults=lambda text, before: None if before else "429") as server:
+        ask(server, tmp_path)
+    assert waits == [0.01]
 
 
 def test_failures_are_asked_again_by_the_next_run_and_answers_are_not(tmp_path):

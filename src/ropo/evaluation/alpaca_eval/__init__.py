@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--prompts", type=Path, metavar="FILE", help="JSON Lines with `instruction` (those of the reference outputs)")
     flag("--reference_outputs", type=Path, metavar="FILE", help="AlpacaEval's JSON format (AlpacaEval 2's, of the hub)")
     flag("--against_first", action="store_true", help="take the first model's outputs as the reference")
-    flag("--difficulties", type=Path, metavar="FILE", help="JSON object: instruction to difficulty, or AlpacaEval's CSV")
+    flag(
+        "--difficulties", type=Path, metavar="FILE", help="JSON object: instruction to difficulty, or AlpacaEval's CSV"
+    )
     flag("--limit", type=int, metavar="N", help="prompts to use, the first N (all)")
     flag("--swapped", type=int, default=100, metavar="N", help="prompts judged in both orders (%(default)s)")
     flag("--temperature", type=float, default=0.7, help="of the models' answers; 0 is greedy (%(default)s)")
