@@ -146,8 +146,10 @@ def test_scores_equal_lm_evals_own(files, models, tmp_path, monkeypatch, capsys,
     assert "wino/acc" in capsys.readouterr().out
 
 
-def test_the_first_questions_only(files, models, tmp_path, quiet):
+def test_the_first_questions_only(files, models, tmp_path, monkeypatch, capfd, quiet):
+    monkeypatch.chdir(tmp_path)  # no checkout, where lm-eval would let git complain
     assert evaluate(tmp_path, models["base"], "--tasks", files["arc"], "--limit", 5) == 0
+    assert "git" not in capfd.readouterr().err
     result = read_results(tmp_path)
     assert {metric.count for metric in result.models[0].metrics} == {5}
     assert (result.settings["tasks"], result.settings["limit"]) == (["arc.jsonl"], 5)

@@ -139,11 +139,15 @@ def _indexed(include_defaults: bool) -> Any:
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """Keep lm-eval's notices out of the output; its progress bars stay."""
+    """Keep lm-eval's notices out of the output, and git's where it runs outside a checkout; its progress bars stay."""
+    from lm_eval import evaluator
+
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    ask_git, evaluator.get_git_commit_hash = evaluator.get_git_commit_hash, lambda: None
     try:
         yield
     finally:
         logger.setLevel(level)
+        evaluator.get_git_commit_hash = ask_git
