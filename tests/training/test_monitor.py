@@ -23,12 +23,15 @@ from ropo.training.monitor import HackingMonitor, spread
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny_tokenizer import tiny_tokenizer
 
-TEXT = "the cat sat on the mat . the dog ran fast . one two three ."
+SENTENCES = "the cat sat on the mat . the dog ran fast . one two three . "
+TEXT = SENTENCES * 32  # 15 windows of 32 tokens
 PROMPTS = ["the cat", "the dog", "one", "a mat"]
 CHOSEN = ["sat on the mat .", "ran fast .", "two three yes no .", "yes a dog sat ."]
 REJECTED = ["ran slow .", "sat on a mat .", "three two .", "no the cat ran ."]
 LONG = ["sat on the mat . ran fast on two mat yes no"] * 4
-LONGER = ["no yes on a cat sat two one dog ran slow the mat fast . three a yes one on cat no sat dog two ran"] * 4
+LONGER = [
+    "no yes on a cat sat two one dog ran slow the mat fast . three a yes one on cat no sat dog two ran cat yes mat one"
+] * 4
 REPEATED = ["cat cat cat cat cat cat cat cat"] * 4
 SPARE = 63  # a hidden unit that the model does not use
 
@@ -48,7 +51,7 @@ PAIRS = Dataset.from_list(
         {"prompt": chat(prompt), "chosen": reply(chosen), "rejected": reply(rejected)}
         for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
     ]
-    * 2  # two answers a prompt are sampled
+    * 16  # so many answers a prompt are sampled
 )
 
 
@@ -61,7 +64,7 @@ def answered(answers: list[str]) -> Sequences:
     return [(start, tokenizer(f"{answer} <eos>")["input_ids"]) for start, answer in zip(starts, answers, strict=True)]
 
 
-CONTEXT, *REST = tiny_tokenizer()(TEXT)["input_ids"]
+CONTEXT, *REST = tiny_tokenizer()(SENTENCES * 5)["input_ids"]
 PLAIN: Sequences = [([CONTEXT], REST)]
 
 
@@ -132,7 +135,7 @@ def make_trainer(model: Any, folder: Any, config: Any = None, **changes: Any) ->
 
 def monitored(trainer: Any, **options: Any) -> tuple[HackingMonitor, list[str]]:
     lines: list[str] = []
-    options = {"layers": 14, "max_new_tokens": 32, "warn": lines.append, **options}
+    options = {"pairs": 64, "layers": 14, "max_new_tokens": 32, "warn": lines.append, **options}
     monitor = HackingMonitor(trainer, text=TEXT, **options)
     trainer.add_callback(monitor)
     return monitor, lines
@@ -157,7 +160,7 @@ def displaces(model: Any) -> Any:
 
 def grows(model: Any) -> Any:
     kept = [(1.0, answered(CHOSEN)), (0.5, answered(REJECTED)), (1.0, PLAIN)]
-    return fit(model, 60, *kept, (2.0, answered(LONGER)))
+    return fit(model, 60, *kept, (4.0, answered(LONGER)))
 
 
 def forgets(model: Any) -> Any:
@@ -204,7 +207,9 @@ def test_planted_failure_trips_its_warning_and_only_it(name: str | None, base: A
         step, value = monitor.warned[name]
         assert step == 1
         [signal] = [signal for signal in SIGNALS if signal.name == name]
-        assert lines == [f"step 1: {signal.describe(value)}"]
+        [line] = lines
+        assert line.startswith(f"step 1: {name}: {signal.meaning.format(value)} (warns ")
+        assert ("by chance with p = " in line) == (name != "neuron_collapse")  # which is counted, not sampled
         assert logged(trainer, f"hacking/{signal.measure}") == [value]
         assert logged(trainer, f"hacking/warning/{name}") == [1.0]
 

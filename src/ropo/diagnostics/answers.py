@@ -35,6 +35,8 @@ class AnswerMeasure(Measure):
         self_bleu_per_prompt: Between the samples of one prompt, mean over prompts; None with one sample a prompt.
         repetition: Mean share of repeated 4-grams of words within an answer.
         refusals: Share of answers that open like a refusal.
+        tokens_by_prompt: Mean length of each prompt's samples; prompts without one are left out.
+        repetition_by_prompt: The same of `repetition`.
     """
 
     answers: int
@@ -49,6 +51,8 @@ class AnswerMeasure(Measure):
     self_bleu_per_prompt: float | None
     repetition: float
     refusals: float
+    tokens_by_prompt: list[float]
+    repetition_by_prompt: list[float]
 
 
 def measure_answers(samples: Sequence[Sequence[Generation]], vocabulary: int) -> AnswerMeasure:
@@ -70,6 +74,7 @@ def measure_answers(samples: Sequence[Sequence[Generation]], vocabulary: int) ->
     if not answers:
         raise UserError("answers: need at least one generated answer, got none; give prompts")
     texts = [words(answer.text) for answer in answers]
+    asked = [group for group in samples if group]
     per_prompt = [self_bleu([answer.text for answer in group]) for group in samples]
     defined = [value for value in per_prompt if value is not None]
     ended = mean([answer.finished for answer in answers])
@@ -82,10 +87,12 @@ def measure_answers(samples: Sequence[Sequence[Generation]], vocabulary: int) ->
         distinct_1=distinct(texts, 1),
         distinct_2=distinct(texts, 2),
         expectation_adjusted_distinct=expectation_adjusted_distinct([a.tokens for a in answers], vocabulary),
-        self_bleu=self_bleu([group[0].text for group in samples if group]),
+        self_bleu=self_bleu([group[0].text for group in asked]),
         self_bleu_per_prompt=mean(defined) if defined else None,
         repetition=mean([repetition(text) for text in texts]),
         refusals=mean([is_refusal(answer.text) for answer in answers]),
+        tokens_by_prompt=[mean([len(answer.tokens) for answer in group]) for group in asked],
+        repetition_by_prompt=[mean([repetition(words(answer.text)) for answer in group]) for group in asked],
     )
 
 

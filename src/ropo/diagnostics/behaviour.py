@@ -28,6 +28,7 @@ class Behaviour(Measure):
         length_reward_correlation: Pearson correlation of length and log-prob change over all answers, chosen and
             rejected (Park et al. 2024, arXiv 2403.19159, on length as the reward's proxy); None when either is
             constant.
+        changes_per_token: The chosen and the rejected change per token of each pair.
     """
 
     pairs: int
@@ -39,6 +40,7 @@ class Behaviour(Measure):
     accuracy: float
     displacement: float
     length_reward_correlation: float | None
+    changes_per_token: list[tuple[float, float]]
 
 
 class KlEstimate(Measure):
@@ -77,18 +79,19 @@ def measure_behaviour(
         raise UserError("pairs: an answer has no token; remove the empty answers")
     _check_log_probs(log_probs, reference)
     change = log_probs.double() - reference.double()
-    per_token = (change / lengths).mean(dim=0)
+    per_token = change / lengths
     margin = change[:, 0] - change[:, 1]
     return Behaviour(
         pairs=len(change),
         chosen_change=float(change[:, 0].mean()),
         rejected_change=float(change[:, 1].mean()),
-        chosen_change_per_token=float(per_token[0]),
-        rejected_change_per_token=float(per_token[1]),
+        chosen_change_per_token=float(per_token[:, 0].mean()),
+        rejected_change_per_token=float(per_token[:, 1].mean()),
         margin=float(margin.mean()),
         accuracy=float((margin > 0).double().mean()),
         displacement=float((change[:, 0] < 0).double().mean()),
         length_reward_correlation=pearson(lengths.double().flatten(), change.flatten()),
+        changes_per_token=[(float(chosen), float(rejected)) for chosen, rejected in per_token],
     )
 
 

@@ -21,8 +21,9 @@ from ropo.diagnostics.scoring import (
     answer_log_probs,
     compare_on_pairs,
     hidden_states,
+    mean_loss,
     pair_log_probs,
-    text_loss,
+    text_losses,
 )
 from ropo.generation.settings import SamplingSettings
 
@@ -103,7 +104,7 @@ def sampled_kl(
 
 
 def diagnose_text(model: Any, reference: OpenReference | None, windows: Sequence[Sequence[int]]) -> TextComparison:
-    """Measure a model and its reference on plain text; see `text_loss` and `hidden_states`."""
+    """Measure a model and its reference on plain text; see `text_losses` and `hidden_states`."""
     policy = _measure_text(model, windows)
     if reference is None:
         return TextComparison(policy=policy, reference=None)
@@ -113,11 +114,13 @@ def diagnose_text(model: Any, reference: OpenReference | None, windows: Sequence
 
 def _measure_text(model: Any, windows: Sequence[Sequence[int]]) -> TextMeasure:
     rows = hidden_states(model, windows)
+    losses = text_losses(model, windows)
     return TextMeasure(
         tokens=sum(map(len, windows)),
-        loss=text_loss(model, windows),
+        loss=mean_loss(losses, windows),
         hidden_effective_rank=effective_rank(rows),
         hidden_isotropy=isotropy(rows),
+        losses=losses,
     )
 
 

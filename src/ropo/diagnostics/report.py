@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ropo.diagnostics.answers import AnswerMeasure, length_ratio
+from ropo.diagnostics.answers import AnswerMeasure
 from ropo.diagnostics.behaviour import Behaviour, KlEstimate
 from ropo.diagnostics.measure import Measure
-from ropo.diagnostics.signals import triggered
+from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
+from ropo.diagnostics.signals import Reading, triggered
 from ropo.diagnostics.weights import LayerMeasure
 
 
@@ -22,12 +23,15 @@ class AnswerComparison(Measure):
 
 
 class TextMeasure(Measure):
-    """Describe a model on plain text: its loss in nats per token, and how its last hidden states spread."""
+    """Describe a model on plain text: its loss in nats per token, in all and by window, and how its last hidden states
+    spread.
+    """
 
     tokens: int
     loss: float
     hidden_effective_rank: float | None
     hidden_isotropy: float | None
+    losses: list[float]
 
 
 class TextComparison(Measure):
@@ -57,7 +61,7 @@ class DiagnosticReport(Measure):
     `warnings` are sentences of `ropo.diagnostics.signals`.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model: str
     reference: str | None
     seed: int
@@ -91,16 +95,15 @@ def find_warnings(
     summary: LayerSummary, behaviour: Behaviour | None, answers: AnswerComparison | None, text: TextComparison | None
 ) -> list[str]:
     """Say which signals the measured numbers trigger."""
-    measures: dict[str, float | None] = {"collapsed_pairs": summary.collapsed_pairs}
+    readings = {} if summary.collapsed_pairs is None else {"collapsed_pairs": Reading(summary.collapsed_pairs)}
     if behaviour is not None:
-        measures |= behaviour.model_dump()
+        readings |= behaviour_readings(behaviour)
     if answers is not None and answers.reference is not None:
-        measures["length_ratio"] = length_ratio(answers.policy, answers.reference)
-        measures["repetition_rise"] = answers.policy.repetition - answers.reference.repetition
+        readings |= answer_readings(answers.policy, answers.reference)
     if text is not None and text.reference is not None:
-        measures["text_loss_rise"] = text.policy.loss - text.reference.loss
-    known = {name: value for name, value in measures.items() if value is not None}
-    return [signal.describe(known[signal.measure]) for signal in triggered(known)]
+        rise = text.policy.loss - text.reference.loss
+        readings |= text_readings(rise, text.policy.losses, text.reference.losses)
+    return [signal.describe(readings[signal.measure]) for signal in triggered(readings)]
 
 
 def _energy_change(layers: Sequence[LayerMeasure]) -> float | None:

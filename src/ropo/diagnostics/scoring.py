@@ -63,24 +63,40 @@ def compare_on_pairs(
     return measure_behaviour(log_probs, reference, lengths)
 
 
-@torch.inference_mode()
-def text_loss(model: Any, windows: Sequence[Sequence[int]]) -> float:
-    """Compute the mean negative log-likelihood of a plain text, in nats per token.
+def text_losses(model: Any, windows: Sequence[Sequence[int]]) -> list[float]:
+    """Compute the mean negative log-likelihood of each window of a plain text, in nats per token.
 
-    L = -1/T sum_t log pi(w_t | w_<t), within each window; exp(L) is the perplexity. Its rise over the reference's is
-    what preference training forgot of plain language modelling.
+    L = -1/T sum_t log pi(w_t | w_<t), within the window.
 
     Args:
         model: A causal language model in evaluation mode.
         windows: Token ids, at least two a window; the first of each is context only.
 
     Returns:
-        The loss.
+        One loss a window.
 
     Cost: one forward pass for 4 windows.
     """
     scores = answer_log_probs(model, [window[:1] for window in windows], [window[1:] for window in windows])
-    return -float(torch.cat(scores).double().mean())
+    return [-float(each.double().mean()) for each in scores]
+
+
+def mean_loss(losses: Sequence[float], windows: Sequence[Sequence[int]]) -> float:
+    """Return the mean over the tokens of all windows; exp of it is the perplexity.
+
+    Its rise over the reference's is what preference training forgot of plain language modelling.
+
+    Args:
+        losses: One a window, as `text_losses` returns them.
+        windows: The same windows.
+    """
+    tokens = [len(window) - 1 for window in windows]
+    return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+
+
+def text_loss(model: Any, windows: Sequence[Sequence[int]]) -> float:
+    """Compute the mean negative log-likelihood of a plain text, in nats per token; see `text_losses`, `mean_loss`."""
+    return mean_loss(text_losses(model, windows), windows)
 
 
 @torch.inference_mode()

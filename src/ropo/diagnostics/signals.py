@@ -1,9 +1,25 @@
-"""Name what went wrong: the warnings and the numbers that trigger them."""
+"""Name what went wrong: the warnings, and the numbers and odds that trigger them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from ropo.diagnostics.chance import chance_of_rise
+
+SURE = 0.01  # a change of the sample that comes by chance more often than this is no warning
+FEWEST = math.ceil(-math.log2(SURE))  # units below which no change can be that sure (`chance_of_rise`)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Hold a measured number, and the changes of the sampled units that it sums up; None where it is no sample."""
+
+    value: float
+    changes: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -13,7 +29,7 @@ class Signal:
     Attributes:
         name: Its name in logs.
         measure: The number that it watches.
-        threshold: It triggers where the number is above this (below it where `falls`).
+        threshold: It triggers where the number is above this (below it where `falls`), and sure to have changed.
         meaning: What has happened, with a place for the number.
         falls: Whether a low number is the bad one.
     """
@@ -24,14 +40,23 @@ class Signal:
     meaning: str
     falls: bool = False
 
-    def triggers(self, value: float) -> bool:
-        """Tell whether a number triggers the warning."""
-        return value < self.threshold if self.falls else value > self.threshold
+    def chance(self, reading: Reading) -> float:
+        """Return how likely a change as bad as this one would be by chance; 0 for what is counted, not sampled."""
+        if reading.changes is None:
+            return 0.0
+        return chance_of_rise(np.array(reading.changes) * (-1.0 if self.falls else 1.0))
 
-    def describe(self, value: float) -> str:
-        """Say in one sentence what has happened, with the number and the threshold."""
+    def triggers(self, reading: Reading) -> bool:
+        """Tell whether a number is past the threshold, and more than chance."""
+        value = reading.value
+        past = value < self.threshold if self.falls else value > self.threshold
+        return past and self.chance(reading) <= SURE
+
+    def describe(self, reading: Reading) -> str:
+        """Say in one sentence what has happened, with the number, the threshold and the odds."""
         bound = "below" if self.falls else "above"
-        return f"{self.name}: {self.meaning.format(value)} (warns {bound} {self.threshold:g})"
+        odds = "" if reading.changes is None else f", by chance with p = {self.chance(reading):.1g}"
+        return f"{self.name}: {self.meaning.format(reading.value)} (warns {bound} {self.threshold:g}{odds})"
 
 
 # Every number is a change against the reference, so that what the reference does already is nobody's fault. The
@@ -58,6 +83,6 @@ SIGNALS = (
 )
 
 
-def triggered(measures: Mapping[str, float], signals: Sequence[Signal] = SIGNALS) -> list[Signal]:
+def triggered(readings: Mapping[str, Reading], signals: Sequence[Signal] = SIGNALS) -> list[Signal]:
     """Return the signals that the measured numbers trigger; what was not measured triggers nothing."""
-    return [signal for signal in signals if signal.measure in measures and signal.triggers(measures[signal.measure])]
+    return [signal for signal in signals if signal.measure in readings and signal.triggers(readings[signal.measure])]

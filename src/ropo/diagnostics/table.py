@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import AnswerComparison, DiagnosticReport, TextComparison
 
 
@@ -17,7 +18,7 @@ def print_report(report: DiagnosticReport, console: Console) -> None:
     for line in _summary_lines(report):
         console.print(line, highlight=False)
     if report.behaviour is not None:
-        rows = [(name.replace("_", " "), digits(value)) for name, value in report.behaviour.model_dump().items()]
+        rows = [(name.replace("_", " "), digits(value)) for name, value in _numbers(report.behaviour).items()]
         console.print(make_table("Held-out pairs, in nats", ("", "value"), rows))
     if report.answers is not None:
         console.print(_answer_table(report.answers))
@@ -64,8 +65,8 @@ def _summary_lines(report: DiagnosticReport) -> list[str]:
 
 
 def _answer_table(answers: AnswerComparison) -> Table:
-    policy = answers.policy.model_dump()
-    reference = answers.reference.model_dump() if answers.reference is not None else {}
+    policy = _numbers(answers.policy)
+    reference = _numbers(answers.reference) if answers.reference is not None else {}
     rows = [(name.replace("_", " "), digits(policy[name]), digits(reference.get(name))) for name in policy]
     rows.append(("length ratio", digits(answers.length_ratio), ""))
     if answers.kl is not None:
@@ -75,10 +76,15 @@ def _answer_table(answers: AnswerComparison) -> Table:
 
 
 def _text_table(text: TextComparison) -> Table:
-    policy = text.policy.model_dump()
-    reference = text.reference.model_dump() if text.reference is not None else {}
+    policy = _numbers(text.policy)
+    reference = _numbers(text.reference) if text.reference is not None else {}
     rows = [(name.replace("_", " "), digits(policy[name]), digits(reference.get(name))) for name in policy]
     return make_table("Plain text, nats per token", ("", "model", "reference"), rows)
+
+
+def _numbers(measure: Measure) -> dict[str, float | None]:
+    """Return the fields that are one number; lists of many are for the JSON."""
+    return {name: value for name, value in measure.model_dump().items() if not isinstance(value, list)}
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +14,32 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.utils import use_adapter
 
-from ropo.diagnostics import SIGNALS, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
+from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
 from ropo.diagnostics.answers import AnswerMeasure, measure_answers
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
+from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
 from ropo.diagnostics.sampling import sample_answers
-from ropo.diagnostics.scoring import TokenPair, compare_on_pairs, pair_log_probs, text_loss
+from ropo.diagnostics.scoring import TokenPair, compare_on_pairs, mean_loss, pair_log_probs, text_losses
+from ropo.diagnostics.signals import FEWEST
 from ropo.diagnostics.tokens import shorten_pair, text_windows
 from ropo.errors import UserError
 from ropo.generation.settings import SamplingSettings
 
 LONGEST = 256  # tokens of a held-out prompt or answer
 NEURONS = 4096  # of a watched layer, the first ones
-WINDOW, WINDOWS = 256, 4  # of the plain text
+WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Hold what is measured of one model: log-probs of the pairs, answers, losses of the windows, watched neurons."""
+
+    log_probs: Float[Tensor, "pairs 2"]
+    answers: AnswerMeasure
+    losses: list[float]
+    weights: dict[str, Tensor]
+    energy: float
 
 
 class HackingMonitor(TrainerCallback):
@@ -33,7 +47,8 @@ class HackingMonitor(TrainerCallback):
 
     The reference is measured once at the start; every k steps and at the end, the policy. The numbers are logged
     through the trainer as `hacking/...`, so they reach `metrics.jsonl`, TensorBoard, wandb and the like; each warning
-    of `ropo.diagnostics.SIGNALS` is printed once, with the number that triggered it. Training is not disturbed: no
+    of `ropo.diagnostics.SIGNALS` is printed once, with the number that triggered it and the odds that chance alone would
+    do so. Training is not disturbed: no
     global random state is used, and dropout is off while measuring only.
 
     Under fully sharded training (FSDP, ZeRO-3) a layer's weight is in no one place, and the monitor does not work.
@@ -61,7 +76,7 @@ class HackingMonitor(TrainerCallback):
         trainer: Trainer,
         text: str | None = None,
         every: int = 100,
-        pairs: int = 8,
+        pairs: int = 16,
         layers: int = 8,
         max_new_tokens: int = 64,
         stop: bool = False,
@@ -78,6 +93,7 @@ class HackingMonitor(TrainerCallback):
         self.windows = text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else []
         self.settings = SamplingSettings(max_new_tokens=max_new_tokens)
         self.layers = spread(trained_layers(trainer.model), layers)
+        self.reference: Observation | None = None
         self.warned: dict[str, tuple[int, float]] = {}
         self.last_step = -1
 
@@ -85,8 +101,11 @@ class HackingMonitor(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the reference, and remember the warnings of a run that goes on."""
-        if not hasattr(self, "reference_answers"):
+        if self.reference is None:
             self.measure_reference()
+        if state.is_world_process_zero:
+            for reason in self._too_few():
+                self.warn(f"monitor: only {reason} trigger a warning; it takes {FEWEST}")
         for entry in state.log_history:
             for signal in self.signals:
                 if f"hacking/warning/{signal.name}" in entry:
@@ -98,12 +117,7 @@ class HackingMonitor(TrainerCallback):
     def measure_reference(self) -> None:
         """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""
         with measuring(self.trainer), reference_of(self.trainer) as reference:
-            self.reference_log_probs = pair_log_probs(reference, self.pairs)
-            self.reference_answers = self._answers(reference)
-            self.reference_loss = text_loss(reference, self.windows) if self.windows else 0.0
-            weights = linear_layers(reference)
-            self.reference_weights = {name: watched_neurons(name, weights[name]) for name in self.layers}
-        self.reference_energy = sum(map(hyperspherical_energy, self.reference_weights.values()))
+            self.reference = self._observe(reference)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure the policy every k steps."""
@@ -114,9 +128,9 @@ class HackingMonitor(TrainerCallback):
         if state.global_step == self.last_step:  # TRL and transformers may end one step twice
             return
         self.last_step = state.global_step
-        measures = self.measure()
-        found = triggered(measures, self.signals)
-        logs = {f"hacking/{name}": value for name, value in measures.items()}
+        readings = self.measure()
+        found = triggered(readings, self.signals)
+        logs = {f"hacking/{name}": reading.value for name, reading in readings.items()}
         logs |= {f"hacking/warning/{signal.name}": 1.0 for signal in found}
         # Not the trainer's own `log`: TRL's would flush the training metrics of the unfinished interval into it. And
         # transformers takes any log for the one that is due at this step, which is still to come.
@@ -125,48 +139,61 @@ class HackingMonitor(TrainerCallback):
         control.should_log = due
         for signal in found:
             if signal.name not in self.warned:
-                self.warned[signal.name] = (state.global_step, measures[signal.measure])
+                reading = readings[signal.measure]
+                self.warned[signal.name] = (state.global_step, reading.value)
                 if state.is_world_process_zero:
-                    self.warn(f"step {state.global_step}: {signal.describe(measures[signal.measure])}")
+                    self.warn(f"step {state.global_step}: {signal.describe(reading)}")
         if found and self.stop:
             control.should_training_stop = True
 
-    def measure(self) -> dict[str, float]:
-        """Measure the policy against the reference, by the names that the signals watch."""
+    def measure(self) -> dict[str, Reading]:
+        """Measure the policy against the reference: every number by its name, with the sampled units behind it."""
         with measuring(self.trainer):
-            model = unwrapped(self.trainer)
-            log_probs = pair_log_probs(model, self.pairs)
-            answers = self._answers(model)
-            loss = text_loss(model, self.windows) if self.windows else None
-            modules = linear_layers(model)
-            weights = {name: watched_neurons(name, modules[name]) for name in self.layers}
-        behaviour = compare_on_pairs(self.pairs, log_probs, self.reference_log_probs)
-        measures: dict[str, float] = {
-            "chosen_change_per_token": behaviour.chosen_change_per_token,
-            "rejected_change_per_token": behaviour.rejected_change_per_token,
+            found = self._observe(unwrapped(self.trainer))
+        before: Any = self.reference
+        behaviour = compare_on_pairs(self.pairs, found.log_probs, before.log_probs)
+        numbers = {
             "margin": behaviour.margin,
             "accuracy": behaviour.accuracy,
             "displacement": behaviour.displacement,
-            "length_ratio": answers.tokens / self.reference_answers.tokens,
-            "truncated": answers.truncated,
-            "repetition_rise": answers.repetition - self.reference_answers.repetition,
+            "truncated": found.answers.truncated,
+            **compare_weights(found, before),
         }
-        if loss is not None:
-            measures["text_loss_rise"] = loss - self.reference_loss
-        return measures | self._weight_measures(weights)
+        readings = {name: Reading(value) for name, value in numbers.items()}
+        readings |= behaviour_readings(behaviour) | answer_readings(found.answers, before.answers)
+        if self.windows:
+            rise = mean_loss(found.losses, self.windows) - mean_loss(before.losses, self.windows)
+            readings |= text_readings(rise, found.losses, before.losses)
+        return readings
 
-    def _weight_measures(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        energy = sum(map(hyperspherical_energy, weights.values()))
-        changes = [changes_of(weights[name], self.reference_weights[name]) for name in self.layers]
-        return {
-            "energy_change": energy / self.reference_energy - 1.0 if self.reference_energy else 0.0,
-            "largest_cosine_change": max(largest for largest, _ in changes),
-            "collapsed_pairs": float(sum(collapsed for _, collapsed in changes)),
-        }
-
-    def _answers(self, model: Any) -> AnswerMeasure:
+    def _observe(self, model: Any) -> Observation:
+        modules = linear_layers(model)
         samples = sample_answers(model, self.tokenizer, [pair.prompt for pair in self.pairs], self.settings)
-        return measure_answers(samples, len(self.tokenizer))
+        weights = {name: watched_neurons(name, modules[name]) for name in self.layers}
+        return Observation(
+            log_probs=pair_log_probs(model, self.pairs),
+            answers=measure_answers(samples, len(self.tokenizer)),
+            losses=text_losses(model, self.windows),
+            weights=weights,
+            energy=sum(map(hyperspherical_energy, weights.values())),
+        )
+
+    def _too_few(self) -> Iterator[str]:
+        """Say what can trigger nothing, because no change of so few units is more than chance."""
+        if len(self.pairs) < FEWEST:
+            yield f"{len(self.pairs)} held-out pairs, so neither log-probs nor answers can"
+        if 0 < len(self.windows) < FEWEST:
+            yield f"{len(self.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
+
+
+def compare_weights(found: Observation, before: Observation) -> dict[str, float]:
+    """Return the change of the energy over all watched layers, the largest change of a cosine, and collapsed pairs."""
+    changes = [changes_of(found.weights[name], before.weights[name]) for name in found.weights]
+    return {
+        "energy_change": found.energy / before.energy - 1.0 if before.energy else 0.0,
+        "largest_cosine_change": max(largest for largest, _ in changes),
+        "collapsed_pairs": float(sum(collapsed for _, collapsed in changes)),
+    }
 
 
 def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
