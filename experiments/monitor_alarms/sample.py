@@ -19,8 +19,8 @@ from ropo.record import git_commit, library_versions
 
 HERE = Path(__file__).parent
 PROMPTS = HERE.parent / "verifiable_pairs" / "full" / "test.prompts.jsonl"
-COUNT = 48
-SETTINGS = SamplingSettings(samples=16, max_new_tokens=64)
+COUNT = 32
+SETTINGS = SamplingSettings(samples=12, max_new_tokens=128)
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ class Scorer(Protocol):
     def name(self) -> str:
         """What records call it."""
 
-    def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> Sequence[float]:
-        """Return one score an answer, in order."""
+    def __call__(self, prompt: PromptRecord, answers: Sequence[str]) -> Sequence[float | None]:
+        """Return one score an answer, in order; None where it has no verdict."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def load_scorer(spec: str) -> Scorer:
         return RuleScorer()
     kind, colon, rest = spec.partition(":")
     if not (kind and colon and rest):
-        raise UserError(f"scorer must be `rules`, `reward:MODEL` or `module:function`, got {spec!r}; change --scorer")
+        raise UserError(
+            f"scorer must be `rules`, `reward:MODEL` or `module:function` (`ropo pairs` takes `openai:MODEL` and "
+            f"`transformers:MODEL` too), got {spec!r}; change --scorer"
+        )
     return RewardModelScorer(rest) if kind == "reward" else FunctionScorer(spec, _import_function(kind, rest))
 
 
@@ -138,18 +141,34 @@ def scores_of(scorer: Scorer, prompt: PromptRecord, answers: Sequence[str]) -> l
     Raises:
         UserError: If the scorer raises, or returns anything but one finite number an answer.
     """
-    blame = f"scorer {scorer.name}, prompt on line {prompt.line}:"
+    scores = verdicts_of(scorer, prompt, answers)
+    found = [score for score in scores if score is not None]
+    if len(found) != len(scores):
+        raise UserError(f"{_blame(scorer, prompt)} must return finite numbers, got {scores}")
+    return found
+
+
+def verdicts_of(scorer: Scorer, prompt: PromptRecord, answers: Sequence[str]) -> list[float | None]:
+    """Score the answers to one prompt as `scores_of` does, but let the scorer have no verdict on some: None.
+
+    Raises:
+        UserError: If the scorer raises, or returns anything but one finite number or None an answer.
+    """
     try:
-        scores = [float(score) for score in scorer(prompt, answers)]
+        scores = [None if score is None else float(score) for score in scorer(prompt, answers)]
     except UserError as error:
-        raise UserError(f"{blame} {error}") from error
+        raise UserError(f"{_blame(scorer, prompt)} {error}") from error
     except Exception as error:  # a scorer is the user's code: whatever it raises is told in one line
-        raise UserError(f"{blame} failed with {type(error).__name__}: {error}") from error
+        raise UserError(f"{_blame(scorer, prompt)} failed with {type(error).__name__}: {error}") from error
     if len(scores) != len(answers):
-        raise UserError(f"{blame} must return {len(answers)} scores, one an answer, got {len(scores)}")
-    if not all(map(math.isfinite, scores)):
-        raise UserError(f"{blame} must return finite numbers, got {scores}")
+        raise UserError(f"{_blame(scorer, prompt)} must return {len(answers)} scores, one an answer, got {len(scores)}")
+    if not all(score is None or math.isfinite(score) for score in scores):
+        raise UserError(f"{_blame(scorer, prompt)} must return finite numbers, got {scores}")
     return scores
+
+
+def _blame(scorer: Scorer, prompt: PromptRecord) -> str:
+    return f"scorer {scorer.name}, prompt on line {prompt.line}:"
 
 
 def _import_function(module: str, name: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ropo.cli import evaluate
+from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.main import main
 from ropo.errors import UserError
 from ropo.evaluation.results import Change, Comparison, Estimate, Metric, ModelResult, SuiteResult
@@ -67,9 +67,9 @@ def test_help_loads_none_of_the_suites_libraries(module):
 
 def test_a_missing_library_is_named():
     advice = r"suite knowledge: needs the library lm_eval, which is not installed; pip install 'ropo\[evaluation\]'"
-    with pytest.raises(UserError, match=advice), evaluate.libraries_needed_by("knowledge"):
+    with pytest.raises(UserError, match=advice), evaluation_libraries_for("suite knowledge"):
         raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval")
-    with pytest.raises(ModuleNotFoundError), evaluate.libraries_needed_by("knowledge"):
+    with pytest.raises(ModuleNotFoundError), evaluation_libraries_for("suite knowledge"):
         raise ModuleNotFoundError("No module named 'ropo.x'", name="ropo.x")
 
 

@@ -55,6 +55,51 @@ def test_weight_of_an_adapted_layer_is_the_merged_one(name: str, dtype: torch.dt
         assert torch.allclose(found[layer].float(), merged[layer].weight, atol=1e-5), layer
 
 
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes' own
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weight_of_a_quantised_layer_is_the_dequantised_one(bits: int) -> None:
+    bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: no quantised layer to read")
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 48, bias=True)
+    kinds = {4: lambda: bnb.nn.Linear4bit(64, 48, quant_type="nf4", compute_dtype=torch.float32), 8: None}
+    kinds[8] = lambda: bnb.nn.Linear8bitLt(64, 48, has_fp16_weights=False)
+    layer = kinds[bits]()
+    layer.load_state_dict(plain.state_dict())
+    layer = layer.to("cpu")  # which quantises
+    found = layer_weight(layer)
+    if bits == 4:
+        expected = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        assert torch.allclose(found, expected, atol=1e-5)
+    else:
+        expected = layer.weight.CB.float() * layer.weight.SCB[:, None] / 127
+        # the activations are rounded to eight bits too: one part in 254 of the identity's ones is exact, zeros are
+        assert torch.allclose(found, expected, atol=1e-3)
+    assert not torch.equal(found, plain.weight)
+    assert float((found - plain.weight).abs().max()) < 0.03
+
+
+class Quantised(nn.Module):
+    """Stand in for any quantised layer: whole numbers and a scale, no float weight to read."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.scale = nn.Parameter(plain.weight.abs().amax(dim=1, keepdim=True) / 7, requires_grad=False)
+        self.register_buffer("whole", (plain.weight / self.scale).round().to(torch.int8))
+        self.register_buffer("bias", plain.bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (self.whole.to(x.dtype) * self.scale).T + self.bias
+
+
+def test_any_quantised_layer_is_read_by_what_it_does() -> None:
+    torch.manual_seed(0)
+    layer = Quantised(nn.Linear(12, 5))
+    assert linear_shape(layer) == (5, 12)
+    assert torch.allclose(layer_weight(layer), layer.whole * layer.scale, atol=1e-6)
+    assert layer.whole.dtype == torch.int8
+
+
 def test_reading_changes_nothing() -> None:
     model = adapted(CONFIGS["ropo"](), tiny_llama(dtype=torch.bfloat16))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from ropo.diagnostics import (
@@ -28,6 +30,19 @@ def test_distinct_worked_by_hand() -> None:
     assert distinct(texts, 1) == pytest.approx(3 / 6)
     assert distinct(texts, 2) == pytest.approx(3 / 4)  # ab ba ab | ac
     assert distinct([["a"], []], 2) is None
+
+
+def test_ngram_shares_against_nltk() -> None:
+    util = pytest.importorskip("nltk.util", reason="nltk is not installed: nothing to compare with")
+    drawn = Random(0)
+    texts = [[drawn.choice("abcd") for _ in range(drawn.randrange(12))] for _ in range(20)]
+    for n in (1, 2, 3):
+        grams = [gram for tokens in texts for gram in util.ngrams(tokens, n)]
+        assert 0.0 < distinct(texts, n) < 1.0
+        assert distinct(texts, n) == len(set(grams)) / len(grams)
+        for tokens in filter(lambda tokens: len(tokens) >= n, texts):
+            own = list(util.ngrams(tokens, n))
+            assert repetition(tokens, n) == 1.0 - len(set(own)) / len(own)
 
 
 def test_expectation_adjusted_distinct_worked_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""The pairs and prompts in `examples/data` are what they say."""
+"""The pairs and prompts in `experiments/verifiable_pairs/full` are what they say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ropo.generation import read_prompts
 from ropo.instructions import HELD_OUT_FAMILY, satisfied
 from ropo.pairs.length import TOLERANCE
 
-DATA = Path(__file__).parents[2] / "examples" / "data"
+DATA = Path(__file__).parents[2] / "experiments" / "verifiable_pairs" / "full"
 
 
 def records_of(name):
@@ -22,7 +22,7 @@ def meetings_of(records):
     return {(use["name"], record["topic"]) for record in records for use in record["instructions"]}
 
 
-@pytest.mark.parametrize(("name", "least"), [("train", 250), ("held_out", 60)])
+@pytest.mark.parametrize(("name", "least"), [("train", 1000), ("test", 300)])
 def test_chosen_satisfies_rejected_does_not_and_lengths_match(name, least):
     records = records_of(name)
     assert len(records) >= least
@@ -34,13 +34,13 @@ def test_chosen_satisfies_rejected_does_not_and_lengths_match(name, least):
 
 
 def test_held_out_prompts_share_no_instruction_and_topic_with_training():
-    held_out = [prompt.fields for prompt in read_prompts(DATA / "held_out.prompts.jsonl")]
-    assert len(held_out) >= 60
+    held_out = [prompt.fields for prompt in read_prompts(DATA / "test.prompts.jsonl")]
+    assert len(held_out) >= 300
     assert meetings_of(records_of("train")).isdisjoint(meetings_of(held_out))
-    assert meetings_of(records_of("held_out")) <= meetings_of(held_out)
+    assert meetings_of(records_of("test")) <= meetings_of(held_out)
 
 
 def test_the_unseen_family_is_unseen():
-    family = [prompt.fields for prompt in read_prompts(DATA / "unseen_family.prompts.jsonl")]
+    family = [prompt.fields for prompt in read_prompts(DATA / "family.prompts.jsonl")]
     assert {use["family"] for record in family for use in record["instructions"]} == {HELD_OUT_FAMILY}
     assert all(use["family"] != HELD_OUT_FAMILY for record in records_of("train") for use in record["instructions"])

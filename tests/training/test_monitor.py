@@ -300,6 +300,56 @@ def test_without_text_forgetting_is_not_measured(base: Any, tmp_path: Any) -> No
     assert all(math.isfinite(value) for value in trainer.state.log_history[0].values())
 
 
+def test_numbers_reach_every_logger_as_plain_numbers(base: Any, tmp_path: Any) -> None:
+    """TensorBoard, trackio and wandb take what `on_log` gives; TensorBoard leaves out what is no int or float."""
+    trainer = make_trainer(base, tmp_path, max_steps=2)
+    seen: list[dict[str, Any]] = []
+
+    class Logger(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            seen.append({name: value for name, value in logs.items() if name.startswith("hacking/")})
+
+    trainer.add_callback(Logger())
+    monitored(trainer, every=1, signals=(Signal("always", "accuracy", -1.0, "{}"),))
+    trainer.train()
+    found = [logs for logs in seen if logs]
+    assert len(found) == 2
+    for logs in found:
+        assert {"hacking/margin", "hacking/length_ratio", "hacking/text_loss_rise", "hacking/warning/always"} <= set(
+            logs
+        )
+        assert all(type(value) in (int, float) and math.isfinite(value) for value in logs.values())
+
+
+def test_a_slice_too_small_to_be_sure_is_told(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=1)
+    _, lines = monitored(trainer, pairs=6)
+    trainer.train()
+    assert lines == [
+        "monitor: only 6 held-out pairs, so neither log-probs nor answers can trigger a warning; it takes 7"
+    ]
+    trainer = make_trainer(base, tmp_path, max_steps=1)
+    lines = []
+    trainer.add_callback(HackingMonitor(trainer, text=SENTENCES, max_new_tokens=4, warn=lines.append))
+    trainer.train()
+    assert lines == [
+        "monitor: only 1 pieces of 64 tokens of plain text, so forgetting cannot trigger a warning; it takes 7"
+    ]
+
+
+def test_weights_that_are_not_finite_end_in_one_clear_line(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=2)
+    monitor, _ = monitored(trainer, every=1)
+    monitor.measure_reference()
+    trainer.model.model.layers[1].mlp.up_proj.weight.data[3, 4] = math.nan
+    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj: must be finite, has 1 NaN"):
+        monitor.measure()
+    trainer.model.load_state_dict(base.state_dict())
+    trainer.model.model.norm.weight.data[0] = math.nan  # in no layer that is watched
+    with pytest.raises(UserError, match="model: its next-token logits are NaN"):
+        monitor.measure()
+
+
 def test_bad_input(base: Any, tmp_path: Any) -> None:
     trainer = make_trainer(base, tmp_path)
     for name in ("every", "pairs", "layers"):

@@ -105,11 +105,12 @@ def check_training(flags: list[str]) -> None:
 
 def check_evaluation(suite: str, flags: list[str]) -> None:
     """Check the flags of `ropo evaluate` without running it."""
-    from ropo.cli.evaluate import add_common_arguments, check_output, libraries_needed_by
+    from ropo.cli.evaluate import add_common_arguments, check_output
+    from ropo.cli.extras import evaluation_libraries_for
     from ropo.cli.parser import Parser
     from ropo.evaluation.suites import load_suite
 
-    with libraries_needed_by(suite):
+    with evaluation_libraries_for(f"suite {suite}"):
         chosen = load_suite(suite)
         parser = Parser(prog=f"ropo evaluate {suite}")
         add_common_arguments(parser)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.parser import Parser
 from ropo.errors import UserError
 from ropo.names import did_you_mean
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.suite not in SUITES:
         hint = did_you_mean(arguments.suite, SUITES) or f"; choose from {', '.join(SUITES)}"
         raise UserError(f"there is no suite {arguments.suite!r}{hint}")
-    with libraries_needed_by(arguments.suite):
+    with evaluation_libraries_for(f"suite {arguments.suite}"):
         run_suite(arguments.suite, load_suite(arguments.suite), arguments.rest)
 
 
@@ -68,18 +69,6 @@ def run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     console = Console()
     print_results(result, console if console.is_terminal else Console(width=160))
     print(f"written to {flags.output / FILE_NAME}")
-
-
-@contextmanager
-def libraries_needed_by(suite: str) -> Iterator[None]:
-    """Turn the absence of an optional library into advice."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("ropo"):
-            raise
-        advice = "pip install 'ropo[evaluation]'"
-        raise UserError(f"suite {suite}: needs the library {error.name}, which is not installed; {advice}") from error
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

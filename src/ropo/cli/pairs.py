@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ropo.evaluation.judges.chat import Meter
+    from ropo.scorers import Scorer
 
 HELP = "make on-policy preference pairs from prompts"
 
@@ -10,10 +16,12 @@ HELP = "make on-policy preference pairs from prompts"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ropo pairs`."""
     from ropo.cli.sampling import add_sampling_arguments
+    from ropo.evaluation.judges.flags import KINDS, add_chat_arguments
 
     parser.add_argument("--model", required=True, help="the policy: hub id, folder, .gguf file or PEFT adapter folder")
     add_sampling_arguments(parser, samples=6, temperature=0.8, top_p=0.95)
-    parser.add_argument("--scorer", default="rules", help="rules, reward:MODEL or module:function (default rules)")
+    kinds = KINDS.replace("`", "")
+    parser.add_argument("--scorer", default="rules", help=f"what scores answers: {kinds} (default rules)")
     parser.add_argument("--strategy", default="best-worst", help="best-worst, best-random or all (default best-worst)")
     parser.add_argument("--margin", type=float, default=0.0, help="least difference of the scores (default 0)")
     parser.add_argument("--threshold", type=float, default=1.0, help="score from which an answer passes (default 1)")
@@ -24,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="leave out pairs until chosen and rejected are as long on average, within 2 %% (default on)",
     )
+    add_chat_arguments(parser.add_argument_group("where --scorer is openai: or transformers:"), max_tokens=256)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,15 +42,51 @@ def run(args: argparse.Namespace) -> None:
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
     from ropo.generation import read_prompts
-    from ropo.pairs import Selection, load_scorer, make_pairs
+    from ropo.pairs import Selection, make_pairs
     from ropo.pairs.summary import summary_table
 
     quiet_libraries()
     sampling = sampling_settings(args)
     selection = Selection(args.strategy, args.margin, args.threshold, args.max_pairs, args.match_lengths)
     prompts = read_prompts(args.prompts)
-    scorer = load_scorer(args.scorer)
+    scorer = scorer_of(args)
     with batch_progress(len(prompts)) as advance:
         outcome = make_pairs(args.model, prompts, args.output, scorer, sampling, selection, args.batch_size, advance)
     Console().print(summary_table(outcome.rows, outcome.dropped))
+    if meter := getattr(scorer, "meter", None):
+        print(judge_line(meter, args.judge_input_price, args.judge_output_price))
     print(f"{len(outcome.pairs)} pairs: {args.output}")
+
+
+def scorer_of(args: argparse.Namespace) -> Scorer:
+    """Return the scorer that the flags name; a chat model's verdicts are kept beside the output."""
+    if args.scorer.partition(":")[0] not in ("openai", "transformers"):
+        from ropo.pairs import load_scorer
+
+        return load_scorer(args.scorer)
+    from ropo.cli.extras import evaluation_libraries_for
+
+    with evaluation_libraries_for(f"scorer {args.scorer}"):
+        from ropo.evaluation.judges.flags import JudgeSettings, load_judge
+        from ropo.evaluation.judges.grading import ChatScorer
+        from ropo.evaluation.judges.verdicts import VerdictStore
+        from ropo.evaluation.settings import settings_from
+
+        flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
+        judge = load_judge(settings_from(JudgeSettings, flags), args.batch_size)
+        return ChatScorer(judge, VerdictStore(verdicts_path(args.output)))
+
+
+def verdicts_path(output: Path) -> Path:
+    """Return the folder of a judge's verdicts."""
+    return output.with_name(f"{output.stem}.verdicts")
+
+
+def judge_line(meter: Meter, input_price: float | None, output_price: float | None) -> str:
+    """Say what a judge was asked and what it cost."""
+    told = meter.summary(input_price, output_price)
+    parts = [f"{told['calls']} grades asked for now, {told['kept']} kept"]
+    parts += [f"{count} without a grade ({reason})" for reason, count in told["failures"].items()]
+    parts.append(f"{told['prompt_tokens']:,} tokens read, {told['completion_tokens']:,} written")
+    parts += [] if told["cost"] is None else [f"cost {told['cost']:.2f}"]
+    return f"judge: {'; '.join(parts)}"

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ropo.errors import UserError
 from ropo.generation.picking import pick_tokens
 from ropo.generation.settings import SamplingSettings
 
@@ -36,12 +37,17 @@ def decode(
     Returns:
         The new tokens of each row, a final stop token included.
 
+    Raises:
+        UserError: If the model's logits are NaN after the prompts.
+
     Cost: one forward pass over the prompts and one a new token; the cache holds every row's keys and values.
     """
     tokens, mask = left_pad(prompts, model.device)
     output = model(
         input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1
     )
+    if output.logits[:, -1].isnan().any():
+        raise UserError("model: its next-token logits are NaN, so nothing can be sampled; its weights are broken")
     cache = output.past_key_values
     cache.batch_repeat_interleave(settings.samples)
     mask = mask.repeat_interleave(settings.samples, 0)

@@ -17,7 +17,7 @@ from ropo.pairs.candidates import Candidate, Pair
 from ropo.pairs.length import match_lengths
 from ropo.pairs.selection import Dropped, Selection, select_pairs
 from ropo.pairs.summary import Row, summarise
-from ropo.scorers import RuleScorer, Scorer, scores_of
+from ropo.scorers import RuleScorer, Scorer, scores_of, verdicts_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def make_pairs(
         source: The policy: whatever `ropo.models.load_policy` takes.
         prompts: What to answer.
         output: The JSON Lines file to write, in TRL's conversational preference format.
-        scorer: Gives each answer a number.
+        scorer: Gives each answer a number; one without a verdict is not used.
         sampling: How to sample.
         selection: How to choose.
         batch_size: Answers that are decoded at once.
@@ -72,10 +72,11 @@ def make_pairs(
 
     def score(batch: Batch) -> None:
         for number, answers in zip(batch.prompts, batch.answers, strict=True):
-            scores = scores_of(scorer, prompts[number], [answer.text for answer in answers])
+            scores = verdicts_of(scorer, prompts[number], [answer.text for answer in answers])
             candidates[number] = [
                 Candidate(answer.text, answer.tokens, answer.finished, value)
                 for answer, value in zip(answers, scores, strict=True)
+                if value is not None
             ]
         on_batch(batch)
 

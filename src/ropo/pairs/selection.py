@@ -14,7 +14,7 @@ from ropo.pairs.candidates import Candidate, Pair
 class Dropped(StrEnum):
     """Why a prompt gave no pair."""
 
-    CUT = "fewer than two finished answers"
+    CUT = "fewer than two finished answers with a score"
     SAME = "all answers equal"
     CONTRAST = "no contrast"
     LENGTH = "length matching"

@@ -22,9 +22,9 @@ class Row:
     Args:
         kind: The instructions' names joined by `+`, or "all".
         prompts: Number of prompts.
-        answers: Number of sampled answers.
-        pass_rate: Share of all answers whose score reaches the threshold.
-        finished_rate: Share of answers that the model ended itself.
+        answers: Number of sampled answers that have a score.
+        pass_rate: Share of these answers whose score reaches the threshold; None without one.
+        finished_rate: Share of these answers that the model ended itself; None without one.
         pairs: Number of pairs.
         chosen_tokens: Mean length of the chosen answers; None without pairs.
         rejected_tokens: Mean length of the rejected answers; None without pairs.
@@ -33,8 +33,8 @@ class Row:
     kind: str
     prompts: int
     answers: int
-    pass_rate: float
-    finished_rate: float
+    pass_rate: float | None
+    finished_rate: float | None
     pairs: int
     chosen_tokens: float | None
     rejected_tokens: float | None
@@ -71,7 +71,7 @@ def summary_table(rows: Sequence[Row], dropped: Counter[str]) -> Table:
         table.add_column(heading, justify="right")
     for row in rows:
         lengths = ("-" if mean is None else f"{mean:.1f}" for mean in (row.chosen_tokens, row.rejected_tokens))
-        rates = (f"{rate:.2f}" for rate in (row.pass_rate, row.finished_rate))
+        rates = ("-" if rate is None else f"{rate:.2f}" for rate in (row.pass_rate, row.finished_rate))
         table.add_row(
             row.kind, str(row.prompts), str(row.answers), *rates, str(row.pairs), *lengths, end_section=row is rows[-2]
         )
@@ -92,8 +92,8 @@ def _row(
         kind=kind,
         prompts=len(numbers),
         answers=len(answers),
-        pass_rate=fmean(answer.score >= threshold for answer in answers),
-        finished_rate=fmean(answer.finished for answer in answers),
+        pass_rate=fmean(answer.score >= threshold for answer in answers) if answers else None,
+        finished_rate=fmean(answer.finished for answer in answers) if answers else None,
         pairs=len(own),
         chosen_tokens=fmean(pair.chosen.tokens for pair in own) if own else None,
         rejected_tokens=fmean(pair.rejected.tokens for pair in own) if own else None,

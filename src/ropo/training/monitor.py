@@ -33,7 +33,7 @@ WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise fro
 
 @dataclass(frozen=True)
 class Observation:
-    """Hold what is measured of one model: log-probs of the pairs, answers, losses of the windows, watched neurons."""
+    """Hold what is measured of one model: log-probs of the pairs, answers, losses of the windows, neurons."""
 
     log_probs: Float[Tensor, "pairs 2"]
     answers: AnswerMeasure
@@ -47,9 +47,8 @@ class HackingMonitor(TrainerCallback):
 
     The reference is measured once at the start; every k steps and at the end, the policy. The numbers are logged
     through the trainer as `hacking/...`, so they reach `metrics.jsonl`, TensorBoard, wandb and the like; each warning
-    of `ropo.diagnostics.SIGNALS` is printed once, with the number that triggered it and the odds that chance alone would
-    do so. Training is not disturbed: no
-    global random state is used, and dropout is off while measuring only.
+    of `ropo.diagnostics.SIGNALS` is printed once, with the number that triggered it and the odds of it by chance.
+    Training is not disturbed: no global random state is used, and dropout is off while measuring only.
 
     Under fully sharded training (FSDP, ZeRO-3) a layer's weight is in no one place, and the monitor does not work.
 
@@ -78,7 +77,7 @@ class HackingMonitor(TrainerCallback):
         every: int = 100,
         pairs: int = 16,
         layers: int = 8,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = 128,
         stop: bool = False,
         signals: Sequence[Signal] = SIGNALS,
         warn: Callable[[str], None] = print,
@@ -168,8 +167,8 @@ class HackingMonitor(TrainerCallback):
 
     def _observe(self, model: Any) -> Observation:
         modules = linear_layers(model)
+        weights = {name: watched_neurons(name, modules[name]) for name in self.layers}  # first: names a broken layer
         samples = sample_answers(model, self.tokenizer, [pair.prompt for pair in self.pairs], self.settings)
-        weights = {name: watched_neurons(name, modules[name]) for name in self.layers}
         return Observation(
             log_probs=pair_log_probs(model, self.pairs),
             answers=measure_answers(samples, len(self.tokenizer)),

@@ -35,9 +35,19 @@ class JudgeSettings(Settings):
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Declare the flags of a judge, with the suite's own longest verdict."""
+    """Declare the flags of a suite's judge, with the suite's own longest verdict."""
+    parser.add_argument("--judge", required=True, metavar="JUDGE", help=KINDS.replace("`", ""))
+    parser.add_argument(
+        "--judge_logprobs",
+        action="store_true",
+        help="weigh verdicts by the log-probabilities of their first token, as AlpacaEval 2 does",
+    )
+    add_chat_arguments(parser, max_tokens)
+
+
+def add_chat_arguments(parser: argparse._ActionsContainer, max_tokens: int) -> None:
+    """Declare how a judge that answers in words is asked."""
     flag = parser.add_argument
-    flag("--judge", required=True, metavar="JUDGE", help=KINDS.replace("`", ""))
     flag(
         "--judge_url",
         default=DEFAULT_URL,
@@ -51,11 +61,6 @@ def add_judge_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> Non
         help="environment variable that holds its key (%(default)s)",
     )
     flag("--judge_max_tokens", type=int, default=max_tokens, metavar="N", help="longest verdict (%(default)s)")
-    flag(
-        "--judge_logprobs",
-        action="store_true",
-        help="weigh verdicts by the log-probabilities of their first token, as AlpacaEval 2 does",
-    )
     flag("--judge_concurrency", type=int, default=8, metavar="N", help="questions asked at once (%(default)s)")
     flag("--judge_attempts", type=int, default=6, metavar="N", help="attempts a question (%(default)s)")
     flag("--judge_timeout", type=float, default=120.0, metavar="S", help="seconds to wait for an answer (%(default)s)")

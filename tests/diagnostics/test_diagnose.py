@@ -1,0 +1,65 @@
+"""Whole-model measures on a tiny vocabulary, where the truth can be computed."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from ropo.diagnostics import Generation
+from ropo.diagnostics.diagnose import diagnose_answers, sampled_kl
+from ropo.generation import SamplingSettings
+from tests.generation.tiny import tiny_model
+from tests.tiny_tokenizer import tiny_tokenizer
+
+PROMPTS = [[1, 7, 8], [1, 9], [1, 10, 11, 12, 13], [1, 20]]
+DRAWS = 400
+
+
+def other_model():
+    model = tiny_model()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def next_token(model, prompt):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
+
+
+def test_sampled_kl_agrees_with_the_exact_one_within_its_standard_error() -> None:
+    policy, reference = tiny_model(), other_model()
+    generator = torch.Generator().manual_seed(0)
+    exact, samples = [], []
+    for prompt in PROMPTS:
+        mine, theirs = next_token(policy, prompt), next_token(reference, prompt)
+        exact.append(float((mine.exp() * (mine - theirs)).sum()))
+        drawn = torch.multinomial(mine.exp(), DRAWS, replacement=True, generator=generator).tolist()
+        samples.append([Generation("", (token,), True) for token in drawn])
+    found = sampled_kl(policy, lambda: nullcontext(reference), PROMPTS, samples)
+    expected = sum(exact) / len(exact)
+    assert found.answers == len(PROMPTS) * DRAWS
+    assert 0.0 < found.standard_error < 0.2 * expected
+    assert abs(found.per_answer - expected) < 3 * found.standard_error
+    backwards = sampled_kl(reference, lambda: nullcontext(policy), PROMPTS, samples)
+    assert abs(backwards.per_answer - expected) > 3 * found.standard_error, "the direction matters"
+
+
+@pytest.mark.parametrize(("temperature", "top_p", "known"), [(1.0, 1.0, True), (0.7, 1.0, False), (1.0, 0.9, False)])
+def test_kl_is_estimated_from_plain_samples_only(temperature: float, top_p: float, known: bool) -> None:
+    settings = SamplingSettings(samples=2, temperature=temperature, top_p=top_p, max_new_tokens=4)
+    reference = other_model()
+    found = diagnose_answers(tiny_model(), lambda: nullcontext(reference), tiny_tokenizer(), PROMPTS, settings)
+    assert found.policy.answers == found.reference.answers == 8
+    assert (found.kl is not None) == known
+
+
+def test_equal_models_answer_equally_and_have_no_divergence() -> None:
+    model = tiny_model()
+    settings = SamplingSettings(samples=3, max_new_tokens=6)
+    found = diagnose_answers(model, lambda: nullcontext(model), tiny_tokenizer(), PROMPTS, settings)
+    assert found.policy == found.reference
+    assert (found.length_ratio, found.kl.per_answer) == (1.0, 0.0)
