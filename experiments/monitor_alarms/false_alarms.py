@@ -4,7 +4,7 @@
 
 Draws from the answers of one model (`sample.py`): as many prompts as a monitor watches, and of each two different
 answers, one as the reference's and one as the policy's. Compares the threshold alone with the shipped rule, threshold
-and sign-flip test together. For power the policy's answers are made longer (cut at 128 tokens, as the monitor does), or
+and sign-flip test together. For power the policy's answers are made longer (cut at 64 tokens, as they were sampled), or
 some are replaced by ones that repeat themselves. Writes `results.json` beside this file.
 """
 
@@ -21,7 +21,7 @@ from ropo.diagnostics import SIGNALS, Reading
 
 HERE = Path(__file__).parent
 RESAMPLES = 5000
-LONGEST = 128
+LONGEST = 64
 REPEATS = 0.9  # of the 4-grams of an answer that goes round in circles
 SIGNAL = {signal.name: signal for signal in SIGNALS}
 

@@ -1,4 +1,5 @@
-"""Sample answers of one unchanged model, many a prompt, as `HackingMonitor` samples them; keep lengths and repetition.
+"""Sample answers of one unchanged model, many a prompt, as `HackingMonitor` samples them (but cut at 64 tokens); keep
+lengths and repetition.
 
     python experiments/monitor_alarms/sample.py
 
@@ -19,8 +20,8 @@ from ropo.record import git_commit, library_versions
 
 HERE = Path(__file__).parent
 PROMPTS = HERE.parent / "verifiable_pairs" / "full" / "test.prompts.jsonl"
-COUNT = 32
-SETTINGS = SamplingSettings(samples=12, max_new_tokens=128)
+COUNT = 48
+SETTINGS = SamplingSettings(samples=16, max_new_tokens=64)
 
 
 def main() -> None:

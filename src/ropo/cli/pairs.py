@@ -67,6 +67,7 @@ def scorer_of(args: argparse.Namespace) -> Scorer:
     from ropo.cli.extras import evaluation_libraries_for
 
     with evaluation_libraries_for(f"scorer {args.scorer}"):
+        from ropo.evaluation.judges.chat import ChatModel
         from ropo.evaluation.judges.flags import JudgeSettings, load_judge
         from ropo.evaluation.judges.grading import ChatScorer
         from ropo.evaluation.judges.verdicts import VerdictStore
@@ -74,6 +75,7 @@ def scorer_of(args: argparse.Namespace) -> Scorer:
 
         flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
         judge = load_judge(settings_from(JudgeSettings, flags), args.batch_size)
+        assert isinstance(judge, ChatModel)  # as the two kinds above are
         return ChatScorer(judge, VerdictStore(verdicts_path(args.output)))
 
 
