@@ -8,11 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropo.rotations.slices import token_slices
-
-SLICE = 1 << 18
-"""Numbers worked on at a time, so that a CPU's nearest large cache holds them all."""
-
 
 def stretch(
     y: Float[Tensor, "*batch n"], log_scale: Float[Tensor, " n"], bias: Float[Tensor, " n"] | None
@@ -48,19 +43,11 @@ class _Stretch(torch.autograd.Function):
         grad_y = (grad * log_scale.exp()).to(grad.dtype) if ctx.needs_input_grad[0] else None
         grad_log_scale = grad_bias = None
         if ctx.needs_input_grad[1]:
-            grad_log_scale = _log_scale_gradient(grad, z, log_scale, bias)
+            # d z / d log_scale = z - bias
+            rows = grad.reshape(-1, grad.shape[-1]).to(log_scale.dtype)
+            grad_log_scale = torch.linalg.vecdot(rows, z.reshape(rows.shape).to(rows.dtype), dim=0)
+            if bias is not None:
+                grad_log_scale = grad_log_scale - rows.sum(0) * bias
         if ctx.needs_input_grad[2] and bias is not None:
             grad_bias = ((1 - log_scale.exp()) * grad.reshape(-1, grad.shape[-1]).sum(0)).to(bias.dtype)
         return grad_y, grad_log_scale, grad_bias
-
-
-def _log_scale_gradient(grad: Tensor, z: Tensor, log_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """Sum grad * d z / d log_scale over the tokens; the derivative is z - bias."""
-    total = torch.zeros_like(log_scale)
-    rows, z = grad.reshape(-1, grad.shape[-1]), z.reshape(-1, z.shape[-1])
-    for part in token_slices(rows, SLICE):
-        each = rows[part].to(total.dtype)
-        total += (each * z[part]).sum(0)
-        if bias is not None:
-            total -= each.sum(0) * bias
-    return total

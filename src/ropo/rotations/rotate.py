@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ropo.rotations.blocks import RotationBlocks
-from ropo.rotations.slices import token_slices
 
-SLICE = 1 << 20
-"""Numbers worked on at a time: smaller slices would stay in a nearer cache, but make more calls."""
+CACHED_NUMBERS = 1 << 20
+"""Numbers of a slice of activations on a CPU: smaller ones would stay in a nearer cache, but make more calls."""
 
 
 def rotate(x: Float[Tensor, "*batch d"], blocks: RotationBlocks) -> Float[Tensor, "*batch d"]:
@@ -48,7 +47,7 @@ class _Rotate(torch.autograd.Function):
             out = flat.new_empty(flat.shape)
             spread = _spread(mix.mT, read)
             channels: list[Tensor] = []
-            for part in token_slices(flat, SLICE):
+            for part in _token_slices(flat):
                 rows = _as_blocks(flat[part], local)
                 channels.append(_read(rows, read))
                 _copy_back(torch.bmm(rows, local).baddbmm_((spread @ channels[-1]).mT, write), out[part])
@@ -64,7 +63,7 @@ class _Rotate(torch.autograd.Function):
             grad_x = flat.new_empty(flat.shape) if ctx.needs_input_grad[0] else None
             d_local, d_read, d_write, d_mix = map(torch.zeros_like, (local, read, write, mix))
             spread, spread_back = _spread(mix.mT, read), _spread(mix, read)
-            for part, channels in zip(token_slices(flat, SLICE), all_channels, strict=True):
+            for part, channels in zip(_token_slices(flat), all_channels, strict=True):
                 grad_rows = _as_blocks(grad[part], local)
                 grad_channels = _read(grad_rows, write)
                 passed = spread_back @ grad_channels
@@ -78,6 +77,13 @@ class _Rotate(torch.autograd.Function):
                     d_mix.addmm_(channels, grad_channels.mT)
         grad_x = None if grad_x is None else grad_x.view(x.shape)
         return (grad_x, d_local, d_read, d_write, d_mix) if learns else (grad_x, *[None] * 4)
+
+
+def _token_slices(flat: Tensor) -> list[slice]:
+    """Cut (tokens, d) so that on a CPU a slice stays in its cache; on other devices one slice is all."""
+    tokens, width = flat.shape
+    step = max(CACHED_NUMBERS // width, 1) if flat.device.type == "cpu" else max(tokens, 1)
+    return [slice(start, start + step) for start in range(0, tokens, step)]
 
 
 def _as_blocks(flat: Tensor, local: Tensor) -> Tensor:
