@@ -116,11 +116,13 @@ def keep_freed_memory() -> None:
 def measure_layers(arguments: argparse.Namespace) -> None:
     """Compare one adapted layer with the frozen layer alone."""
     keep_freed_memory()
-    for width, tokens in ((4096, 512), (576, 1024)):
+    # At 4096 PSOFT's decomposition and BOFT's steps take too long to wait for.
+    few = ("lora r=8", "oft block 32", "road", "hra r=2")
+    for width, tokens, kin in ((4096, 512, few), (576, 1024, (*few, "psoft r=46", "boft m=2 b=8"))):
         frozen = nn.Linear(width, width, bias=False).requires_grad_(False)
         layers = {"frozen": frozen, "ropo": layer_with_blocks(frozen, width)}
         layers["ropo called alone"] = RopoLayer(frozen, "default", ropo.RopoConfig())
-        for name in ("lora r=8", "oft block 32", "hra r=2") if arguments.kin else ():
+        for name in kin if arguments.kin else ():
             holder = nn.ModuleDict({"q_proj": frozen})
             config = METHODS[name]()
             config.target_modules = {"q_proj"}
