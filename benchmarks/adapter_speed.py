@@ -1,8 +1,9 @@
-"""What an adapter costs: a training step, a layer, and its growth with the width.
+"""What an adapter costs: a training step, its memory, a layer, building the blocks, and the growth with the width.
 
     python benchmarks/adapter_speed.py step --model SmolLM2-135M-Instruct.Q4_1.gguf
     python benchmarks/adapter_speed.py memory --model SmolLM2-135M-Instruct.Q4_1.gguf
-    python benchmarks/adapter_speed.py layer
+    python benchmarks/adapter_speed.py layer --kin
+    python benchmarks/adapter_speed.py blocks
     python benchmarks/adapter_speed.py width
 
 All columns of one table are measured in turn within one run; trust the ratios, not the milliseconds.
@@ -25,6 +26,7 @@ from torch import nn
 import ropo
 from ropo.adapter import RopoLayer
 from ropo.models import load_model
+from ropo.rotations import RotationBlocks, build_blocks, build_blocks_of_layers
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, Callable[[], PeftConfig | None]] = {
@@ -97,12 +99,30 @@ def layer_step(layer: nn.Module, tokens: int, width: int) -> Callable[[], None]:
     return step
 
 
+def layer_with_blocks(frozen: nn.Module, width: int) -> RopoLayer:
+    """Return an adapted layer as it stands in a model: its blocks are there, built for all layers together."""
+    layer = RopoLayer(frozen, "default", ropo.RopoConfig())
+    parameters = layer.ropo_parameters["default"]
+    built = build_blocks(width, parameters.givens, parameters.reflections)
+    parameters.shared_blocks = RotationBlocks(*(part.detach().requires_grad_() for part in built))
+    return layer
+
+
+def keep_freed_memory() -> None:
+    """Bring glibc into its state during training: once a large block was freed, it keeps what is freed later."""
+    torch.zeros(31 << 18)
+
+
 def measure_layers(arguments: argparse.Namespace) -> None:
     """Compare one adapted layer with the frozen layer alone."""
-    for width, tokens in ((4096, 512), (576, 1024)):
+    keep_freed_memory()
+    # At 4096 PSOFT's decomposition and BOFT's steps take too long to wait for.
+    few = ("lora r=8", "oft block 32", "road", "hra r=2")
+    for width, tokens, kin in ((4096, 512, few), (576, 1024, (*few, "psoft r=46", "boft m=2 b=8"))):
         frozen = nn.Linear(width, width, bias=False).requires_grad_(False)
-        layers = {"frozen": frozen, "ropo": RopoLayer(frozen, "default", ropo.RopoConfig())}
-        for name in ("lora r=8", "oft block 32", "hra r=2") if arguments.kin else ():
+        layers = {"frozen": frozen, "ropo": layer_with_blocks(frozen, width)}
+        layers["ropo called alone"] = RopoLayer(frozen, "default", ropo.RopoConfig())
+        for name in kin if arguments.kin else ():
             holder = nn.ModuleDict({"q_proj": frozen})
             config = METHODS[name]()
             config.target_modules = {"q_proj"}
@@ -112,11 +132,35 @@ def measure_layers(arguments: argparse.Namespace) -> None:
         report(f"one layer, d = n = {width}, {tokens} tokens", summary(seconds, "frozen"), arguments.output)
 
 
+def blocks_step(width: int, layers: int) -> Callable[[], None]:
+    """Return building the blocks of some layers, and the gradient of their parameters."""
+    givens = torch.zeros(layers, 2, width - 1, requires_grad=True)
+    reflections = torch.randn(layers, 2, width, requires_grad=True)
+    grads = [torch.randn_like(part) for part in build_blocks(width, givens[0], reflections[0])] * layers
+
+    def step() -> None:
+        parts = [part for blocks in build_blocks_of_layers(width, givens, reflections) for part in blocks]
+        torch.autograd.grad(parts, (givens, reflections), grads)
+
+    return step
+
+
+def measure_blocks(arguments: argparse.Namespace) -> None:
+    """Measure the work from parameters to blocks and back, for 32 layers together and for one alone."""
+    keep_freed_memory()
+    for width in (576, 4096):
+        steps = {f"d = {width}, {layers} layers": blocks_step(width, layers) for layers in (1, 32)}
+        rows = summary(interleave(steps, arguments.rounds), f"d = {width}, 1 layers")
+        report(f"building blocks, d = {width}, forward and backward", rows, arguments.output)
+
+
 def measure_widths(arguments: argparse.Namespace) -> None:
     """Measure the rotation alone, without the frozen product, from d = 512 to 16384."""
+    keep_freed_memory()
     steps = {}
     for width in (512, 1024, 2048, 4096, 8192, 16384):
-        layer = RopoLayer(nn.Linear(width, 1, bias=False), "default", ropo.RopoConfig(magnitude=False))
+        layer = layer_with_blocks(nn.Linear(width, 1, bias=False), width)
+        layer.ropo_parameters["default"].log_magnitude = None
         layer.base_layer = nn.Identity()
         steps[f"d = {width}"] = layer_step(layer, 512, width)
     rows = summary(interleave(steps, arguments.rounds), "d = 512")
@@ -125,7 +169,13 @@ def measure_widths(arguments: argparse.Namespace) -> None:
     report("the rotation alone, 512 tokens, forward and backward", rows, arguments.output)
 
 
-MEASUREMENTS = {"step": measure_steps, "memory": measure_memory, "layer": measure_layers, "width": measure_widths}
+MEASUREMENTS = {
+    "step": measure_steps,
+    "memory": measure_memory,
+    "layer": measure_layers,
+    "blocks": measure_blocks,
+    "width": measure_widths,
+}
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """The fast path against the readable one, gradients included."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,6 +89,20 @@ def test_non_contiguous_input_and_shared_input() -> None:
         output_and_gradients(fast, [x, g1, v1, g2]), output_and_gradients(slow, [x, g1, v1, g2]), strict=True
     ):
         torch.testing.assert_close(ours, reference, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [7, 101])
+def test_slices_of_tokens_add_up(dim: int, monkeypatch) -> None:
+    """The gradients of a batch that is worked on in many slices, the last of them shorter."""
+    module = sys.modules["ropo.rotations.rotate"]
+    monkeypatch.setattr(module, "CACHED_NUMBERS", 2 * dim)
+    assert [part.start for part in module._token_slices(torch.empty(5, dim))] == [0, 2, 4]
+    givens, vectors = parameters(dim, 2, 2)
+    x = torch.randn(5, dim, dtype=torch.float64)
+    fast = output_and_gradients(lambda x, g, v: rotate(x, build_blocks(dim, g, v)), [x, givens, vectors])
+    slow = output_and_gradients(lambda x, g, v: ropo_rotation(dim, g, v).apply(x), [x, givens, vectors])
+    for ours, reference in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -17,25 +17,24 @@ class RotationBlocks(NamedTuple):
     """R = blockdiag(local) + read^T . mix . write, all that a multiplication with R needs.
 
     The d coordinates are cut into blocks of B. Inside a block, the fine levels of both trees act together as one B x B
-    matrix. What crosses blocks goes through 1 + k channels: channel 0 is the first coordinate of each block, on which
-    the coarse levels of both trees act, and channels 1 .. k are the reflections' vectors:
+    matrix. What crosses blocks goes through blocks + k channels: one for the first coordinate of each block, on which
+    the coarse levels of both trees act, and one for each of the reflections' vectors, which all blocks share:
 
-        y_b = x_b local_b + c'_b write_b,     c_b = x_b read_b^T,
-        c'_b[0] = sum_a c_a[0] coarse[a, b],  c'_b[1:] = (sum_a c_a[1:]) reflect
+        c_a = x_a read_a[0]^T,     c_{blocks + j} = sum_a x_a read_a[j]^T     (1 <= j <= k),     c' = c mix
+        y_b = x_b local_b + c'_b write_b[0] + sum_j c'_{blocks + j} write_b[j]
 
     Args:
         local: (blocks, B, B).
         read: (blocks, 1 + k, B).
         write: (blocks, 1 + k, B).
-        coarse: (blocks, blocks), the coarse levels less the identity.
-        reflect: (k, k), minus the triangular factor of the product of reflections.
+        mix: (blocks + k, blocks + k); on its diagonal first the coarse levels less the identity, then minus the
+            triangular factor of the product of reflections, and zeros beside them.
     """
 
     local: Float[Tensor, "blocks size size"]
     read: Float[Tensor, "blocks channels size"]
     write: Float[Tensor, "blocks channels size"]
-    coarse: Float[Tensor, "blocks blocks"]
-    reflect: Float[Tensor, "k k"]
+    mix: Float[Tensor, "blocks_and_k blocks_and_k"]
 
 
 def build_blocks(
@@ -81,7 +80,7 @@ class _Build(torch.autograd.Function):
     """From angles and vectors to blocks, equation by equation, and back in the opposite order.
 
         local = reverse forward                       coarse = coarse_reverse coarse_forward - I
-        U = vectors / norms                           H = I - U^T T U, reflect = -T
+        U = vectors / norms                           H = I - U^T T U, reflect = -T, mix = diag(coarse, reflect)
         turned = U R_tree^T = U local^T + (coarse (U . row)) column
         read = [column, turned]                       write = [row, U]
 
@@ -112,19 +111,21 @@ class _Build(torch.autograd.Function):
             cut = _cut(units, blocks, size)
             turned = cut @ local.mT + (coarse @ (cut @ row.mT).squeeze(-1)).unsqueeze(-1) * column
             ctx.dims = vectors.shape[-1], trees
-            ctx.plans, ctx.factors, ctx.reflections = plans, factors, (norms, units, reflect.detach())
-            ctx.trees = reverse, forward, coarse_reverse, coarse_forward, local.detach(), coarse.detach()
-            return local, torch.cat([column, turned], 2), torch.cat([row, cut], 2), coarse, reflect
+            ctx.plans, ctx.factors, ctx.reflections = plans, factors, (norms, units, reflect)
+            ctx.trees = reverse, forward, coarse_reverse, coarse_forward, local.detach(), coarse
+            mix = torch.cat([functional.pad(coarse, (0, len(reflect[0]))), functional.pad(reflect, (blocks, 0))], 1)
+            return local, torch.cat([column, turned], 2), torch.cat([row, cut], 2), mix
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         reverse, forward, coarse_reverse, coarse_forward, local, coarse = ctx.trees
         norms, units, reflect = ctx.reflections
-        d_local, d_read, d_write, d_coarse, d_reflect = grads
+        d_local, d_read, d_write, d_mix = grads
         with torch.autocast(local.device.type, enabled=False):
             layers, blocks, size, _ = local.shape
             column, row = reverse[..., 0], forward[..., 0, :]
+            d_coarse, d_reflect = d_mix[:, :blocks, :blocks], d_mix[:, blocks:, blocks:]
 
             cut, d_turned = _cut(units, blocks, size), d_read[:, :, 1:]
             along, d_along = (cut @ row.unsqueeze(-1)).squeeze(-1), (d_turned @ column.unsqueeze(-1)).squeeze(-1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ropo.rotations.blocks import RotationBlocks
 
 CACHED_NUMBERS = 1 << 20
-"""Numbers of a slice of activations that stays in a CPU's cache while all products with it are made."""
+"""Numbers of a slice of activations on a CPU: smaller ones would stay in a nearer cache, but make more calls."""
 
 
 def rotate(x: Float[Tensor, "*batch d"], blocks: RotationBlocks) -> Float[Tensor, "*batch d"]:
@@ -36,51 +36,47 @@ def rotate(x: Float[Tensor, "*batch d"], blocks: RotationBlocks) -> Float[Tensor
 class _Rotate(torch.autograd.Function):
     """One node of the graph, so that only x and the channels are kept; see `RotationBlocks` for the equations.
 
-    Activations are copied block by block, (blocks, tokens, B), a slice of tokens at a time: products with blocks that
-    lie d numbers apart in memory cost more than the copies.
+    Products read a block's coordinates where they lie, d numbers apart from token to token, but write them block by
+    block, (blocks, tokens, B): so all blocks are one batched product, and only its result has to be copied.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, local: Tensor, read: Tensor, write: Tensor, coarse: Tensor, reflect: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, local: Tensor, read: Tensor, write: Tensor, mix: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             flat = x.reshape(-1, x.shape[-1])
-            out = torch.empty_like(flat)
-            first = local.new_empty(len(local), len(flat))
-            rest = local.new_empty(len(reflect), len(flat))
+            out = flat.new_empty(flat.shape)
+            spread = _spread(mix.mT, read)
+            channels: list[Tensor] = []
             for part in _token_slices(flat):
-                rows = _to_blocks(flat[part], local)
-                first[:, part], rest[:, part] = _read(rows, read)
-                channels = _mix(first[:, part], rest[:, part], coarse, reflect)
-                _from_blocks(torch.bmm(rows, local).baddbmm_(channels.mT, write), out[part])
-            ctx.save_for_backward(x, local, read, write, coarse, reflect, first, rest)
+                rows = _as_blocks(flat[part], local)
+                channels.append(_read(rows, read))
+                _copy_back(torch.bmm(rows, local).baddbmm_((spread @ channels[-1]).mT, write), out[part])
+            ctx.save_for_backward(x, local, read, write, mix, *channels)
             return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, local, read, write, coarse, reflect, first, rest = ctx.saved_tensors
+        x, local, read, write, mix, *all_channels = ctx.saved_tensors
         learns = any(ctx.needs_input_grad[1:])
         with torch.autocast(x.device.type, enabled=False):
             flat, grad = (tensor.reshape(-1, x.shape[-1]) for tensor in (x, grads[0]))
-            grad_x = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
-            d_local, d_read, d_write, d_coarse, d_reflect = map(torch.zeros_like, (local, read, write, coarse, reflect))
-            for part in _token_slices(flat):
-                grad_rows = _to_blocks(grad[part], local)
-                grad_first, grad_rest = _read(grad_rows, write)
-                grad_channels = _mix(grad_first, grad_rest, coarse.mT, reflect.mT)
+            grad_x = flat.new_empty(flat.shape) if ctx.needs_input_grad[0] else None
+            d_local, d_read, d_write, d_mix = map(torch.zeros_like, (local, read, write, mix))
+            spread, spread_back = _spread(mix.mT, read), _spread(mix, read)
+            for part, channels in zip(_token_slices(flat), all_channels, strict=True):
+                grad_rows = _as_blocks(grad[part], local)
+                grad_channels = _read(grad_rows, write)
+                passed = spread_back @ grad_channels
                 if grad_x is not None:
-                    turned = torch.bmm(grad_rows, local.mT).baddbmm_(grad_channels.mT, read)
-                    _from_blocks(turned, grad_x[part])
+                    _copy_back(torch.bmm(grad_rows, local.mT).baddbmm_(passed.mT, read), grad_x[part])
                 if learns:
-                    rows = _to_blocks(flat[part], local)
+                    rows = _as_blocks(flat[part], local)
                     d_local.baddbmm_(rows.mT, grad_rows)
-                    d_read.baddbmm_(grad_channels, rows)
-                    d_write.baddbmm_(_mix(first[:, part], rest[:, part], coarse, reflect), grad_rows)
-                    d_coarse.addmm_(first[:, part], grad_first.mT)
-                    d_reflect.addmm_(rest[:, part], grad_rest.mT)
+                    d_read.baddbmm_(passed, rows)
+                    d_write.baddbmm_(spread @ channels, grad_rows)
+                    d_mix.addmm_(channels, grad_channels.mT)
         grad_x = None if grad_x is None else grad_x.view(x.shape)
-        return (grad_x, d_local, d_read, d_write, d_coarse, d_reflect) if learns else (grad_x, *[None] * 5)
+        return (grad_x, d_local, d_read, d_write, d_mix) if learns else (grad_x, *[None] * 4)
 
 
 def _token_slices(flat: Tensor) -> list[slice]:
@@ -90,16 +86,16 @@ def _token_slices(flat: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, tokens, step)]
 
 
-def _to_blocks(flat: Tensor, local: Tensor) -> Tensor:
-    """Copy (tokens, d) to (blocks, tokens, B), zeros behind the last coordinate, in the arithmetic's dtype."""
+def _as_blocks(flat: Tensor, local: Tensor) -> Tensor:
+    """See (tokens, d) as (blocks, tokens, B), zeros behind the last coordinate, in the arithmetic's dtype."""
     blocks, size, _ = local.shape
-    if blocks * size != flat.shape[-1]:
-        flat = functional.pad(flat, (0, blocks * size - flat.shape[-1]))
-    rows = local.new_empty(blocks, len(flat), size)
-    return rows.copy_(flat.view(-1, blocks, size).transpose(0, 1))
+    flat = flat.to(local.dtype)
+    if blocks * size != flat.shape[1]:
+        flat = functional.pad(flat, (0, blocks * size - flat.shape[1]))
+    return flat.view(-1, blocks, size).transpose(0, 1)
 
 
-def _from_blocks(rows: Tensor, out: Tensor) -> None:
+def _copy_back(rows: Tensor, out: Tensor) -> None:
     """Copy (blocks, tokens, B) to (tokens, d), rounding once to the dtype of `out`."""
     blocks, tokens, size = rows.shape
     rows = rows.transpose(0, 1)
@@ -109,15 +105,14 @@ def _from_blocks(rows: Tensor, out: Tensor) -> None:
         out.copy_(rows.reshape(tokens, blocks * size)[:, : out.shape[-1]])
 
 
-def _read(rows: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-    """Return channel 0, (blocks, tokens), and the sum over blocks of the others, (k, tokens)."""
-    channels = read @ rows.mT
-    return channels[:, 0], channels[:, 1:].sum(0)
+def _read(rows: Tensor, read: Tensor) -> Tensor:
+    """Return (blocks + k, tokens): channel 0 of each block, then the sums over blocks of the others."""
+    first = torch.bmm(read[:, :1], rows.mT).squeeze(1)
+    rest = read[:, 1:].transpose(0, 1).flatten(1) @ rows.transpose(0, 1).flatten(1).mT
+    return torch.cat([first, rest])
 
 
-def _mix(first: Tensor, rest: Tensor, coarse: Tensor, reflect: Tensor) -> Tensor:
-    """Return (blocks, 1 + k, tokens): what every block writes."""
-    mixed = first.new_empty(len(first), 1 + len(rest), first.shape[1])
-    mixed[:, 0] = coarse.mT @ first
-    mixed[:, 1:] = reflect.mT @ rest
-    return mixed
+def _spread(mix: Tensor, read: Tensor) -> Tensor:
+    """Repeat the mixing matrix' last k rows for every block, (blocks, 1 + k, blocks + k): what each one writes."""
+    blocks = len(read)
+    return torch.cat([mix[:blocks].unsqueeze(1), mix[blocks:].expand(blocks, -1, -1)], 1)
