@@ -50,6 +50,7 @@ USUAL_OPTIONS = (
     "gradient_checkpointing",
     "packing",
     "tokens_per_step",
+    "skip_non_finite",
     "logging_steps",
     "save_strategy",
     "resume_from_checkpoint",

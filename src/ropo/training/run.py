@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,22 +100,12 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
             f"stopped by {safekeeping.heard_name} after step {result.global_step} of {trainer.state.max_steps}, which "
             f"is saved; give the same command with --resume to go on"
         )
-    check_finite(trainer)
+    trainer.check_weights()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
     if before is not None:
         metrics["held_out"] = held_out_metrics(before, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
-
-
-def check_finite(trainer: PreferenceTrainer) -> None:
-    """Raise `UserError` if a trained parameter holds NaN or infinity."""
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise UserError(
-                f"training diverged: {name} is not finite after step {trainer.state.global_step}; "
-                f"lower --learning_rate, now {trainer.args.learning_rate:g}"
-            )
 
 
 def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ropo.training import reference_cache
-from ropo.training.checkpoints.resumable import ResumableTrainer
 from ropo.training.config import PreferenceConfig
+from ropo.training.finite import FiniteTrainer
 from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
-from ropo.training.trainable import NUMBER, keep_trainable, number_records, report_rewritten_prompts
+from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
 
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(ResumableTrainer):
+class PreferenceTrainer(FiniteTrainer):
     """Train a causal language model on preference pairs with any loss of `trl.DPOTrainer`, without wasted tokens.
 
     Losses, metrics and arguments are those of `trl.DPOTrainer`. Batches are computed as packs: no padding, and each
@@ -50,6 +50,7 @@ class PreferenceTrainer(ResumableTrainer):
         self._padded_tokens = self._unique_tokens = 0
         self._counting_since = 0.0
         super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
+        self.data_collator = Numbered(self.data_collator)
         self._enable_packing()
 
     def _enable_packing(self) -> bool:
@@ -76,7 +77,8 @@ class PreferenceTrainer(ResumableTrainer):
         return next(filter(None, map(enable_packing, models)), None)
 
     def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Add the packs to a batch: TRL hands what it does not know on to the model."""
+        """Add the packs to a batch, and take the records' numbers out: TRL hands on to the model what it does not know."""
+        inputs = {name: value for name, value in inputs.items() if name != NUMBER}
         if not self._enable_packing() or "packs" in inputs:
             return inputs
         layout = (inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
@@ -125,6 +127,11 @@ class PreferenceTrainer(ResumableTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = model(**{name: inputs[name] for name in names}, labels=labels, fused_lm_head=True)
         return loss, torch.stack(scores.log_probs.sum(dim=1).chunk(2), dim=1), None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if NUMBER not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, NUMBER]
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Tokenise as TRL does, then drop and name what cannot be trained on; a stream is passed on as it comes."""

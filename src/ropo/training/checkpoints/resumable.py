@@ -17,7 +17,8 @@ from ropo.errors import UserError
 from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
 from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
 
-COUNTERS = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_padded_tokens", "_unique_tokens")
+COUNTERS = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_skipped_steps")
+COUNTERS += ("_padded_tokens", "_unique_tokens")
 
 
 class ResumableTrainer(DPOTrainer):
@@ -34,6 +35,7 @@ class ResumableTrainer(DPOTrainer):
     lr_scheduler: Any
     _padded_tokens: int
     _unique_tokens: int
+    _skipped_steps: int
     _counting_since: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -151,7 +153,7 @@ class ResumableTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean loss of the whole run at its end, not of its steps since it was resumed."""
         if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._skipped_steps, 1)
         super().log(logs, start_time)
 
 
