@@ -75,18 +75,14 @@ class FiniteTrainer(ResumableTrainer):
         self._before_step: tuple[Tensor, dict[str, int]] = torch.tensor(0.0), {}
         super().__init__(*args, **kwargs)
         if self.args.skip_non_finite and self.is_deepspeed_enabled:
-            raise UserError(
-                "skip_non_finite: has no effect under DeepSpeed, whose engine steps by itself; leave it out"
-            )
+            raise UserError("skip_non_finite: DeepSpeed's engine steps by itself and skips nothing; leave it out")
         self.add_callback(_LookBeforeStep(self))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Compute a batch's gradients, and remember its loss and records until the step."""
         if not self._batches:
-            self._before_step = (
-                self._tr_loss.clone(),
-                {name: len(kept) for name, kept in self._metrics["train"].items()},
-            )
+            counts = {name: len(values) for name, values in self._metrics["train"].items()}
+            self._before_step = self._tr_loss.clone(), counts
         records = inputs[NUMBER].tolist() if NUMBER in inputs else ()
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._batches.append(Batch(loss.item(), tuple(records)))
@@ -228,7 +224,7 @@ def _all_finite(parameter: Float[Tensor, "*shape"]) -> bool:
     return is_finite([parameter], "data")
 
 
-def join(numbers: Iterable[int]) -> str:
+def join(numbers: Iterable[int | str]) -> str:
     """Write numbers as a list, cut off where it gets long."""
     kept = list(numbers)
     return ", ".join(map(str, kept[:SHOWN])) + (f", ... ({len(kept)} in all)" if len(kept) > SHOWN else "")
@@ -236,12 +232,5 @@ def join(numbers: Iterable[int]) -> str:
 
 def join_places(places: Sequence[str]) -> str:
     """Write places in files as a list that names each file once: `a.jsonl:3, 5, b.jsonl:1`."""
-    split = [(place[: len(place) - len(tail)], tail) for place in places for tail in [_number_at_end(place)]]
-    parts = [
-        start + join(map(int, (tail for _, tail in group))) for start, group in groupby(split, lambda each: each[0])
-    ]
-    return ", ".join(parts)
-
-
-def _number_at_end(place: str) -> str:
-    return place[len(place.rstrip("0123456789")) :]
+    files = groupby(places, lambda place: place.rstrip("0123456789"))
+    return ", ".join(file + join(place.removeprefix(file) for place in group) for file, group in files)

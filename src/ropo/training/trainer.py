@@ -44,6 +44,7 @@ class PreferenceTrainer(FiniteTrainer):
     args: PreferenceConfig
     model: Any
     ref_model: Any
+    _signature_columns: Any
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
         self._packs_batches: bool | None = None
@@ -77,7 +78,7 @@ class PreferenceTrainer(FiniteTrainer):
         return next(filter(None, map(enable_packing, models)), None)
 
     def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Add the packs to a batch, and take the records' numbers out: TRL hands on to the model what it does not know."""
+        """Add packs to a batch and take the records' numbers out: TRL gives the model what it does not know."""
         inputs = {name: value for name, value in inputs.items() if name != NUMBER}
         if not self._enable_packing() or "packs" in inputs:
             return inputs

@@ -17,7 +17,7 @@ from ropo.errors import UserError
 from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
 from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
 
-COUNTERS = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_skipped_steps")
+COUNTERS: tuple[str, ...] = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_skipped_steps")
 COUNTERS += ("_padded_tokens", "_unique_tokens")
 
 
