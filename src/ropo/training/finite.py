@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -22,6 +22,7 @@ from ropo.errors import UserError
 from ropo.training.checkpoints.folder import newest_whole
 from ropo.training.checkpoints.resumable import ResumableTrainer
 from ropo.training.config import PreferenceConfig
+from ropo.training.sharding import whole_parameters
 from ropo.training.trainable import NUMBER
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,12 @@ class FiniteTrainer(ResumableTrainer):
             UserError: If one is not finite; nothing is written then.
         """
         self.check_weights()
-        super().save_model(output_dir, _internal_call)
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif is_peft_model(self.model):
+            self._save(output_dir, whole_parameters(self.model))
+        else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
 
     def check_weights(self) -> None:
         """Raise `UserError` if a trained weight holds NaN or infinity in any process."""

@@ -11,13 +11,15 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from ropo.training import reference_cache
 from ropo.training.config import PreferenceConfig
+from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
 from ropo.training.finite import FiniteTrainer
 from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
+from ropo.training.sharding import average_gradients, check_fsdp, keep_adapters_whole
 from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
 
 logger = logging.getLogger(__name__)
@@ -30,9 +32,9 @@ class PreferenceTrainer(FiniteTrainer):
     shared prompt once, for policy and reference, in training, evaluation and prediction. A model that cannot be packed
     is trained padded, with one line that says why.
 
-    Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on per second of wall time
-    since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once an answer), and
-    `packing_ratio`, padded over unique tokens.
+    Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on by all processes per
+    second of wall time since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once
+    an answer), and `packing_ratio`, padded over unique tokens.
 
     Args:
         model: As in `trl.DPOTrainer`.
@@ -52,6 +54,7 @@ class PreferenceTrainer(FiniteTrainer):
         self._counting_since = 0.0
         super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
         self.data_collator = Numbered(self.data_collator)
+        self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         self._enable_packing()
 
     def _enable_packing(self) -> bool:
@@ -91,9 +94,42 @@ class PreferenceTrainer(FiniteTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         inputs = self._with_packs(inputs)
-        if self.model.training:
-            self._count(inputs)
-        return super()._compute_loss(model, inputs, return_outputs)
+        if not self.model.training:
+            return super()._compute_loss(model, inputs, return_outputs)
+        self._count(inputs)
+        pairs = len(inputs["input_ids"]) // 2
+        of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
+        if bool((of_all == pairs).all()):
+            return super()._compute_loss(model, inputs, return_outputs)
+        with gathering_unequal(self.accelerator):
+            loss = super()._compute_loss(model, inputs, return_outputs)
+        # The mean over processes, which their gradients are averaged to, is then that over all pairs.
+        return loss * (pairs * len(of_all) / of_all.sum())
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        average_gradients(self._kept_whole)
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is None:  # nothing was clipped
+            average_gradients(self._kept_whole)
+        return super()._get_grad_norm(model, grad_norm)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, and refuse what it shards in a way that changes training."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            check_fsdp(self.accelerator)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Load batches; with several processes each gets its share of one batch, as `ropo.training.dealing` says."""
+        loader = super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
+        if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
+            tokens = packed_tokens(dataset, self.args.max_length)
+            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
+        return loader
 
     def _count(self, inputs: dict[str, Any]) -> None:
         if not self._unique_tokens:  # from the first batch after a log, so that evaluation is not counted
@@ -106,8 +142,10 @@ class PreferenceTrainer(FiniteTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log TRL's metrics and how fast unique tokens are trained."""
         if self.model.training and self._unique_tokens:
-            logs["unique_tokens_per_second"] = self._unique_tokens / (time.perf_counter() - self._counting_since)
-            logs["packing_ratio"] = self._padded_tokens / self._unique_tokens
+            counts = torch.tensor([[self._padded_tokens, self._unique_tokens]], device=self.accelerator.device)
+            padded, unique = self.accelerator.gather(counts).sum(dim=0).tolist()
+            logs["unique_tokens_per_second"] = unique / (time.perf_counter() - self._counting_since)
+            logs["packing_ratio"] = padded / unique
             self._padded_tokens = self._unique_tokens = 0
         super().log(logs, start_time)
 

@@ -26,11 +26,12 @@ class ResumableTrainer(DPOTrainer):
 
     Where `transformers.Trainer` pickles the optimizer, the scheduler, the random state and its arguments, and forgets
     what it has summed up since the last log, this keeps the former as plain data and the latter too, so that a resumed
-    run logs and ends as the uninterrupted one. DeepSpeed's engine has its own, pickled format: under it a checkpoint
-    holds the weights only.
+    run logs and ends as the uninterrupted one. DeepSpeed's engine has its own, pickled format, and FSDP
+    shards the optimizer: under them a checkpoint holds the weights only.
     """
 
     model: Any
+    model_wrapped: Any
     optimizer: Any
     lr_scheduler: Any
     _padded_tokens: int
@@ -76,7 +77,7 @@ class ResumableTrainer(DPOTrainer):
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.should_save and not self.is_deepspeed_enabled:
+        if self.args.should_save and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             save_state(self.optimizer.state_dict(), Path(output_dir, "optimizer"))
             save_state(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler"))
 
@@ -137,8 +138,15 @@ class ResumableTrainer(DPOTrainer):
                     f"resume_from_checkpoint: {self.args.output_dir} holds no whole checkpoint; leave it out to start"
                 )
         self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self._resumed is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                "resume: a run that FSDP or DeepSpeed shards cannot go on from a checkpoint; start it afresh"
+            )
         if self._resumed is not None and (fault := find_fault(self._resumed)):
             raise UserError(f"resume_from_checkpoint {self._resumed}: {fault}; name another checkpoint")
+        # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
         return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
