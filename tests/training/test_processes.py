@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
+from accelerate import DistributedType, PartialState
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
 from ropo import RopoConfig
-from ropo.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
@@ -38,6 +39,11 @@ METHODS = {
 
 class Watched(PreferenceTrainer):
     """Keep which records each step of this process was given."""
+
+    def create_accelerator_and_postprocess(self):
+        if os.environ.get("ACCELERATE_USE_FSDP"):  # accelerate shards on accelerators only: let it take this for one
+            PartialState().distributed_type = DistributedType.MULTI_XPU
+        super().create_accelerator_and_postprocess()
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.seen.append(inputs[NUMBER].tolist())

@@ -13,8 +13,10 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["ropo.cli.train_job", "ropo.cli.merge", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"]
-    + ["tests.cli.killing", "tests.training.packing_helpers", "tests.training.together"]
+    [
+        *("ropo.cli.train_job", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"),
+        *("tests.cli.killing", "tests.training.packing_helpers", "tests.training.together"),
+    ]
 )
 
 

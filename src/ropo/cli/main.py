@@ -10,6 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
+from ropo.cli.processes import let_the_first_speak
 from ropo.errors import RunStoppedError, UserError
 from ropo.names import did_you_mean
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         dispatch(arguments)
         sys.stdout.flush()
     except UserError as error:
+        let_the_first_speak()
         command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
         print(f"ropo{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

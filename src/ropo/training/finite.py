@@ -22,7 +22,7 @@ from ropo.errors import UserError
 from ropo.training.checkpoints.folder import newest_whole
 from ropo.training.checkpoints.resumable import ResumableTrainer
 from ropo.training.config import PreferenceConfig
-from ropo.training.sharding import whole_parameters
+from ropo.training.sharding import trained_parameters
 from ropo.training.trainable import NUMBER
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class FiniteTrainer(ResumableTrainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
         elif is_peft_model(self.model):
-            self._save(output_dir, whole_parameters(self.model))
+            self._save(output_dir, trained_parameters(self.model))
         else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
             self._save(output_dir, self.accelerator.get_state_dict(self.model))
 

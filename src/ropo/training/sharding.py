@@ -82,6 +82,6 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(averaged.view_as(gradient))
 
 
-def whole_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are not sharded, by name."""
-    return {name: each for name, each in model.named_parameters() if type(each) is nn.Parameter}
+def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that are trained, by name."""
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}

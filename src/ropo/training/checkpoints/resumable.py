@@ -144,10 +144,20 @@ class ResumableTrainer(DPOTrainer):
             )
         if self._resumed is not None and (fault := find_fault(self._resumed)):
             raise UserError(f"resume_from_checkpoint {self._resumed}: {fault}; name another checkpoint")
+        if self._resumed is not None and not self.args.save_only_model:
+            self._check_processes(self._resumed)
         # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
         return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
+
+    def _check_processes(self, checkpoint: Path) -> None:
+        count = len(list(checkpoint.glob("process_*.json")))
+        if count != self.args.world_size:
+            raise UserError(
+                f"resume_from_checkpoint {checkpoint}: was written by {count} process(es), not {self.args.world_size}; "
+                f"start {count}"
+            )
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch, but no step where none is left: transformers looks for that only after a step."""
