@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ def telling_of_lost_processes(folder: Path) -> Iterator[None]:
     except RuntimeError as error:
         if alone() or not is_loss(error):
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher is about to end this process: not before it spoke
         from ropo.training.checkpoints.folder import newest_whole
 
         checkpoint, _ = newest_whole(folder)

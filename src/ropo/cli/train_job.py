@@ -26,7 +26,7 @@ from ropo.environment import device_name
 from ropo.errors import UserError
 from ropo.fingerprint import fingerprint_weights
 from ropo.methods import METHODS, adapter_config, check_target_modules
-from ropo.models import adapter_base, is_adapter, load_model, load_tokenizer
+from ropo.models import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
 from ropo.record import RunRecord, Source
 from ropo.training.callbacks.progress import Progress
@@ -215,7 +215,7 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     remote = config.trust_remote_code
     if is_adapter(options.model):
         base = load_model(adapter_base(options.model), dtype, remote)
-        return PeftModel.from_pretrained(base, options.model, is_trainable=True), None
+        return load_adapter(base, options.model, trainable=True), None
     needs_reference = method == "full" and not config.precompute_ref_log_probs
     return load_model(options.model, dtype, remote), load_model(
         options.model, dtype, remote
