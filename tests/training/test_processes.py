@@ -163,7 +163,7 @@ def assert_saved(folder, result: dict) -> None:
 
 
 def test_ddp_gives_the_trajectory_of_one_process(tmp_path):
-    """Twenty-seven pairs in batches of four: the last batch of an epoch has three, two and one."""
+    """Twenty-seven pairs in batches of four: the last batch of an epoch has three, two for one and one for the other."""
     two = run_together(train, tmp_path / "log", tmp_path / "two", "ropo", 2)
     one = train(tmp_path / "one", "ropo", 1)
     assert_same_trajectory(two, one)
@@ -172,20 +172,23 @@ def test_ddp_gives_the_trajectory_of_one_process(tmp_path):
     for found, expected in zip(two[0]["held_out"], one["held_out"], strict=True):
         assert found.shape == expected.shape == (5, 2)
         assert found == pytest.approx(expected, abs=1e-3)
-    assert {(len(a), len(b)) for a, b in zip(two[0]["seen"], two[1]["seen"], strict=True)} == {(2, 2), (2, 1)}
+    unequal = [sorted(map(len, both)) for both in zip(two[0]["seen"], two[1]["seen"], strict=True)].count([1, 2])
+    assert unequal == 3  # epochs
 
 
 def test_fsdp2_gives_the_trajectory_of_one_process(tmp_path):
     two = run_together(train, tmp_path / "log", tmp_path / "two", "ropo", 2, **FSDP2)
     one = train(tmp_path / "one", "ropo", 1)
-    assert two[0]["kinds"] == ({("Parameter", "torch.float32")}, {"DTensor"})
+    trained, frozen = two[0]["kinds"]
+    assert trained == {("Parameter", "torch.float32")}
+    assert "DTensor" in frozen  # but for what FSDP keeps whole from the forward to the backward pass
     assert_same_trajectory(two, one)
     assert_every_pair_once(two, 27, epochs=3)
     assert_saved(tmp_path / "two", two[0])
     assert two[0]["held_out"][1] == pytest.approx(one["held_out"][1], abs=1e-3)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_all_processes_stop_at_a_fault_of_one_or_skip_it(tmp_path, accumulation):
     """The poison is in the fourth batch of two: the fourth step, or, with two batches a step, the second."""
     step = 4 // accumulation
