@@ -78,6 +78,7 @@ def assert_killed(model, data, tmp_path) -> None:
     """Train until the second process kills itself."""
     statuses, said = run(tmp_path / "killed", flags(model, data, tmp_path / "out"), True, seconds=60)
     assert statuses == [1, -signal.SIGKILL]
+    assert said[1] == ""
     kept = f"{tmp_path}/out.incomplete/checkpoint-2 is whole: give the same command with --resume"
     assert said[0].splitlines()[-1] == (
         f"ropo train: another process of this run has ended or hangs, so this one stops; {kept}"

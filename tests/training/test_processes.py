@@ -163,7 +163,7 @@ def assert_saved(folder, result: dict) -> None:
 
 
 def test_ddp_gives_the_trajectory_of_one_process(tmp_path):
-    """Twenty-seven pairs in batches of four: the last batch of an epoch has three, two for one and one for the other."""
+    """Twenty-seven pairs in batches of four: the last of an epoch has three, two and one."""
     two = run_together(train, tmp_path / "log", tmp_path / "two", "ropo", 2)
     one = train(tmp_path / "one", "ropo", 1)
     assert_same_trajectory(two, one)

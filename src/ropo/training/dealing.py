@@ -136,11 +136,11 @@ def gathering_unequal(accelerator: Accelerator) -> Iterator[None]:
     def gather(tensor: Tensor) -> Tensor:
         return torch.tensor(gather_object(tensor.flatten().tolist()), dtype=tensor.dtype, device=tensor.device)
 
-    accelerator.gather = gather  # type: ignore[method-assign]
+    accelerator.gather = gather
     try:
         yield
     finally:
-        del accelerator.gather  # type: ignore[method-assign]
+        del accelerator.gather
 
 
 def imbalance(shares: Iterable[Sequence[int]], tokens: Sequence[int]) -> float:
