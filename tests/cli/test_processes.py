@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from ropo.cli import processes, train_job
 from ropo.cli.main import main
-from ropo.errors import RunStoppedError
+from ropo.errors import ProcessLostError
 from ropo.record import read_record
 from tests.cli.conftest import write_pairs
 from tests.cli.test_resume import MANY
@@ -140,6 +140,6 @@ def test_only_lost_connections_are_lost_processes(tmp_path, monkeypatch, error, 
     monkeypatch.setattr(processes.signal, "signal", lambda *args: None)
     for world in ("1", "2"):
         monkeypatch.setenv("WORLD_SIZE", world)
-        expected = RunStoppedError if lost and world == "2" else type(error)
+        expected = ProcessLostError if lost and world == "2" else type(error)
         with pytest.raises(expected), processes.telling_of_lost_processes(tmp_path):
             raise error

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
 from ropo.cli.processes import let_the_first_speak
-from ropo.errors import RunStoppedError, UserError
+from ropo.errors import ProcessLostError, RunStoppedError, UserError
 from ropo.names import did_you_mean
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env")
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"ropo{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except RunStoppedError as error:
+        if not isinstance(error, ProcessLostError):
+            let_the_first_speak()
         print(f"ropo {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ropo.errors import RunStoppedError, UserError
+from ropo.errors import ProcessLostError, UserError
 
 Result = TypeVar("Result")
 
@@ -61,7 +61,7 @@ def telling_of_lost_processes(folder: Path) -> Iterator[None]:
     """Turn the error of a process that has lost another into a line that says so and how to go on.
 
     Raises:
-        RunStoppedError: Where a connection to another process broke, or waiting for it took too long.
+        ProcessLostError: Where a connection to another process broke, or waiting for it took too long.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def telling_of_lost_processes(folder: Path) -> Iterator[None]:
 
         checkpoint, _ = newest_whole(folder)
         kept = f"{checkpoint} is whole: give the same command with --resume" if checkpoint else "no checkpoint is whole"
-        raise RunStoppedError(f"another process of this run has ended or hangs, so this one stops; {kept}") from error
+        raise ProcessLostError(f"another process of this run has ended or hangs, so this one stops; {kept}") from error
 
 
 def is_loss(error: RuntimeError) -> bool:
