@@ -1,4 +1,4 @@
-"""The two exceptions that reach the user as one line: the input is at fault, or the run was stopped."""
+"""The exceptions that reach the user as one line: the input is at fault, or the run was stopped."""
 
 
 class UserError(ValueError):
@@ -14,3 +14,7 @@ class RunStoppedError(RuntimeError):
 
     The command line prints its message as one line on standard error and exits with status 1.
     """
+
+
+class ProcessLostError(RunStoppedError):
+    """Report that another process of the same run has died; every process that is left says so."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.errors import UserError
@@ -79,7 +82,46 @@ def load_policy(
     """
     if not is_adapter(source):
         return load_model(source, dtype, trust_remote_code)
-    return PeftModel.from_pretrained(load_model(adapter_base(source), dtype, trust_remote_code), source)
+    return load_adapter(load_model(adapter_base(source), dtype, trust_remote_code), source)
+
+
+def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) -> PeftModel:
+    """Put an adapter on its base model, and check what was in its file.
+
+    Args:
+        base: The base model, changed in place.
+        source: A PEFT adapter folder.
+        trainable: Whether it is to be trained further.
+
+    Returns:
+        The adapted model.
+
+    Raises:
+        UserError: If the file cannot be read, a tensor is missing or has another shape than the base model asks for, or
+            a value is NaN or infinite.
+
+    Cost: one pass over the adapter.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, source, is_trainable=trainable)
+    except UserError as error:
+        raise UserError(f"adapter {source}: {error}") from error
+    except (RuntimeError, SafetensorError, UserWarning) as error:
+        reason = " ".join(str(error).split())
+        mismatch = re.search(r"size mismatch for (.*?)\. ?$|size mismatch for .*", reason)
+        reason = mismatch.group() if mismatch else reason
+        raise UserError(
+            f"adapter {source}: does not fit {base.name_or_path} or is damaged ({reason:.300}); copy it anew, or name "
+            "the base model that it was trained on in its adapter_config.json"
+        ) from error
+    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"adapter {source}: {name} holds NaN or infinity; train it again, or use an earlier checkpoint"
+            )
+    return model
 
 
 def adapter_base(source: str) -> str:

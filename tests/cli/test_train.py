@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from ropo.cli.main import main
 from ropo.methods import METHODS
-from ropo.models import load_model, load_policy
+from ropo.models import load_model, load_policy, load_tokenizer
 from ropo.record import read_record
 from tests.cli.conftest import PAIRS, train, write_pairs
 
@@ -189,10 +189,40 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(model, pairs, tmp_path)
     assert not (tmp_path / "out.incomplete" / "adapter_config.json").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(model, pairs, tmp_path, capsys):
+def poisoned(model, folder) -> str:
+    """Copy a model, and make the embedding of "mat" NaN."""
+    loaded, tokenizer = load_model(model), load_tokenizer(model)
+    with torch.no_grad():
+        loaded.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("mat")] = math.nan
+    loaded.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(model, tmp_path, capsys, caplog):
+    """Only the last record holds the word that the model cannot read; nothing but earlier checkpoints is left."""
+    flags = ("--per_device_train_batch_size", 1, "--num_train_epochs", 1, "--max_steps", 4)
+    flags += ("--train_sampling_strategy", "sequential", "--save_strategy", "steps", "--save_steps", 1)
+    broken = poisoned(model, tmp_path / "broken")
+    data = write_pairs(tmp_path / "data.jsonl", [*PAIRS[1:], PAIRS[0]])
+    capsys.readouterr()
+    assert train(broken, data, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ropo train: error: training diverged: the loss is nan at step 4, in {data}:4; ")
+    assert f"the last good checkpoint is {tmp_path}/out.incomplete/checkpoint-3;" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert train(broken, data, tmp_path / "out", *flags, "--resume", "--skip_non_finite") == 0
+    assert f"step 4 skipped: the loss is nan, in {data}:4" in caplog.messages
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(each.isfinite().all() for each in saved.values())
+    assert all(math.isfinite(value) for entry in logged(tmp_path / "out") for value in entry.values())
+
+
+def test_a_run_that_diverges_leaves_nothing(model, pairs, tmp_path, capsys):
     flags = ("--learning_rate", "1e30", "--max_grad_norm", "1e30", "--max_steps", 5)
     assert train(model, pairs, tmp_path / "out", "--method", "full", *flags) == 2
-    assert "training diverged" in capsys.readouterr().err
+    assert "lower --learning_rate, now 1e+30" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.incomplete").exists()
 

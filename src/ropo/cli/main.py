@@ -10,7 +10,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
-from ropo.errors import RunStoppedError, UserError
+from ropo.cli.processes import let_the_first_speak
+from ropo.errors import ProcessLostError, RunStoppedError, UserError
 from ropo.names import did_you_mean
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env")
@@ -36,10 +37,13 @@ def main(arguments: Sequence[str]) -> int:
         dispatch(arguments)
         sys.stdout.flush()
     except UserError as error:
+        let_the_first_speak()
         command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
         print(f"ropo{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except RunStoppedError as error:
+        if not isinstance(error, ProcessLostError):
+            let_the_first_speak()
         print(f"ropo {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

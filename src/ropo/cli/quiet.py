@@ -23,4 +23,5 @@ def quiet_libraries() -> None:
     modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # nobody writes to it
     warnings.filterwarnings("ignore", message="Could not find a config file in .*gguf")  # peft looks for new words

@@ -18,9 +18,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and leave a finished output folder or none."""
+    import logging
+
+    from ropo.cli.processes import rank
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.train_job import train
     from ropo.cli.train_options import read_train_options
 
     quiet_libraries()
+    if rank():
+        logging.getLogger("ropo").setLevel(logging.ERROR)  # the first process says the same
     train(read_train_options(arguments))

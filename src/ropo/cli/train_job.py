@@ -5,24 +5,28 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.cli.main import available_commands
 from ropo.cli.output import check_output, display, finished_folder, working_folder
+from ropo.cli.processes import by_the_first, rank, telling_of_lost_processes
 from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
 from ropo.environment import device_name
 from ropo.errors import UserError
 from ropo.fingerprint import fingerprint_weights
 from ropo.methods import METHODS, adapter_config, check_target_modules
-from ropo.models import adapter_base, is_adapter, load_model, load_tokenizer
+from ropo.models import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
 from ropo.record import RunRecord, Source
 from ropo.training.callbacks.progress import Progress
@@ -44,14 +48,14 @@ def train(options: TrainOptions) -> None:
     Raises:
         UserError: If anything in them, in the data or in the model is wrong; nothing is left behind then.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    if options.resume and is_finished(options.output):
-        console.print(f"resume    the run in {display(options.output)} is finished: nothing to do")
-        return
+    console = Console(highlight=False, soft_wrap=True, quiet=rank() > 0)
     method, adapter = choose_method(options)
     learning_rate = METHODS.get(method, METHODS["lora"]).learning_rate  # an adapter may be of any PEFT method
     config = trainer_config(options, learning_rate, working_folder(options.output))
-    check_output(options.output, options.overwrite, options.resumes)
+    if by_the_first(lambda: options.resume and is_finished(options.output)):
+        console.print(f"resume    the run in {display(options.output)} is finished: nothing to do")
+        return
+    by_the_first(lambda: check_output(options.output, options.overwrite, options.resumes))
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config.max_length, console)
     held_out = None
@@ -66,20 +70,22 @@ def train(options: TrainOptions) -> None:
     console.print(f"model     {options.model} ({base_size:,} parameters, {_dtype_of(model)}, {device_name()})")
     with (
         telling_of_full_disk(working_folder(options.output)),
-        finished_folder(options.output, options.overwrite, options.resumes) as folder,
+        telling_of_lost_processes(working_folder(options.output)),
+        folder_of_all(options) as folder,
         Progress(console) as progress,
     ):
-        checkpoint = start_from(options, folder, progress.console)
+        checkpoint = by_the_first(lambda: start_from(options, folder, progress.console))
         columns = None if held_out is None else held_out.pairs
         trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)
         trainer.add_callback(progress)
         monitor = build_monitor(options, trainer, progress.console)
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         if options.resume and checkpoint is not None:
-            record = continue_record(folder, record, progress.console)
+            record = continued(folder, record, progress.console)
             if monitor is not None:
                 monitor.measure_reference()
-        record.write(folder)
+        if rank() == 0:
+            record.write(folder)
         size = trainable_size(trainer, base_size)
         console.print(
             f"method    {method}, {size['trainable_parameters']:,} trainable parameters "
@@ -91,11 +97,32 @@ def train(options: TrainOptions) -> None:
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
         save_trained(trainer, folder)
-        record.finish(metrics).write(folder)
-    if not options.keeps_checkpoints:
+        if rank() == 0:
+            record.finish(metrics).write(folder)
+    if not options.keeps_checkpoints and rank() == 0:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)
     report(options, method, metrics, console)
+
+
+@contextmanager
+def folder_of_all(options: TrainOptions) -> Iterator[Path]:
+    """Yield the working folder to every process; the first makes it and, when all are done, gives it its name."""
+    if rank():
+        PartialState().wait_for_everyone()
+        yield working_folder(options.output)
+        PartialState().wait_for_everyone()
+    else:
+        with finished_folder(options.output, options.overwrite, options.resumes) as folder:
+            PartialState().wait_for_everyone()
+            yield folder
+            PartialState().wait_for_everyone()
+
+
+def continued(folder: Path, record: RunRecord, console: Console) -> RunRecord:
+    """Return the record of the run that goes on, by `continue_record`, in every process."""
+    kept = by_the_first(lambda: continue_record(folder, record, console).model_dump_json())
+    return RunRecord.model_validate_json(kept)
 
 
 def start_from(options: TrainOptions, folder: Path, console: Console) -> Path | None:
@@ -188,7 +215,7 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     remote = config.trust_remote_code
     if is_adapter(options.model):
         base = load_model(adapter_base(options.model), dtype, remote)
-        return PeftModel.from_pretrained(base, options.model, is_trainable=True), None
+        return load_adapter(base, options.model, trainable=True), None
     needs_reference = method == "full" and not config.precompute_ref_log_probs
     return load_model(options.model, dtype, remote), load_model(
         options.model, dtype, remote

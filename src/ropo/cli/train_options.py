@@ -50,15 +50,17 @@ USUAL_OPTIONS = (
     "gradient_checkpointing",
     "packing",
     "tokens_per_step",
+    "skip_non_finite",
     "logging_steps",
     "save_strategy",
     "resume_from_checkpoint",
     "seed",
 )
 
-# What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines a run;
-# and a NaN shown as a NaN.
+# What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines a run; a NaN shown as a
+# NaN; and no search of every step's graph for parameters without gradient, which adapters do not have.
 DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
+DEFAULTS |= {"ddp_find_unused_parameters": False}
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
 LOSSES = (

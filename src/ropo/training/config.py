@@ -23,6 +23,8 @@ class PreferenceConfig(DPOConfig):
             are recomputed in the backward pass, so that only one pack's activations are in memory, at the cost of one
             more forward pass. A record longer than this on its own is skipped, with a line that names it. None sets no
             limit: each device's batch is one pack.
+        skip_non_finite: Leave out an optimizer step whose loss or gradient is NaN or infinite, with a line that names
+            its records; off, such a step stops the run. Ten in a row stop it in any case.
 
     Raises:
         UserError: If an option breaks its rule.
@@ -43,6 +45,10 @@ class PreferenceConfig(DPOConfig):
             "help": "Most tokens in one forward and backward pass; larger batches are cut into several packs, and "
             "records that are longer on their own are skipped. Default: no limit."
         },
+    )
+    skip_non_finite: bool = field(
+        default=False,
+        metadata={"help": "Leave out a step whose loss or gradient is not finite, and say so, rather than stop."},
     )
 
     def __post_init__(self) -> None:

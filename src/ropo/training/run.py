@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ropo.errors import RunStoppedError, UserError
@@ -92,31 +91,38 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
         UserError: If the weights are not finite at the end: no loss was computed from them any more.
     """
     started = time.monotonic()
-    before = _log_probs(trainer)
+    at_start = _AtStart(trainer)
+    if trainer.is_fsdp_enabled:  # nothing is sharded, and nothing can be measured, before training has begun
+        trainer.add_callback(at_start)
+    else:
+        at_start.on_train_begin()
     trainer.add_callback(safekeeping)
     with safekeeping:
         result = trainer.train(resume_from_checkpoint=checkpoint)
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if safekeeping.stopped:
         raise RunStoppedError(
             f"stopped by {safekeeping.heard_name} after step {result.global_step} of {trainer.state.max_steps}, which "
-            f"is saved; give the same command with --resume to go on"
+            f"is saved{'' if sharded else '; give the same command with --resume to go on'}"
         )
-    check_finite(trainer)
+    trainer.check_weights()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
-    if before is not None:
-        metrics["held_out"] = held_out_metrics(before, _log_probs(trainer), trainer.beta)
+    if at_start.log_probs is not None:
+        metrics["held_out"] = held_out_metrics(at_start.log_probs, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
 
 
-def check_finite(trainer: PreferenceTrainer) -> None:
-    """Raise `UserError` if a trained parameter holds NaN or infinity."""
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise UserError(
-                f"training diverged: {name} is not finite after step {trainer.state.global_step}; "
-                f"lower --learning_rate, now {trainer.args.learning_rate:g}"
-            )
+class _AtStart(TrainerCallback):
+    """Measure the held-out pairs when training begins."""
+
+    def __init__(self, trainer: PreferenceTrainer) -> None:
+        self.trainer = trainer
+        self.log_probs: Any = None
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Measure."""
+        self.log_probs = _log_probs(self.trainer)
 
 
 def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +19,24 @@ NUMBER = "record_number"  # the column that remembers a record's place in the da
 def number_records(dataset: Dataset) -> Dataset:
     """Add each record's index, so that it can be named after others have been dropped."""
     return dataset.add_column(NUMBER, list(range(len(dataset))))
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Collate a batch, and keep its records' numbers beside it, where they have some.
+
+    Args:
+        collate: What makes the batch.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch; the numbers are its last entry, because accelerate measures a batch by its first."""
+        batch = self.collate(examples)
+        if NUMBER not in examples[0]:
+            return batch
+        return {**batch, NUMBER: torch.tensor([example[NUMBER] for example in examples])}
 
 
 def keep_trainable(dataset: Dataset, size: int, name: str, max_length: int | None, budget: int | None) -> Dataset:

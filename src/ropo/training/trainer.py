@@ -11,28 +11,30 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from ropo.training import reference_cache
-from ropo.training.checkpoints.resumable import ResumableTrainer
 from ropo.training.config import PreferenceConfig
+from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
+from ropo.training.finite import FiniteTrainer
 from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
-from ropo.training.trainable import NUMBER, keep_trainable, number_records, report_rewritten_prompts
+from ropo.training.sharding import average_gradients, check_fsdp, keep_adapters_whole
+from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
 
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(ResumableTrainer):
+class PreferenceTrainer(FiniteTrainer):
     """Train a causal language model on preference pairs with any loss of `trl.DPOTrainer`, without wasted tokens.
 
     Losses, metrics and arguments are those of `trl.DPOTrainer`. Batches are computed as packs: no padding, and each
     shared prompt once, for policy and reference, in training, evaluation and prediction. A model that cannot be packed
     is trained padded, with one line that says why.
 
-    Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on per second of wall time
-    since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once an answer), and
-    `packing_ratio`, padded over unique tokens.
+    Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on by all processes per
+    second of wall time since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once
+    an answer), and `packing_ratio`, padded over unique tokens.
 
     Args:
         model: As in `trl.DPOTrainer`.
@@ -44,12 +46,15 @@ class PreferenceTrainer(ResumableTrainer):
     args: PreferenceConfig
     model: Any
     ref_model: Any
+    _signature_columns: Any
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
         self._packs_batches: bool | None = None
         self._padded_tokens = self._unique_tokens = 0
         self._counting_since = 0.0
         super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
+        self.data_collator = Numbered(self.data_collator)
+        self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         self._enable_packing()
 
     def _enable_packing(self) -> bool:
@@ -76,7 +81,8 @@ class PreferenceTrainer(ResumableTrainer):
         return next(filter(None, map(enable_packing, models)), None)
 
     def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Add the packs to a batch: TRL hands what it does not know on to the model."""
+        """Add packs to a batch and take the records' numbers out: TRL gives the model what it does not know."""
+        inputs = {name: value for name, value in inputs.items() if name != NUMBER}
         if not self._enable_packing() or "packs" in inputs:
             return inputs
         layout = (inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
@@ -88,9 +94,42 @@ class PreferenceTrainer(ResumableTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         inputs = self._with_packs(inputs)
-        if self.model.training:
-            self._count(inputs)
-        return super()._compute_loss(model, inputs, return_outputs)
+        if not self.model.training:
+            return super()._compute_loss(model, inputs, return_outputs)
+        self._count(inputs)
+        pairs = len(inputs["input_ids"]) // 2
+        of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
+        if bool((of_all == pairs).all()):
+            return super()._compute_loss(model, inputs, return_outputs)
+        with gathering_unequal(self.accelerator):
+            loss = super()._compute_loss(model, inputs, return_outputs)
+        # The mean over processes, which their gradients are averaged to, is then that over all pairs.
+        return loss * (pairs * len(of_all) / of_all.sum())
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        average_gradients(self._kept_whole)
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is None:  # nothing was clipped
+            average_gradients(self._kept_whole)
+        return super()._get_grad_norm(model, grad_norm)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, and refuse what it shards in a way that changes training."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            check_fsdp(self.accelerator)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Load batches; with several processes each gets its share of one batch, as `ropo.training.dealing` says."""
+        loader = super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
+        if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
+            tokens = packed_tokens(dataset, self.args.max_length)
+            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
+        return loader
 
     def _count(self, inputs: dict[str, Any]) -> None:
         if not self._unique_tokens:  # from the first batch after a log, so that evaluation is not counted
@@ -103,8 +142,10 @@ class PreferenceTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log TRL's metrics and how fast unique tokens are trained."""
         if self.model.training and self._unique_tokens:
-            logs["unique_tokens_per_second"] = self._unique_tokens / (time.perf_counter() - self._counting_since)
-            logs["packing_ratio"] = self._padded_tokens / self._unique_tokens
+            counts = torch.tensor([[self._padded_tokens, self._unique_tokens]], device=self.accelerator.device)
+            padded, unique = self.accelerator.gather(counts).sum(dim=0).tolist()
+            logs["unique_tokens_per_second"] = unique / (time.perf_counter() - self._counting_since)
+            logs["packing_ratio"] = padded / unique
             self._padded_tokens = self._unique_tokens = 0
         super().log(logs, start_time)
 
@@ -125,6 +166,11 @@ class PreferenceTrainer(ResumableTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = model(**{name: inputs[name] for name in names}, labels=labels, fused_lm_head=True)
         return loss, torch.stack(scores.log_probs.sum(dim=1).chunk(2), dim=1), None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if NUMBER not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, NUMBER]
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Tokenise as TRL does, then drop and name what cannot be trained on; a stream is passed on as it comes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,8 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from ropo.errors import UserError
 
 
 def progress_line(logs: Mapping[str, float], step: int, steps: int, seconds_left: float) -> str:
@@ -106,20 +103,11 @@ class Progress(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Print a line.
-
-        Raises:
-            UserError: If the loss is not finite any more.
-        """
+        """Print a line."""
         if logs and "hacking/margin" in logs:
             self.bar.console.print(monitor_line(logs, state.global_step), highlight=False, soft_wrap=True)
         if not logs or "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"training diverged: the loss is {logs['loss']} at step {state.global_step}; "
-                f"lower --learning_rate, now {args.learning_rate:g}"
-            )
         done = state.global_step - self.first_step
         left = (time.monotonic() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
         line = progress_line(logs, state.global_step, state.max_steps, left)

@@ -17,7 +17,8 @@ from ropo.errors import UserError
 from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
 from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
 
-COUNTERS = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_padded_tokens", "_unique_tokens")
+COUNTERS: tuple[str, ...] = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_skipped_steps")
+COUNTERS += ("_padded_tokens", "_unique_tokens")
 
 
 class ResumableTrainer(DPOTrainer):
@@ -25,15 +26,17 @@ class ResumableTrainer(DPOTrainer):
 
     Where `transformers.Trainer` pickles the optimizer, the scheduler, the random state and its arguments, and forgets
     what it has summed up since the last log, this keeps the former as plain data and the latter too, so that a resumed
-    run logs and ends as the uninterrupted one. DeepSpeed's engine has its own, pickled format: under it a checkpoint
-    holds the weights only.
+    run logs and ends as the uninterrupted one. DeepSpeed's engine has its own, pickled format, and FSDP
+    shards the optimizer: under them a checkpoint holds the weights only.
     """
 
     model: Any
+    model_wrapped: Any
     optimizer: Any
     lr_scheduler: Any
     _padded_tokens: int
     _unique_tokens: int
+    _skipped_steps: int
     _counting_since: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,7 +77,7 @@ class ResumableTrainer(DPOTrainer):
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.should_save and not self.is_deepspeed_enabled:
+        if self.args.should_save and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             save_state(self.optimizer.state_dict(), Path(output_dir, "optimizer"))
             save_state(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler"))
 
@@ -135,9 +138,26 @@ class ResumableTrainer(DPOTrainer):
                     f"resume_from_checkpoint: {self.args.output_dir} holds no whole checkpoint; leave it out to start"
                 )
         self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self._resumed is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                "resume: a run that FSDP or DeepSpeed shards cannot go on from a checkpoint; start it afresh"
+            )
         if self._resumed is not None and (fault := find_fault(self._resumed)):
             raise UserError(f"resume_from_checkpoint {self._resumed}: {fault}; name another checkpoint")
+        if self._resumed is not None and not self.args.save_only_model:
+            self._check_processes(self._resumed)
+        # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
         return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
+
+    def _check_processes(self, checkpoint: Path) -> None:
+        count = len(list(checkpoint.glob("process_*.json")))
+        if count != self.args.world_size:
+            raise UserError(
+                f"resume_from_checkpoint {checkpoint}: was written by {count} process(es), not {self.args.world_size}; "
+                f"start {count}"
+            )
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch, but no step where none is left: transformers looks for that only after a step."""
@@ -151,7 +171,7 @@ class ResumableTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean loss of the whole run at its end, not of its steps since it was resumed."""
         if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._skipped_steps, 1)
         super().log(logs, start_time)
 
 

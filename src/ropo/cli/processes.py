@@ -1,0 +1,84 @@
+"""Several processes of one command: the first one owns the output folder and speaks, and all agree on what it found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ropo.errors import ProcessLostError, UserError
+
+Result = TypeVar("Result")
+
+SILENCE = 5.0  # seconds in which a launcher ends the other processes of a run whose first one has failed
+LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "socket closed")
+
+
+def rank() -> int:
+    """Return the number of this process among those of the command, 0 for the first and for one alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def alone() -> bool:
+    """Tell whether there is no other process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+
+def let_the_first_speak() -> None:
+    """Wait, in a process that is not the first: where all fail alike, the user reads one line, not one of each."""
+    if rank():
+        time.sleep(SILENCE)
+
+
+def by_the_first(action: Callable[[], Result]) -> Result:
+    """Let the first process do something with files, and give its result, or its error, to all.
+
+    Raises:
+        UserError: If the action raised it.
+    """
+    if alone():
+        return action()
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = action()
+        except UserError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
+@contextmanager
+def telling_of_lost_processes(folder: Path) -> Iterator[None]:
+    """Turn the error of a process that has lost another into a line that says so and how to go on.
+
+    Raises:
+        ProcessLostError: Where a connection to another process broke, or waiting for it took too long.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if alone() or not is_loss(error):
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher is about to end this process: not before it spoke
+        from ropo.training.checkpoints.folder import newest_whole
+
+        checkpoint, _ = newest_whole(folder)
+        kept = f"{checkpoint} is whole: give the same command with --resume" if checkpoint else "no checkpoint is whole"
+        raise ProcessLostError(f"another process of this run has ended or hangs, so this one stops; {kept}") from error
+
+
+def is_loss(error: RuntimeError) -> bool:
+    """Tell whether an error means that another process could not be reached."""
+    import torch
+
+    said = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(words in said for words in LOST)

@@ -1,0 +1,149 @@
+"""Deal each batch's pairs out to several processes: every pair once an epoch, about the same work for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow.compute
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+
+from ropo.errors import UserError
+
+
+class DealtBatches(BatchSampler):
+    """Yield one process's share of each batch of all processes.
+
+    A batch of all processes holds the pairs that one process would have put into a batch of `processes * share`, in
+    the same order of the epoch, so that both train alike. What is left at the end of an epoch makes a smaller batch; a
+    rest of fewer pairs than processes goes into the batch before it, for every process needs a pair.
+
+    Args:
+        order: Yields the epoch's order of pairs; the first process's order counts.
+        tokens: Packed tokens of each pair.
+        share: Pairs a process gets of a batch.
+        processes: Number of processes.
+        process: The index of this one.
+        drop_last: Whether the smaller batch at the end is left out.
+
+    Raises:
+        UserError: If there are fewer pairs than processes.
+    """
+
+    def __init__(
+        self, order: Any, tokens: Sequence[int], share: int, processes: int, process: int, drop_last: bool
+    ) -> None:
+        if len(tokens) < processes:
+            raise UserError(
+                f"data: {len(tokens)} pairs are too few for {processes} processes, each of which needs one in every "
+                "batch; start fewer processes"
+            )
+        self.order, self.tokens = order, tokens
+        self.processes, self.process = processes, process
+        self.sizes = batch_sizes(len(tokens), share * processes, processes, drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of indices."""
+        order = list(self.order)
+        broadcast_object_list(order)
+        start = 0
+        for size in self.sizes:
+            yield deal(order[start : start + size], self.tokens, self.processes)[self.process]
+            start += size
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch, the same for every process."""
+        return len(self.sizes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle anew."""
+        if hasattr(self.order, "set_epoch"):
+            self.order.set_epoch(epoch)
+
+
+def batch_sizes(pairs: int, whole: int, processes: int, drop_last: bool = False) -> list[int]:
+    """Cut an epoch into batches of `whole` pairs and a smaller one, or a rest that is too small for a batch."""
+    sizes, rest = [whole] * (pairs // whole), pairs % whole
+    if drop_last and sizes:
+        return sizes
+    if rest < processes and sizes:
+        sizes[-1] += rest
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+def deal(batch: Sequence[int], tokens: Sequence[int], processes: int) -> list[list[int]]:
+    """Share a batch out so that each process gets about as many tokens, and no two differ much in pairs.
+
+    The longest pair goes first, each to the process with the fewest tokens so far that has room (Graham 1969's rule of
+    the longest processing time first).
+
+    Args:
+        batch: At least `processes` indices.
+        tokens: Tokens by index.
+        processes: Number of processes.
+
+    Returns:
+        A list of indices, in the batch's order, for each process; none is empty or longer than the batch's part rounded
+        up.
+    """
+    room = -(-len(batch) // processes)
+    places: list[list[int]] = [[] for _ in range(processes)]
+    work = [0] * processes
+    for place in sorted(range(len(batch)), key=lambda place: -tokens[batch[place]]):
+        process = min((each for each in range(processes) if len(places[each]) < room), key=work.__getitem__)
+        places[process].append(place)
+        work[process] += tokens[batch[place]]
+    return [[batch[place] for place in sorted(mine)] for mine in places]
+
+
+def packed_tokens(dataset: Dataset, max_length: int | None) -> list[int]:
+    """Return each pair's tokens in a pack: its prompt but one, and both answers, cut where `max_length` cuts them."""
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    table = dataset.select_columns(list(columns)).with_format("arrow")[:]
+    lengths = (pyarrow.compute.list_value_length(table[column]).to_pylist() for column in columns)
+    room = float("inf") if max_length is None else max_length
+    return [
+        int(prompt - 1 + min(chosen, room - prompt) + min(rejected, room - prompt))
+        for prompt, chosen, rejected in zip(*lengths, strict=True)
+    ]
+
+
+def deal_out(loader: DataLoader, tokens: Sequence[int], share: int, accelerator: Accelerator) -> None:
+    """Let a data loader that accelerate has prepared deal its batches.
+
+    accelerate would give whole batches to the processes in turn, whatever their length, and fill up the last ones with
+    pairs from the beginning of the epoch.
+    """
+    shard: Any = loader.batch_sampler
+    plain = shard.batch_sampler
+    processes, process = accelerator.num_processes, accelerator.process_index
+    shard.batch_sampler = DealtBatches(plain.sampler, tokens, share, processes, process, plain.drop_last)
+    shard.num_processes, shard.process_index, shard.batch_size = 1, 0, None  # nothing is left for it to do
+
+
+@contextmanager
+def gathering_unequal(accelerator: Accelerator) -> Iterator[None]:
+    """Let processes gather tensors of different lengths, which TRL's metrics of a smaller batch need."""
+
+    def gather(tensor: Tensor) -> Tensor:
+        return torch.tensor(gather_object(tensor.flatten().tolist()), dtype=tensor.dtype, device=tensor.device)
+
+    accelerator.gather = gather
+    try:
+        yield
+    finally:
+        del accelerator.gather
+
+
+def imbalance(shares: Iterable[Sequence[int]], tokens: Sequence[int]) -> float:
+    """Return how much more the busiest process computes than the mean: 1 where all compute the same."""
+    work = [sum(tokens[index] for index in share) for share in shares]
+    return max(work) * len(work) / sum(work)

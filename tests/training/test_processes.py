@@ -1,0 +1,249 @@
+"""Two processes against one: the same trajectory, every pair once, one correct adapter, no duplicates."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+from accelerate import DistributedType, PartialState
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+
+from ropo import RopoConfig
+from ropo.errors import UserError
+from ropo.training.config import PreferenceConfig
+from ropo.training.trainable import NUMBER
+from ropo.training.trainer import PreferenceTrainer
+from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training.together import run_together
+
+TRAJECTORY = 1e-4  # the issue's bound over twenty steps
+SHARE = 2
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+LOGGED = ("loss", "grad_norm", "learning_rate", "logps/chosen", "rewards/margins", "rewards/accuracies", "entropy")
+LOGGED += ("num_tokens", "logits/rejected", "mean_token_accuracy", "eval_loss")
+POISON = f"w{VOCABULARY - 7}"  # the last word, whose embedding is made NaN
+METHODS = {
+    "ropo": lambda: RopoConfig(task_type="CAUSAL_LM"),
+    "lora": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    "full": lambda: None,
+}
+
+
+class Watched(PreferenceTrainer):
+    """Keep which records each step of this process was given."""
+
+    def create_accelerator_and_postprocess(self):
+        if os.environ.get("ACCELERATE_USE_FSDP"):  # accelerate shards on accelerators only: let it take this for one
+            PartialState().distributed_type = DistributedType.MULTI_XPU
+        super().create_accelerator_and_postprocess()
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.seen.append(inputs[NUMBER].tolist())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+def train(folder, method: str, processes: int, pairs: int = 27, **changes) -> dict:
+    """Train and save, and return what was logged, seen and kept in memory."""
+    options = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": SHARE * 2 // processes,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-3 if method == "full" else 1e-2,
+        "num_train_epochs": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        **changes,
+    }
+    torch.manual_seed(0)
+    trainer = Watched(
+        tiny_model(),
+        ref_model=tiny_model() if method == "full" else None,
+        args=PreferenceConfig(**options),
+        train_dataset=tiny_pairs(pairs),
+        eval_dataset=tiny_pairs(5, seed=9),
+        processing_class=tiny_tokenizer(),
+        peft_config=METHODS[method](),
+    )
+    trainer.seen = []
+    before = None if trainer.is_fsdp_enabled else trainer.predict(trainer.eval_dataset).predictions
+    trainer.train()
+    after = trainer.predict(trainer.eval_dataset).predictions
+    trainer.save_model(str(folder))
+    trained = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
+    whole = {name: getattr(each, "full_tensor", lambda each=each: each)().detach() for name, each in trained.items()}
+    kinds = {(type(each).__name__, str(each.dtype)) for each in trained.values()}
+    frozen = {type(each).__name__ for each in trainer.model.parameters() if not each.requires_grad}
+    return {
+        "logs": [{name: each[name] for name in LOGGED if name in each} for each in trainer.state.log_history],
+        "seen": trainer.seen,
+        "weights": {name: each.clone() for name, each in whole.items()},
+        "held_out": (before, after),
+        "kinds": (kinds, frozen),
+    }
+
+
+def train_on_poison(folder, accumulation: int) -> dict:
+    """Train on twelve pairs of which the eighth gives a loss that is NaN, in one process: stop, and then skip."""
+    rows = [{"prompt": f"w{i} w{i + 1} ", "chosen": f"w{i + 2} w3", "rejected": f"w{i + 4}"} for i in range(12)]
+    rows[7]["chosen"] = f"w1 {POISON}"
+    result = {}
+    for skip in (False, True):
+        model = tiny_model()
+        with torch.no_grad():
+            model.get_input_embeddings().weight[VOCABULARY - 1] = math.nan
+        options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulation, "logging_steps": 1}
+        options |= {"train_sampling_strategy": "sequential", "save_strategy": "steps", "save_steps": 1}
+        options |= {"lr_scheduler_type": "constant", "num_train_epochs": 1, "use_cpu": True, "report_to": "none"}
+        args = PreferenceConfig(str(folder / str(skip)), disable_tqdm=True, skip_non_finite=skip, **options)
+        trainer = PreferenceTrainer(
+            model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tiny_tokenizer(),
+            peft_config=METHODS["lora"](),
+        )
+        error = None
+        try:
+            trainer.train()
+        except UserError as caught:
+            error = str(caught)
+        weights = {name: each.detach().clone() for name, each in trainer.model.named_parameters() if each.requires_grad}
+        result[skip] = (error, trainer.state.global_step, trainer._skipped_steps, weights)
+    return result
+
+
+def assert_same_trajectory(two: list[dict], one: dict) -> None:
+    steps = [entry for entry in one["logs"] if "loss" in entry]
+    assert len(steps) >= 20
+    assert math.isclose(steps[0]["loss"], math.log(2), abs_tol=1e-5)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.01
+    assert len(two[0]["logs"]) == len(one["logs"])
+    for found, expected in zip(two[0]["logs"], one["logs"], strict=True):
+        assert found == pytest.approx(expected, abs=TRAJECTORY, rel=TRAJECTORY)
+    for name, weight in one["weights"].items():
+        for result in two:
+            assert torch.allclose(result["weights"][name], weight, atol=TRAJECTORY), name
+    assert all(torch.equal(two[0]["weights"][name], two[1]["weights"][name]) for name in one["weights"])
+
+
+def assert_every_pair_once(two: list[dict], pairs: int, epochs: int) -> None:
+    batches = [first + second for first, second in zip(two[0]["seen"], two[1]["seen"], strict=True)]
+    assert all(first and second for first, second in zip(two[0]["seen"], two[1]["seen"], strict=True))
+    steps = len(batches) // epochs
+    for epoch in range(epochs):
+        numbers = [number for batch in batches[epoch * steps : (epoch + 1) * steps] for number in batch]
+        assert sorted(numbers) == list(range(pairs))
+
+
+def assert_saved(folder, result: dict) -> None:
+    """What a plain process reads back is what the processes had in memory."""
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert saved
+    assert {name.replace(".default", "") for name in result["weights"]} == set(saved)
+    for name, weight in result["weights"].items():
+        assert torch.equal(saved[name.replace(".default", "")], weight)
+    merged = PeftModel.from_pretrained(tiny_model(), str(folder)).merge_and_unload()
+    assert not torch.equal(
+        merged.model.layers[0].self_attn.q_proj.weight, tiny_model().model.layers[0].self_attn.q_proj.weight
+    )
+
+
+def test_ddp_gives_the_trajectory_of_one_process(tmp_path):
+    """Twenty-seven pairs in batches of four: the last of an epoch has three, two and one."""
+    two = run_together(train, tmp_path / "log", tmp_path / "two", "ropo", 2)
+    one = train(tmp_path / "one", "ropo", 1)
+    assert_same_trajectory(two, one)
+    assert_every_pair_once(two, 27, epochs=3)
+    assert_saved(tmp_path / "two", two[0])
+    for found, expected in zip(two[0]["held_out"], one["held_out"], strict=True):
+        assert found.shape == expected.shape == (5, 2)
+        assert found == pytest.approx(expected, abs=1e-3)
+    unequal = [sorted(map(len, both)) for both in zip(two[0]["seen"], two[1]["seen"], strict=True)].count([1, 2])
+    assert unequal == 3  # epochs
+
+
+def test_fsdp2_gives_the_trajectory_of_one_process(tmp_path):
+    two = run_together(train, tmp_path / "log", tmp_path / "two", "ropo", 2, **FSDP2)
+    one = train(tmp_path / "one", "ropo", 1)
+    trained, frozen = two[0]["kinds"]
+    assert trained == {("Parameter", "torch.float32")}
+    assert "DTensor" in frozen  # but for what FSDP keeps whole from the forward to the backward pass
+    assert_same_trajectory(two, one)
+    assert_every_pair_once(two, 27, epochs=3)
+    assert_saved(tmp_path / "two", two[0])
+    assert two[0]["held_out"][1] == pytest.approx(one["held_out"][1], abs=1e-3)
+
+
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_all_processes_stop_at_a_fault_of_one_or_skip_it(tmp_path, accumulation):
+    """The poison is in the fourth batch of two: the fourth step, or, with two batches a step, the second."""
+    step = 4 // accumulation
+    first, second = run_together(train_on_poison, tmp_path / "log", tmp_path / "run", accumulation)
+    assert first[False][0] == second[False][0]
+    assert f"the loss is nan at step {step}, in the records 7 of" in first[False][0]
+    assert f"{tmp_path}/run/False/checkpoint-{step - 1};" in first[False][0]
+    assert [each[False][1:3] for each in (first, second)] == [(step - 1, 0)] * 2
+    assert [each[True][:3] for each in (first, second)] == [(None, 6 // accumulation, 1)] * 2
+    for skip in (False, True):
+        for name, weight in first[skip][3].items():
+            assert torch.equal(weight, second[skip][3][name]), name
+            assert weight.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("sharding", [{}, FSDP2], ids=["ddp", "fsdp2"])
+def test_other_methods_give_the_trajectory_of_one_process(tmp_path, method, sharding):
+    two = run_together(train, tmp_path / "log", tmp_path / "two", method, 2, **sharding)
+    one = train(tmp_path / "one", method, 1)
+    assert_same_trajectory(two, one)
+    assert_every_pair_once(two, 27, epochs=3)
+    if method == "lora":
+        assert_saved(tmp_path / "two", two[0])
+    else:
+        saved = load_file(tmp_path / "two" / "model.safetensors")
+        assert all(torch.equal(saved[name], two[0]["weights"][name]) for name in saved)
+        assert len(saved) > 10
+
+
+@pytest.mark.slow
+def test_accumulated_batches_of_two_processes_are_those_of_one(tmp_path):
+    flags = {"gradient_accumulation_steps": 2, "num_train_epochs": 6}
+    two = run_together(train_with, tmp_path / "log", tmp_path / "two", 2, flags)
+    one = train(tmp_path / "one", "ropo", 1, **flags)
+    assert_same_trajectory(two, one)
+
+
+def train_with(folder, processes: int, flags: dict) -> dict:
+    return train(folder, "ropo", processes, **flags)
+
+
+@pytest.mark.slow
+def test_mixed_precision_leaves_the_adapter_in_float32(tmp_path):
+    """FSDP2 casts what it shards to bfloat16; the trajectory is that of DDP's autocast to its rounding."""
+    sharded = run_together(
+        train, tmp_path / "log", tmp_path / "two", "ropo", 2, ACCELERATE_MIXED_PRECISION="bf16", **FSDP2
+    )
+    assert sharded[0]["kinds"][0] == {("Parameter", "torch.float32")}
+    saved = load_file(tmp_path / "two" / "adapter_model.safetensors")
+    assert {each.dtype for each in saved.values()} == {torch.float32}
+    one = train(tmp_path / "one", "ropo", 1)
+    angles = [name for name in one["weights"] if "givens" in name]
+    assert angles
+    for name in angles:  # bfloat16's steps near these angles are 1e-4; Adam's are 1e-2 each
+        assert torch.allclose(sharded[0]["weights"][name], one["weights"][name], atol=0.05)
+        assert not torch.equal(sharded[0]["weights"][name], sharded[0]["weights"][name].bfloat16().float())
