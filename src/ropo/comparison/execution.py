@@ -50,7 +50,7 @@ def run_in_process_of_its_own(command: Sequence[str], log: Path, kept_open: Sequ
         except BaseException:
             stop(process)
             raise
-    return Outcome(status, last_line(log))
+    return Outcome(status, last_line(log) or f"it wrote nothing and ended with status {status}")
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -64,9 +64,9 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a file that is not empty."""
+    """Return the last line of a file that is not empty, or nothing where there is none."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it wrote nothing"
+    return lines[-1] if lines else ""
 
 
 @contextmanager
