@@ -46,7 +46,7 @@ def attend_segments(
     """
     groups = key.shape[1]
     grouped = query[0].unflatten(0, (groups, -1)), key[0].unsqueeze(1), value[0].unsqueeze(1)
-    attended: Tensor = _AttendSegments.apply(*grouped, segments, scaling)  # type: ignore[no-untyped-call]
+    attended: Tensor = _AttendSegments.apply(*grouped, segments, scaling)
     return attended.permute(2, 0, 1, 3).flatten(1, 2)[None]
 
 
