@@ -141,6 +141,7 @@ def edge_cases() -> dict[str, dict]:
         "answers of one token": padded_batch([(prompt, one, short), (long_prompt, long[:1], one)]),
         "equal answers": padded_batch([(prompt, middle, middle), (long_prompt, long, short)]),
         "identical prompts": padded_batch([(prompt, middle, long), (prompt, short, one), (prompt, long, middle)]),
+        "two prompts of one length": padded_batch([(prompt, middle, long), (prompt[::-1], short, long)]),
         "one prompt starts another": padded_batch([(prompt, middle, long), (prompt + middle, short, long)]),
         "truncation": padded_batch([(prompt, long, middle), (long_prompt, long, short)], max_length=12),
         "answer cut away": padded_batch([(prompt, long, middle), (long_prompt, long, short)], max_length=11),

@@ -71,7 +71,7 @@ def padded_and_packed(name: str):
 def test_packed_equals_padded(name):
     padded, packed = padded_and_packed(name)
     cases = edge_cases()
-    assert len(cases) == 10
+    assert len(cases) == 11
     for batch in cases.values():
         assert_same(scores_and_gradients(packed, batch, packs_of(batch)), scores_and_gradients(padded, batch))
 

@@ -17,6 +17,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
+from ropo.training.cpu_attention import attend_segments
+from ropo.training.host_memory import idle_memory
 from ropo.training.packing import Pack
 
 PACKED = "ropo_packed"
@@ -75,6 +77,10 @@ def packed_attention(
     window = sliding_window or None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and softcap is None and dropout == 0.0:
         return varlen_attention(query, key, value, pack, scaling, window), None
+    if query.device.type == "cpu" and (memory := idle_memory()) is not None:
+        memory.check()  # every layer comes by here, in its forward pass and in its recomputation
+    if _suits_cpu_kernel(query, value, pack, window, dropout, softcap):
+        return attend_segments(query, key, value, pack.segments, scaling), None
     attended = []
     lengths = [segment.length for segment in pack.segments]
     # `split`, not slices: the backward pass of each slice would fill a whole row with zeros.
@@ -87,6 +93,13 @@ def packed_attention(
             values = torch.cat([value[:, :, prefix], values], dim=2)
         attended.append(attend(queries, keys, values, pack.mask(segment, window), dropout, scaling, softcap))
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _suits_cpu_kernel(
+    query: Tensor, value: Tensor, pack: Pack, window: int | None, dropout: float, softcap: float | None
+) -> bool:
+    plain = query.device.type == "cpu" and dropout == 0.0 and softcap is None and query.shape[-1] == value.shape[-1]
+    return plain and (window is None or pack.gathered_keys.most_keys <= window)
 
 
 def attend(

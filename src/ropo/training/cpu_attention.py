@@ -1,0 +1,124 @@
+"""Exact attention over the segments of a pack on a CPU, without masks and without copies of keys.
+
+A segment attends to its prefix in full and to itself causally. Both are plain calls of PyTorch's FlashAttention kernel,
+which keeps no scores. Each gives an output o and the logarithm l of its softmax's denominator, and
+
+    o = sigmoid(l_own - l_prefix) o_own + sigmoid(l_prefix - l_own) o_prefix,      l = logaddexp(l_own, l_prefix)
+
+is the attention to both (Rabe and Staats 2021, arXiv 2112.05682, section 2). The kernel's backward pass takes o and l
+of the whole softmax and then gives each part's share of the gradients, so that nothing else is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ropo.training.packing import Segment
+
+Part = tuple[slice, bool]  # the keys that queries meet, and whether causally
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attend_segments(
+    query: Float[Tensor, "1 heads tokens width"],
+    key: Float[Tensor, "1 kv_heads tokens width"],
+    value: Float[Tensor, "1 kv_heads tokens width"],
+    segments: tuple[Segment, ...],
+    scaling: float | None,
+) -> Float[Tensor, "1 tokens heads width"]:
+    """Attend within each segment of a pack, on a CPU.
+
+    Args:
+        query: Queries, rotated.
+        key: Keys, rotated; `heads` is a multiple of `kv_heads`.
+        value: Values.
+        segments: The runs that make up the row, in order.
+        scaling: Factor of the scores; None for 1 / sqrt(width).
+
+    Cost: for a segment of n tokens with a prefix of p, n (n / 2 + p) scores a head, none of them kept; beside the
+    arguments and the result the backward pass needs one number a token and head.
+    """
+    groups = key.shape[1]
+    grouped = query[0].unflatten(0, (groups, -1)), key[0].unsqueeze(1), value[0].unsqueeze(1)
+    attended: Tensor = _AttendSegments.apply(*grouped, segments, scaling)
+    return attended.permute(2, 0, 1, 3).flatten(1, 2)[None]
+
+
+class _AttendSegments(torch.autograd.Function):
+    """Attend with the heads that share keys side by side: (kv_heads, heads of each, tokens, width)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: tuple[Segment, ...], scaling: float | None
+    ) -> Tensor:
+        groups, heads, tokens, width = query.shape
+        output = query.new_empty(tokens, groups, heads, width).permute(1, 2, 0, 3)
+        log_sums = query.new_empty(groups, heads, tokens, dtype=torch.promote_types(query.dtype, torch.float32))
+        for rows, parts in _parts(segments):
+            found = [_attend(query, key, value, rows, part, scaling) for part in parts]
+            output[:, :, rows], log_sums[:, :, rows] = found[0] if len(found) == 1 else _merge(*found)
+        ctx.save_for_backward(query, key, value, output, log_sums)
+        ctx.segments, ctx.scaling = segments, scaling
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, log_sums = ctx.saved_tensors
+        gradients = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        heads = query.shape[1]
+        for rows, parts in _parts(ctx.segments):
+            for keys, causal in parts:
+                shares = _backward(
+                    gradient[:, :, rows],
+                    query[:, :, rows],
+                    _shared(key[:, :, keys], heads),
+                    _shared(value[:, :, keys], heads),
+                    output[:, :, rows],
+                    log_sums[:, :, rows],
+                    0.0,
+                    causal,
+                    scale=ctx.scaling,
+                )
+                gradients[0][:, :, rows] += shares[0]
+                gradients[1][:, :, keys] += shares[1].sum(dim=1, keepdim=True)
+                gradients[2][:, :, keys] += shares[2].sum(dim=1, keepdim=True)
+        return *gradients, None, None
+
+
+def _parts(segments: tuple[Segment, ...]) -> list[tuple[slice, list[Part]]]:
+    """List each segment's rows, and what these attend to: themselves, and their prefix where there is one."""
+    listed, start = [], 0
+    for segment in segments:
+        rows = slice(start, start := start + segment.length)
+        parts = [(rows, True)]
+        if segment.prefix_length:
+            parts.append((slice(segment.prefix_start, segment.prefix_start + segment.prefix_length), False))
+        listed.append((rows, parts))
+    return listed
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, rows: slice, part: Part, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    keys, causal = part
+    heads = query.shape[1]
+    key, value = _shared(key[:, :, keys], heads), _shared(value[:, :, keys], heads)
+    return _forward(query[:, :, rows], key, value, 0.0, causal, scale=scaling)
+
+
+def _shared(keys: Tensor, heads: int) -> Tensor:
+    """Show every head of a group the same keys, without a copy."""
+    return keys.expand(-1, heads, -1, -1)
+
+
+def _merge(own: tuple[Tensor, Tensor], prefix: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Turn attention to two sets of keys into attention to both."""
+    share = torch.sigmoid(own[1] - prefix[1])[..., None]
+    return torch.lerp(prefix[0].to(share.dtype), own[0].to(share.dtype), share), torch.logaddexp(own[1], prefix[1])

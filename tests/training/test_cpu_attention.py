@@ -1,0 +1,81 @@
+"""Mask-free attention over segments against the dense mask, with gradients, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ropo.training import attention
+from ropo.training.attention import no_mask, packed_attention
+from ropo.training.cpu_attention import attend_segments
+from ropo.training.packing import Segment
+from tests.training.test_attention import dense_mask, one_pack
+
+SEGMENTS = {
+    "one": (Segment(7),),
+    "a pair": (Segment(9), Segment(5, 0, 4)),
+    "prefix of one": (Segment(4), Segment(3, 0, 1)),
+    "answers of one token": (Segment(6), Segment(1, 0, 5), Segment(1, 0, 5)),
+    "a prefix inside the row": (Segment(8), Segment(6), Segment(5, 8, 3), Segment(4, 0, 2)),
+    "longer than a block of the kernel": (Segment(700), Segment(300, 0, 650)),
+}
+
+
+class Layout:
+    """The part of a pack that the dense mask reads."""
+
+    def __init__(self, segments: tuple[Segment, ...]) -> None:
+        self.segments = segments
+        self.tokens = sum(segment.length for segment in segments)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("case", SEGMENTS)
+def test_values_and_gradients_equal_the_dense_mask(case, kv_heads):
+    pack = Layout(SEGMENTS[case])
+    generator = torch.Generator().manual_seed(0)
+    options = {"generator": generator, "dtype": torch.float64, "requires_grad": True}
+    inputs = [torch.randn(1, heads, pack.tokens, 8, **options) for heads in (6, kv_heads, kv_heads)]
+    weights = torch.randn(1, pack.tokens, 6, 8, generator=generator, dtype=torch.float64)
+    found = attend_segments(*inputs, pack.segments, 0.7)
+    gradients = torch.autograd.grad((found * weights).sum(), inputs)
+    mask = dense_mask(pack, None)
+    expected = F.scaled_dot_product_attention(*inputs, mask, scale=0.7, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+    assert len(gradients) == 3
+    for gradient, wanted in zip(gradients, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
+        assert wanted.abs().max() > 0
+        torch.testing.assert_close(gradient, wanted, atol=1e-12, rtol=1e-10)
+
+
+def test_half_precision_is_as_near_as_plain_attention():
+    pack = Layout(SEGMENTS["a pair"])
+    generator = torch.Generator().manual_seed(1)
+    exact = [torch.randn(1, heads, pack.tokens, 8, generator=generator).bfloat16().double() for heads in (4, 2, 2)]
+    truth = F.scaled_dot_product_attention(*exact, dense_mask(pack, None), enable_gqa=True).transpose(1, 2)
+    found = attend_segments(*(tensor.bfloat16() for tensor in exact), pack.segments, None)
+    assert found.dtype == torch.bfloat16
+    assert (found.double() - truth).abs().max() < 2e-2  # bf16 keeps 8 bits of values up to 3
+
+
+@pytest.mark.parametrize(("window", "dropout", "softcap"), [(3, 0.0, None), (None, 0.5, None), (None, 0.0, 2.0)])
+def test_only_what_the_kernel_does_not_know_goes_by_masks(window, dropout, softcap, monkeypatch):
+    pack, calls = one_pack(), []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return attend_segments(*arguments)
+
+    monkeypatch.setattr(attention, "attend_segments", counted)
+    tensors = [torch.randn(1, heads, pack.tokens, 8) for heads in (4, 2, 2)]
+
+    def attend(**options):
+        return packed_attention(nn.Module(), *tensors, no_mask(tensors[0].device), pack=pack, **options)
+
+    attend(sliding_window=window, dropout=dropout, softcap=softcap)
+    assert not calls
+    attend(sliding_window=pack.tokens)  # a window that hides nothing
+    attend()
+    assert len(calls) == 2
