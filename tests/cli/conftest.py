@@ -16,6 +16,9 @@ PAIRS = [
     {"prompt": "one two", "chosen": "three", "rejected": "no"},
     {"prompt": "a dog", "chosen": "yes", "rejected": "no"},
 ]
+WORDS = ("the cat", "a dog", "one", "two", "three", "no cat sat", "yes", "the mat")
+MANY = [{**pair, "prompt": f"{words} {pair['prompt']}"} for words in WORDS for pair in PAIRS][:29]
+"""More pairs than a warning needs to be sure of itself."""
 
 
 @pytest.fixture(scope="session")

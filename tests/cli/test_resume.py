@@ -20,16 +20,14 @@ from ropo.record import read_record
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints import resumable
 from tests.cli import killing
-from tests.cli.conftest import PAIRS, train, write_pairs
+from tests.cli.conftest import MANY, train, write_pairs
 
 TIMES = {"seconds", "unique_tokens_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
-WORDS = ("the cat", "a dog", "one", "two", "three", "no cat sat", "yes", "the mat")
-MANY = [{**pair, "prompt": f"{words} {pair['prompt']}"} for words in WORDS for pair in PAIRS][:29]
 
 
 def command(model, data, output, *flags):
     """Several epochs that end in a smaller batch, logs that a checkpoint cuts in two, and all that has a memory."""
-    held_out = write_pairs(data.with_name("held_out.jsonl"), MANY[:6])
+    held_out = write_pairs(data.with_name("held_out.jsonl"), MANY[:16])
     settings = ("--per_device_train_batch_size", 3, "--gradient_accumulation_steps", 2, "--max_steps", 12)
     logs = ("--logging_steps", 5, "--save_strategy", "steps", "--save_steps", 2, "--learning_rate", 0.3)
     watch = ("--eval_data", held_out, "--monitor_steps", 4)

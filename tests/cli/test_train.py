@@ -18,7 +18,7 @@ from ropo.cli.main import main
 from ropo.methods import METHODS
 from ropo.models import load_model, load_policy, load_tokenizer
 from ropo.record import read_record
-from tests.cli.conftest import PAIRS, train, write_pairs
+from tests.cli.conftest import MANY, PAIRS, train, write_pairs
 
 LN2 = math.log(2)
 RECKLESS = ("--method", "full", "--learning_rate", 0.3, "--lr_scheduler_type", "constant", "--max_steps", 6)
@@ -118,10 +118,9 @@ def test_the_monitor_watches_and_warns(model, pairs, tmp_path, capsys):
     """A rate far too high: the warnings are printed once each, logged, and recorded; the log has both log-probs."""
     text = tmp_path / "plain.txt"
     text.write_text("the cat sat on the mat " * 20)
-    output = tmp_path / "out"
-    assert (
-        train(model, pairs, output, *RECKLESS, "--eval_data", pairs, "--monitor_steps", 3, "--monitor_text", text) == 0
-    )
+    output, held_out = tmp_path / "out", write_pairs(tmp_path / "held_out.jsonl", MANY[:16])
+    watch = ("--eval_data", held_out, "--monitor_steps", 3, "--monitor_text", text)
+    assert train(model, pairs, output, *RECKLESS, *watch) == 0
     measured = [entry for entry in logged(output) if "hacking/margin" in entry]
     assert [entry["step"] for entry in measured] == [3, 6]
     assert all("hacking/text_loss_rise" in entry for entry in measured)
@@ -134,8 +133,9 @@ def test_the_monitor_watches_and_warns(model, pairs, tmp_path, capsys):
 
 
 def test_a_warning_ends_training_where_asked(model, pairs, tmp_path):
-    output = tmp_path / "out"
-    assert train(model, pairs, output, *RECKLESS, "--eval_data", pairs, "--monitor_steps", 2, "--stop_on_warning") == 0
+    output, held_out = tmp_path / "out", write_pairs(tmp_path / "held_out.jsonl", MANY[:16])
+    watch = ("--eval_data", held_out, "--monitor_steps", 2, "--stop_on_warning")
+    assert train(model, pairs, output, *RECKLESS, *watch) == 0
     assert read_record(output).metrics["steps"] == 2
 
 

@@ -84,10 +84,16 @@ def run_comparison(recipe: Path, output: Path, execute: Any = None) -> Compariso
     return compare(file.recipe, prepare(file, output), output, execute or InThisProcess(), lambda line: None)
 
 
+PLACES_AND_TIMES = {
+    *("command", "commands", "diagnosis_command", "recipe", "notes"),
+    *("created", "started", "ended", "seconds"),
+}
+
+
 def numbers(result: ComparisonResult) -> dict[str, Any]:
     """Return all of a result but times, places and what depends on them."""
     content = json.loads(result.model_dump_json())
-    return _without(content, {"command", "commands", "created", "started", "ended", "seconds", "recipe", "notes"})
+    return _without(content, PLACES_AND_TIMES)
 
 
 def _without(value: Any, names: set[str]) -> Any:
