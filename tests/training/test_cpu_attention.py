@@ -60,6 +60,18 @@ def test_half_precision_is_as_near_as_plain_attention():
     assert (found.double() - truth).abs().max() < 2e-2  # bf16 keeps 8 bits of values up to 3
 
 
+def test_autocast_computes_in_its_precision_as_plain_attention_does():
+    pack = Layout(SEGMENTS["a pair"])
+    query, key, value = inputs = [torch.randn(1, heads, pack.tokens, 8, requires_grad=True) for heads in (4, 2, 2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend_segments(query, key, value.bfloat16(), pack.segments, None)  # values skip rotary positions
+        expected = F.scaled_dot_product_attention(query, key, value, dense_mask(pack, None), enable_gqa=True)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected.transpose(1, 2), atol=2e-2, rtol=2e-2)  # bf16 keeps 8 bits
+    found.float().sum().backward()
+    assert all(tensor.grad.dtype == torch.float32 for tensor in inputs)
+
+
 @pytest.mark.parametrize(("window", "dropout", "softcap"), [(3, 0.0, None), (None, 0.5, None), (None, 0.0, 2.0)])
 def test_only_what_the_kernel_does_not_know_goes_by_masks(window, dropout, softcap, monkeypatch):
     pack, calls = one_pack(), []

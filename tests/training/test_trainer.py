@@ -67,15 +67,15 @@ def logged(trainer, name: str) -> list[float]:
 
 @pytest.fixture
 def packed_calls(monkeypatch) -> list[int]:
-    """Count the rows of attention calls that run on a pack."""
+    """Count the segments of attention calls that run on a pack."""
     calls: list[int] = []
-    build = attention.Pack.mask
+    attend = attention.attend_segments
 
-    def mask(pack, segment, window):
-        calls.append(segment.length)
-        return build(pack, segment, window)
+    def counted(query, key, value, segments, scaling):
+        calls.append(len(segments))
+        return attend(query, key, value, segments, scaling)
 
-    monkeypatch.setattr(attention.Pack, "mask", mask)
+    monkeypatch.setattr(attention, "attend_segments", counted)
     return calls
 
 

@@ -44,6 +44,8 @@ def attend_segments(
     Cost: for a segment of n tokens with a prefix of p, n (n / 2 + p) scores a head, none of them kept; beside the
     arguments and the result the backward pass needs one number a token and head.
     """
+    if torch.is_autocast_enabled("cpu"):  # as for `scaled_dot_product_attention`; rotary positions give float32
+        query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))
     groups = key.shape[1]
     grouped = query[0].unflatten(0, (groups, -1)), key[0].unsqueeze(1), value[0].unsqueeze(1)
     attended: Tensor = _AttendSegments.apply(*grouped, segments, scaling)
