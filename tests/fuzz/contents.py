@@ -160,7 +160,8 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
 def tables(draw: Any) -> bytes:
     """Write a Parquet file whose columns are of any type."""
     rows, usual = draw(st.integers(0, 4)), draw(mostly(st.just(KINDS[0]), st.just(KINDS[3])))
-    columns, names = [], [*draw(st.lists(st.sampled_from(NAMES), max_size=2)), "chosen", "rejected"]
+    odd_names = st.lists(st.sampled_from(NAMES), max_size=4)
+    columns, names = [], draw(mostly(st.just(["prompt", "chosen", "rejected"]), odd_names))
     for _ in names:
         kind, entries = draw(mostly(st.just(usual), st.sampled_from(KINDS)))
         entry = st.none() | entries if draw(st.integers(0, 5)) == 0 else entries

@@ -42,7 +42,7 @@ def without_nothing(value: Any) -> Any:
 
 
 def check_pairs(data: PreferenceData, records: dict[str, Any]) -> None:
-    """Check that nothing was lost or made up: a record is a pair, a duplicate or a tie, and its pair says what it did."""
+    """Check that nothing was lost or made up: a record is a pair, a duplicate or a tie; its pair says what it did."""
     assert len(data) > 0
     assert len(data) + data.duplicates + data.ties == len(records)
     for pair in data.pairs:
