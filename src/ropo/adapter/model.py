@@ -24,6 +24,8 @@ from ropo.adapter.sharing import build_alone, build_together
 from ropo.errors import UserError
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
+LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
+FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
 
 
 class RopoModel(BaseTuner):
@@ -50,6 +52,7 @@ class RopoModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:
             peft_config.target_modules = self._default_targets(str(model_config.get("model_type")))
+            _leave_out_other_towers(peft_config, self.model)
         else:
             _check_names(peft_config, self.model)
         return peft_config
@@ -59,12 +62,14 @@ class RopoModel(BaseTuner):
         if targets is not None:
             return targets if isinstance(targets, str) else set(targets)
         names = {name.rpartition(".")[2] for name in _linear_names(self.model)}
-        if not names.issuperset(QUERY_AND_VALUE):
-            raise UserError(
-                f"target_modules: no default is known for a model of type {model_type!r}; "
-                f"give some of its linear layers: {', '.join(sorted(names)[:12])}"
-            )
-        return set(QUERY_AND_VALUE)
+        if names.issuperset(QUERY_AND_VALUE):
+            return set(QUERY_AND_VALUE)
+        if fused := names & set(FUSED):
+            return fused
+        raise UserError(
+            f"target_modules: no default is known for a model of type {model_type!r}; "
+            f"give some of its linear layers: {', '.join(sorted(names)[:12])}"
+        )
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Look at every layer that will be adapted before the first one is."""
@@ -120,6 +125,14 @@ class RopoModel(BaseTuner):
         yield
 
 
+def _leave_out_other_towers(config: RopoConfig, model: nn.Module) -> None:
+    """Leave a vision or audio tower as it is by default: text pairs would give its adapters no gradient."""
+    names = {name for name in _linear_names(model) if name.rpartition(".")[2] in (config.target_modules or ())}
+    others = {name for name in names if LANGUAGE_TOWER not in name.split(".")}
+    if others and others != names and not isinstance(config.exclude_modules, str):
+        config.exclude_modules = set(config.exclude_modules or ()) | others  # type: ignore[assignment]
+
+
 def _keep_differentiable(model: nn.Module) -> None:
     """Keep bitsandbytes from packing 4-bit weights for AVX-512 at the first evaluation on a CPU.
 
@@ -128,7 +141,7 @@ def _keep_differentiable(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.state_dict()  # which puts back a weight that is packed already
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
 def _warn_of_rounding(model: nn.Module) -> None:
@@ -174,5 +187,5 @@ def _check_layer(name: str, layer: nn.Module | None, head: nn.Module | None) -> 
     if not isinstance(layer, nn.Linear | Conv1D) and (layer is None or resolve_quantization_backend(layer) is None):
         raise UserError(
             f"target_modules: {name} is a {type(layer).__name__}; RoPO adapts nn.Linear and Conv1D layers; "
-            "name the linear layers inside it"
+            "name linear layers inside it, or those of the attention (fused experts and embeddings cannot be adapted)"
         )
