@@ -56,7 +56,7 @@ def value_of(path: Path, node: yaml.Node) -> Any:
     except yaml.MarkedYAMLError as error:
         line = _line(node) if error.problem_mark is None else error.problem_mark.line + 1
         raise UserError(f"{path}:{line}: {error.problem}; write plain text, numbers, lists and mappings") from error
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, LookupError, AttributeError) as error:  # `!!bool maybe`, `!!timestamp z`
         raise UserError(f"{path}:{_line(node)}: holds a value that does not exist ({error}); mend it") from error
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ def fuzz(
     file: Path,
     read: Callable[[Path], Any],
     check: Callable[[Any, bytes], None] = lambda found, content: None,
+    options: Collection[str] = (),
 ) -> Counter[str]:
     """Read `count` contents, the same ones every time.
 
-    A refusal is one readable line that names the file; what is read, `check` compares with the content. Anything else
-    that is raised, or a minute without an answer, fails. Both kinds must have been seen often.
+    A refusal is one readable line that names the file, or begins with one of `options`; what is read, `check` compares
+    with the content. Anything else that is raised, or a minute without an answer, fails. Both kinds must have been seen
+    often.
     """
     seen: Counter[str] = Counter()
 
@@ -52,7 +55,7 @@ def fuzz(
                 seen["read"] += 1
                 check(found, content)
                 return
-        assert file.name in line or line.startswith("--")  # or the flag that the file left out
+        assert file.name in line or re.split("[: ]", line.removeprefix("--"))[0] in options, line
         assert len(line) < LONGEST_LINE
         assert {path.name for path in file.parent.iterdir()} == {file.name}
 

@@ -44,4 +44,6 @@ def test_options(tmp_path: Path, monkeypatch: Any, count: int) -> None:
             if isinstance(value, float) and given is not None:
                 assert value == float(given) or (math.isnan(value) and math.isnan(float(given)))
 
-    fuzz(count, yaml_contents.odd(yaml_contents.options()), tmp_path / "options.yaml", read, check)
+    fuzz(
+        count, yaml_contents.odd(yaml_contents.options()), tmp_path / "options.yaml", read, check, yaml_contents.OPTIONS
+    )
