@@ -141,6 +141,13 @@ def adapter_base(source: str) -> str:
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
+            "--trust_remote_code (trust_remote_code=True)"
+        ) from error
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

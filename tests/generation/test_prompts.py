@@ -48,7 +48,7 @@ def test_text_turns_and_alpaca_eval(tmp_path):
 def test_malformed_line_is_named(tmp_path, line):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "fine"}\n\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 3:"):
+    with pytest.raises(UserError, match=r"prompts\.jsonl:3:"):
         read_prompts(path)
 
 
@@ -56,5 +56,5 @@ def test_missing_and_empty_file(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_prompts(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n \n", encoding="utf-8")
-    with pytest.raises(UserError, match="holds no prompt"):
+    with pytest.raises(UserError, match="holds no record"):
         read_prompts(tmp_path / "empty.jsonl")

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.parameters import RopoParameters
 from ropo.adapter.stretch import stretch
+from ropo.errors import UserError
 from ropo.rotations import rotate
 
 
@@ -27,17 +29,26 @@ class RopoLayer(nn.Module, BaseTunerLayer):
     the last one rotates first.
 
     Args:
-        base_layer: `nn.Linear` (also quantised subclasses) or transformers' `Conv1D`.
+        base_layer: `nn.Linear`, transformers' `Conv1D`, or a linear layer of a quantisation that PEFT knows.
         adapter_name: Name of the first adapter.
         config: Its configuration.
+        quantization_options: What PEFT needs to write weights of the model's quantisation.
+
+    Attributes:
+        rounding: What the last merge into a quantised weight lost: ||written - wanted|| / ||wanted||, Frobenius norms;
+            None where the weight is not quantised.
     """
 
     adapter_layer_names: tuple[str, ...] = ("ropo_parameters",)
     other_param_names: tuple[str, ...] = ()
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: RopoConfig) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: RopoConfig, **quantization_options: Any
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization_options)
+        self.rounding: float | None = None
         self.ropo_parameters = nn.ModuleDict()
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
@@ -69,13 +80,21 @@ class RopoLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fold adapters into the frozen weight: weight' = diag(exp s) weight R^T.
 
+        A quantised weight is dequantised for that and quantised again; `rounding` then says what this lost.
+
         Args:
             safe_merge: Refuse, leaving the weight as it is, if the result is not finite.
             adapter_names: Adapters to merge, in this order; None for the active ones.
 
         Raises:
             ValueError: With `safe_merge`, if a merged weight would not be finite.
+            UserError: If PEFT cannot write weights of this quantisation.
         """
+        backend = self.quantization_backend
+        if backend is not None and not backend.supports_merge:
+            raise UserError(
+                f"merge: {backend.backend_name} weights cannot be written; merge into the unquantised base model"
+            )
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.ropo_parameters:
                 continue
@@ -131,6 +150,8 @@ class RopoLayer(nn.Module, BaseTunerLayer):
         base_layer = self.get_base_layer()
         weight = neurons.T if isinstance(base_layer, Conv1D) else neurons
         self.set_base_weight(weight.to(self.get_base_weight().dtype).contiguous())
+        if self.quantization_backend is not None:
+            self.rounding = float((self._neurons() - neurons).norm() / neurons.norm())
 
     def __repr__(self) -> str:
         return "ropo." + super().__repr__()
@@ -140,5 +161,4 @@ def linear_shape(layer: nn.Module) -> tuple[int, int]:
     """Return a linear layer's numbers of inputs and neurons."""
     if isinstance(layer, Conv1D):
         return layer.weight.shape[0], layer.weight.shape[1]
-    assert isinstance(layer, nn.Linear)
-    return layer.in_features, layer.out_features
+    return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -9,7 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    get_quantization_kwargs,
+    resolve_quantization_backend,
+)
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,6 +24,8 @@ from ropo.adapter.sharing import build_alone, build_together
 from ropo.errors import UserError
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
+LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
+FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
 
 
 class RopoModel(BaseTuner):
@@ -45,6 +52,7 @@ class RopoModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:
             peft_config.target_modules = self._default_targets(str(model_config.get("model_type")))
+            _leave_out_other_towers(peft_config, self.model)
         else:
             _check_names(peft_config, self.model)
         return peft_config
@@ -54,16 +62,19 @@ class RopoModel(BaseTuner):
         if targets is not None:
             return targets if isinstance(targets, str) else set(targets)
         names = {name.rpartition(".")[2] for name in _linear_names(self.model)}
-        if not names.issuperset(QUERY_AND_VALUE):
-            raise UserError(
-                f"target_modules: no default is known for a model of type {model_type!r}; "
-                f"give some of its linear layers: {', '.join(sorted(names)[:12])}"
-            )
-        return set(QUERY_AND_VALUE)
+        if names.issuperset(QUERY_AND_VALUE):
+            return set(QUERY_AND_VALUE)
+        if fused := names & set(FUSED):
+            return fused
+        raise UserError(
+            f"target_modules: no default is known for a model of type {model_type!r}; "
+            f"give some of its linear layers: {', '.join(sorted(names)[:12])}"
+        )
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Look at every layer that will be adapted before the first one is."""
         build_together(model)
+        _keep_differentiable(model)
         if peft_config.target_modules == "all-linear":
             return
         head = getattr(model, "get_output_embeddings", lambda: None)()
@@ -86,14 +97,23 @@ class RopoModel(BaseTuner):
         if isinstance(target, RopoLayer):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = RopoLayer(target, adapter_name, peft_config)
+        layer = RopoLayer(target, adapter_name, peft_config, **get_quantization_kwargs(self.model))
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # one more adapter: not trained until it is activated
         self._replace_module(parent, target_name, layer, target)
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Merge as PEFT does, and say what quantised weights lost by it."""
+        super().merge_adapter(*args, **kwargs)
+        _warn_of_rounding(self.model)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
         build_alone(self.model)
-        return super()._unload_and_optionally_merge(*args, **kwargs)
+        layers = [module for module in self.model.modules() if isinstance(module, RopoLayer)]
+        plain = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        if merge:
+            _warn_of_rounding(nn.ModuleList(layers))
+        return plain
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -103,6 +123,38 @@ class RopoModel(BaseTuner):
                 "and run a batch for each"
             )
         yield
+
+
+def _leave_out_other_towers(config: RopoConfig, model: nn.Module) -> None:
+    """Leave a vision or audio tower as it is by default: text pairs would give its adapters no gradient."""
+    names = {name for name in _linear_names(model) if name.rpartition(".")[2] in (config.target_modules or ())}
+    others = {name for name in names if LANGUAGE_TOWER not in name.split(".")}
+    if others and others != names and not isinstance(config.exclude_modules, str):
+        config.exclude_modules = set(config.exclude_modules or ()) | others  # type: ignore[assignment]
+
+
+def _keep_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for AVX-512 at the first evaluation on a CPU.
+
+    A packed weight lets no gradient through, with a warning only, and PEFT dequantises it to other numbers.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.state_dict()  # which puts back a weight that is packed already
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
+
+
+def _warn_of_rounding(model: nn.Module) -> None:
+    """Say once for the whole model how far quantised weights are from what was to be written."""
+    losses = {module: module.rounding for module in model.modules() if isinstance(module, RopoLayer)}
+    known = [loss for loss in losses.values() if loss is not None]
+    if known:
+        kind = next(module.quantization_backend.backend_name for module in losses if module.quantization_backend)
+        warnings.warn(
+            f"merged into {kind} weights: quantising them again put them {sum(known) / len(known):.2%} off on average, "
+            f"{max(known):.2%} at worst (relative Frobenius norm); for exact weights merge into the unquantised model",
+            stacklevel=3,
+        )
 
 
 def _base_of(module: nn.Module | None) -> nn.Module | None:
@@ -132,8 +184,8 @@ def _check_layer(name: str, layer: nn.Module | None, head: nn.Module | None) -> 
             f"target_modules: {name} is the output head, which is read past the adapter when log-probs are computed; "
             "leave it out (exclude_modules)"
         )
-    if not isinstance(layer, nn.Linear | Conv1D):
+    if not isinstance(layer, nn.Linear | Conv1D) and (layer is None or resolve_quantization_backend(layer) is None):
         raise UserError(
             f"target_modules: {name} is a {type(layer).__name__}; RoPO adapts nn.Linear and Conv1D layers; "
-            "name the linear layers inside it"
+            "name linear layers inside it, or those of the attention (fused experts and embeddings cannot be adapted)"
         )

@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ropo.cli.parser import Parser
 from ropo.errors import UserError
 from ropo.names import did_you_mean
+from ropo.yaml_files import read_mapping, value_of
 
 
 def read_config(file: Path, parser: Parser) -> dict[str, Any]:
@@ -48,21 +47,10 @@ def read_config(file: Path, parser: Parser) -> dict[str, Any]:
 
 def _entries(file: Path) -> list[tuple[str, Any, int]]:
     """Return the names, values and line numbers of a YAML mapping."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, yaml.SafeLoader)
-    except OSError as error:
-        raise UserError(f"config {file}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {file}: is not valid YAML ({error})") from error
-    if node is None:
-        return []
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"config {file}: must be a mapping of option names to values, such as `beta: 0.1`")
-    loader = yaml.SafeLoader("")
+    node = read_mapping("config", file)
     return [
-        (str(key.value).replace("-", "_"), loader.construct_object(value, deep=True), key.start_mark.line + 1)
-        for key, value in node.value
+        (str(key.value).replace("-", "_"), value_of(file, value), key.start_mark.line + 1)
+        for key, value in (node.value if node else ())
     ]
 
 

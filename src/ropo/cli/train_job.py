@@ -33,7 +33,7 @@ from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
-from ropo.training.lengths import leave_out_long_prompts
+from ropo.training.lengths import check_templates, leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
 from ropo.training.run import build_trainer, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
@@ -192,6 +192,7 @@ def load_pairs(
         raise UserError(
             f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
         )
+    check_templates(data, tokenizer)
     data, long = leave_out_long_prompts(data, tokenizer, max_length, options.skip_long_prompts)
     dropped = [
         f"{count} {what} left out"

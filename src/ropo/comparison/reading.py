@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
 from ropo.errors import UserError
 from ropo.names import did_you_mean
+from ropo.yaml_files import read_mapping, value_of
 
 Place = tuple[str | int, ...]
 
@@ -68,20 +69,11 @@ class RecipeFile:
         return UserError(f"{self.path}:{self._lines.get(named, 1)}: {message}")
 
     def _load(self) -> Any:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-            node = yaml.compose(text, yaml.SafeLoader)
-        except OSError as error:
-            raise UserError(f"recipe {self.path}: cannot be read ({error.strerror}); check the path") from error
-        except yaml.MarkedYAMLError as error:
-            line = 1 if error.problem_mark is None else error.problem_mark.line + 1
-            raise UserError(f"{self.path}:{line}: is not valid YAML ({error.problem}); mend the line") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"recipe {self.path}: is not valid YAML ({error}); mend it") from error
-        if not isinstance(node, yaml.MappingNode):
+        node = read_mapping("recipe", self.path)
+        if node is None:
             raise UserError(f"{self.path}:1: a recipe must be a mapping, such as `title: ...`; see docs/comparison.md")
         self._note_lines(node, ())
-        return yaml.safe_load(text)
+        return value_of(self.path, node)
 
     def _note_lines(self, node: yaml.Node, place: Place) -> None:
         if isinstance(node, yaml.MappingNode):

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.diagnostics.scoring import TokenPair
 from ropo.errors import UserError
+from ropo.templating import apply_template
 
 
 def tokenize_pair(tokenizer: PreTrainedTokenizerBase, pair: Mapping[str, Any]) -> TokenPair:
@@ -72,7 +73,7 @@ def _encode(tokenizer: Any, text: str | list[dict[str, str]], opened: bool = Fal
             f"model {tokenizer.name_or_path}: its tokenizer has no chat template, which pairs of messages need; "
             "give pairs of plain texts, or set chat_template in its tokenizer_config.json"
         )
-    return tokenizer.apply_chat_template(text, add_generation_prompt=opened, return_dict=False)
+    return apply_template(tokenizer, text, "pairs", add_generation_prompt=opened, return_dict=False)
 
 
 def _common_length(ids: Sequence[int], others: Sequence[int]) -> int:

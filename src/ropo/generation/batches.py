@@ -18,6 +18,7 @@ from ropo.generation.decoding import decode
 from ropo.generation.prompts import PromptRecord
 from ropo.generation.settings import SamplingSettings
 from ropo.models import load_policy
+from ropo.templating import apply_template
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,15 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptR
     """Turn conversations into token ids through the chat template, opened for the assistant's turn.
 
     Raises:
-        UserError: If the tokenizer has no chat template.
+        UserError: If the tokenizer has no chat template, or its template refuses a conversation.
     """
     if tokenizer.chat_template is None:
         raise UserError(
             f"model {tokenizer.name_or_path}: its tokenizer has no chat template; use an instruction-tuned model, "
             "or set `chat_template` in its tokenizer_config.json"
         )
-    encoded = tokenizer.apply_chat_template(
-        [prompt.turns for prompt in prompts], add_generation_prompt=True, return_dict=False
-    )
-    return cast("list[list[int]]", encoded)
+    options = {"add_generation_prompt": True, "return_dict": False}
+    return [apply_template(tokenizer, each.turns, f"prompt on line {each.line}", **options) for each in prompts]
 
 
 def plan_batches(lengths: Sequence[int], prompts_per_batch: int) -> list[list[int]]:

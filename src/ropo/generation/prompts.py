@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.errors import UserError
+from ropo.json_lines import read_json_lines
 
 Turn = dict[str, str]
 ROLES = ("system", "user", "assistant")
@@ -36,31 +37,15 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
         UserError: If the file is missing, empty, or a line is malformed; names the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"prompts {path}: no such file; check the path")
-    records = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                records.append(_parse(line, path, number))
-    if not records:
-        raise UserError(f"prompts {path}: holds no prompt; write one JSON object with a `prompt` field a line")
-    return records
+    return [_to_prompt(f"prompts {path}:{line}", fields, line) for line, fields in read_json_lines("prompts", path)]
 
 
-def _parse(line: str, path: Path, number: int) -> PromptRecord:
-    where = f"prompts {path}, line {number}"
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: is not JSON ({error.msg} at column {error.colno}); mend the line") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{where}: must be a JSON object, got {type(fields).__name__}; write {{'prompt': ...}}")
+def _to_prompt(where: str, fields: dict[str, Any], line: int) -> PromptRecord:
     prompt = fields.get("prompt", fields.get("instruction"))
     if isinstance(prompt, str) and prompt.strip():
-        return PromptRecord(fields, [{"role": "user", "content": prompt}], number)
+        return PromptRecord(fields, [{"role": "user", "content": prompt}], line)
     if isinstance(prompt, list) and _is_conversation(prompt):
-        return PromptRecord(fields, prompt, number)
+        return PromptRecord(fields, prompt, line)
     raise UserError(
         f"{where}: `prompt` (or `instruction`) must be a non-empty text, or a list of turns with `role` and `content` "
         f"that ends with the user's, got {json.dumps(prompt)[:60]}; mend the field"

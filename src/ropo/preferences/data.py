@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from datasets import Dataset
+from pyarrow import ArrowException
 from trl.data_utils import extract_prompt
 
 from ropo.errors import UserError
+from ropo.json_lines import parse_json
 from ropo.preferences.records import Record, read_records
 
 ANSWERS = ("chosen", "rejected")
-PASSED_ON = ("tools", "chat_template_kwargs")  # TRL hands these to the chat template
+OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 ROLES = ("system", "user", "assistant", "tool")
+
+UNFIT = (ArrowException, TypeError, OverflowError)  # what a table says to values of several types
 
 Text = str | list[dict[str, Any]]  # plain, or messages
 Pair = dict[str, Any]
@@ -89,7 +94,7 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
         pair = to_pair(where, record)
         if wrap_prompts and isinstance(pair["prompt"], str) and "prompt" in record:
             pair, wrapped = as_conversation(pair), wrapped + 1
-        key = json.dumps(pair, sort_keys=True)
+        key = _identity(where, pair)
         if key not in seen:
             seen.add(key)
             rows.append({**pair, "where": where})
@@ -98,8 +103,9 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
     if not rows:
         raise UserError(f"data {source}: chosen equals rejected in all {read} records; nothing can be learnt from them")
     _check_one_kind(rows)
+    _check_same_options(rows)
     sha256 = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
-    return PreferenceData(source, Dataset.from_list(rows), read - ties - len(rows), ties, wrapped, sha256)
+    return PreferenceData(source, _as_table(rows), read - ties - len(rows), ties, wrapped, sha256)
 
 
 def check_record(where: str, record: dict[str, Any]) -> None:
@@ -107,11 +113,12 @@ def check_record(where: str, record: dict[str, Any]) -> None:
     for name in ANSWERS:
         if name not in record:
             near = get_close_matches(name, record, n=1)
-            mend = f"rename {near[0]!r}" if near else f"its fields are {', '.join(record) or 'none'}"
+            mend = f"rename {near[0]!r}" if near else f"its fields are {', '.join(record)[:80] or 'none'}"
             raise UserError(f"data {where}: has no field {name!r}; {mend}")
     for name in ("prompt", *ANSWERS):
         if name in record:
             _check_text(where, name, record[name])
+    _check_passed_on(where, record)
 
 
 def to_pair(where: str, record: dict[str, Any]) -> Pair:
@@ -132,7 +139,13 @@ def to_pair(where: str, record: dict[str, Any]) -> Pair:
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         _check_answer(where, name, answer)
     pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    return pair | {name: record[name] for name in PASSED_ON if record.get(name) is not None}
+    return pair | _passed_on(record)
+
+
+def template_options(pair: Pair) -> dict[str, Any]:
+    """Return what a pair gives the chat template beside its messages: its tools, and options of the template."""
+    tools = pair.get("tools")
+    return {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(pair.get("chat_template_kwargs") or {})}
 
 
 def as_conversation(pair: Pair) -> Pair:
@@ -145,6 +158,71 @@ def count_shared_prompts(data: PreferenceData, held_out: PreferenceData) -> int:
     """Return how many held-out pairs have a prompt that occurs in `data` too."""
     known = {json.dumps(prompt) for prompt in data.pairs["prompt"]}
     return sum(json.dumps(prompt) in known for prompt in held_out.pairs["prompt"])
+
+
+def _as_table(rows: list[Pair]) -> Dataset:
+    try:
+        return Dataset.from_list(rows)
+    except UNFIT as error:
+        odd = bisect_left(range(len(rows)), True, key=lambda last: not _fit(rows[: last + 1]))
+        raise UserError(
+            f"data {rows[odd]['where']}: does not fit in a table with the records before it ({error}); give each field "
+            "of messages and tools one type throughout"
+        ) from error
+
+
+def _fit(rows: list[Pair]) -> bool:
+    try:
+        Dataset.from_list(rows)
+    except UNFIT:
+        return False
+    return True
+
+
+def _identity(where: str, pair: Pair) -> str:
+    """Return a text that is the same for equal pairs."""
+    try:
+        return json.dumps(pair, sort_keys=True)
+    except TypeError as error:  # dates and bytes, which Parquet has
+        raise UserError(f"data {where}: {error}; write messages and tools as text, numbers and lists") from error
+
+
+def _passed_on(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what TRL hands to the chat template; tools as JSON, since a table would give each every other's fields."""
+    tools = record.get("tools")
+    passed = {
+        "tools": tools if isinstance(tools, str | None) else json.dumps(tools),
+        "chat_template_kwargs": record.get("chat_template_kwargs"),
+    }
+    return {name: value for name, value in passed.items() if value}
+
+
+def _check_passed_on(where: str, record: dict[str, Any]) -> None:
+    """Check what the chat template gets beside the messages."""
+    tools, options = record.get("tools"), record.get("chat_template_kwargs")
+    if isinstance(tools, str):
+        try:
+            tools = parse_json(tools.encode())
+        except ValueError as error:
+            raise UserError(f"data {where}: tools {error}; write a list, or its JSON") from error
+    if tools is not None and not isinstance(tools, list):
+        raise UserError(f"data {where}: tools must be a list, not {_kind(tools)}")
+    if options is not None and not isinstance(options, dict):
+        raise UserError(f"data {where}: chat_template_kwargs must be an object, not {_kind(options)}")
+    for name in options or {}:
+        if name in OWN_OPTIONS:
+            raise UserError(f"data {where}: chat_template_kwargs must not set {name!r}, which ropo sets; remove it")
+
+
+def _check_same_options(rows: list[Pair]) -> None:
+    """Refuse records with template options beside others without: a table would give these options of None."""
+    names = [sorted(row.get("chat_template_kwargs") or ()) for row in rows]
+    for row, own in zip(rows, names, strict=True):
+        if own != names[0]:
+            raise UserError(
+                f"data {row['where']}: has the chat_template_kwargs {own}, {rows[0]['where']} has {names[0]}; "
+                "give every record the same names"
+            )
 
 
 def _check_text(where: str, name: str, value: Any) -> None:
@@ -164,7 +242,7 @@ def _check_message(where: str, message: Any) -> None:
     if not isinstance(message, dict) or "role" not in message:
         raise UserError(f"data {where}: must be an object with role and content, not {_kind(message)}")
     if message["role"] not in ROLES:
-        raise UserError(f"data {where}: the role must be one of {', '.join(ROLES)}, not {message['role']!r}")
+        raise UserError(f"data {where}: the role must be one of {', '.join(ROLES)}, not {_kind(message['role'])}")
     content = message.get("content")
     if message.get("tool_calls") and content is None:
         return

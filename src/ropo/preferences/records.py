@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ropo.errors import UserError
+from ropo.json_lines import read_json, read_json_lines
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -53,22 +54,20 @@ def _read_file(path: Path) -> Iterator[Record]:
 
 
 def _read_json_lines(path: Path) -> Iterator[Record]:
-    with path.open("rb") as file:  # by line feeds only: JSON strings may hold other line separators as they are
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"{path}:{number}"
-                yield where, _mapping(where, _parse(where, line))
+    for number, record in read_json_lines("data", path):
+        yield f"{path}:{number}", record
 
 
 def _read_json(path: Path) -> Iterator[Record]:
     """Read an array of records; where the file is JSON Lines under another name, read those."""
-    content = path.read_bytes()
-    if not content.lstrip().startswith(b"["):
+    if not path.read_bytes().removeprefix(BOM_UTF8).lstrip().startswith(b"["):
         yield from _read_json_lines(path)
         return
-    for number, record in enumerate(_parse(str(path), content), start=1):
+    for number, record in enumerate(read_json("data", path), start=1):
         where = f"{path}: record {number}"
-        yield where, _mapping(where, record)
+        if not isinstance(record, dict):
+            raise UserError(f"data {where}: is a {type(record).__name__}, not an object; write one object a record")
+        yield where, record
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:
@@ -76,11 +75,19 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-        records = (record for batch in batches for record in batch.to_pylist())
-        for number, record in enumerate(records, start=1):
-            yield f"{path}: row {number}", record
-    except pyarrow.ArrowInvalid as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            repeated = next((name for name in names if names.count(name) > 1), None)
+            if repeated is not None:
+                raise UserError(f"data {path}: has two columns named {repeated!r}; rename or drop one")
+            number = 0
+            for batch in file.iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", record
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"data {path}: is not a readable Parquet file ({error}); write it again") from error
 
 
@@ -124,18 +131,3 @@ def _read_hub(name: str, split: str) -> Iterator[Record]:
         ) from error
     for number, record in enumerate(rows, start=1):
         yield f"{name} [{split}]: row {number}", dict(record)
-
-
-def _parse(where: str, text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"data {where}: is not valid JSON ({error}); write one JSON object a line") from error
-
-
-def _mapping(where: str, record: Any) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise UserError(
-            f"data {where}: is a {type(record).__name__}, not an object with the fields chosen and rejected"
-        )
-    return record

@@ -8,7 +8,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ropo.errors import UserError
-from ropo.preferences.data import Pair, PreferenceData
+from ropo.preferences.data import ANSWERS, Pair, PreferenceData, template_options
+from ropo.templating import apply_template
 
 
 def leave_out_long_prompts(
@@ -51,6 +52,21 @@ def prompt_length(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> int:
     prompt: Any = pair["prompt"]
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
-    options = {"tools": pair.get("tools"), **(pair.get("chat_template_kwargs") or {})}
-    templated: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
-    return len(templated["input_ids"])
+    options = {"add_generation_prompt": True, "return_dict": False, **template_options(pair)}
+    return len(apply_template(tokenizer, prompt, f"data {pair['where']}", **options))
+
+
+def check_templates(data: PreferenceData, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Render every conversation once, so that a template which refuses one does so before training starts.
+
+    Raises:
+        UserError: With the place of the first pair that it refuses.
+
+    Cost: ten thousand pairs a second.
+    """
+    for pair in data.pairs:
+        if not isinstance(pair["prompt"], str):
+            for name in ANSWERS:
+                turns = pair["prompt"] + pair[name]
+                where = f"data {pair['where']}: {name}"
+                apply_template(tokenizer, turns, where, tokenize=False, **template_options(pair))

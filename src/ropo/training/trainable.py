@@ -11,6 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ropo.preferences.data import template_options
+
 logger = logging.getLogger(__name__)
 
 NUMBER = "record_number"  # the column that remembers a record's place in the data it came from
@@ -96,7 +98,7 @@ def _is_rewritten(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
     if isinstance(prompt, str):
         templated = tokenizer(prompt)
     else:
-        options = {"tools": record.get("tools"), **(record.get("chat_template_kwargs") or {})}
+        options = template_options(record)
         templated = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
     return len(templated["input_ids"]) > len(record["prompt_ids"])
 

@@ -164,7 +164,7 @@ def test_models_answer_and_the_first_may_be_the_reference(place, model):
         (("bad.json", "--against_first", "--judge", "rules"), "name two references"),
         (("short.json",), "lack 35 of 40 prompts, the first on line 6"),
         (("broken.json",), "record 1: needs a text 'output'"),
-        (("bad.json", "--prompts", "prompts.jsonl"), "line 2: `prompt`"),
+        (("bad.json", "--prompts", "prompts.jsonl"), "jsonl:2: `prompt`"),
         (("bad.json", "--difficulties", "bad.json"), "must be a JSON object from instruction to number"),
         (("bad.json", "--limit", "0"), "limit"),
         (("a=bad.json", "a=long.json"), "have one name"),

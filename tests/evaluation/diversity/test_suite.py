@@ -83,7 +83,7 @@ def test_kept_answers_are_not_sampled_again(models, prompts, tmp_path, monkeypat
     ("flags", "message"),
     [
         (["--prompts", "nowhere.jsonl"], "prompts nowhere.jsonl: no such file"),
-        (["--prompts", "BAD"], "bad.jsonl, line 2: `prompt`"),
+        (["--prompts", "BAD"], "bad.jsonl:2: `prompt`"),
         (["--samples", "1"], "samples: input should be greater than or equal to 2, got 1"),
         (["--temperature", "0"], "temperature: input should be greater than 0"),
         (["--top_p", "1.5"], "top_p: input should be less than or equal to 1"),

@@ -86,11 +86,11 @@ def test_two_models(models, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("instructions", "message"),
     [
-        (None, "line 1: has no `instructions`; write a list"),
-        ([], "line 1: has no `instructions`; write a list"),
-        ([{"name": "sing"}], "line 1: instruction 'sing': is not in the library"),
-        ([{"name": "avoid_word", "parameters": {"words": 1}}], "line 1: instruction avoid_word: takes the parameters"),
-        (["avoid_word"], "line 1: has no `instructions`; write a list"),
+        (None, "jsonl:1: has no `instructions`; write a list"),
+        ([], "jsonl:1: has no `instructions`; write a list"),
+        ([{"name": "sing"}], "jsonl:1: instruction 'sing': is not in the library"),
+        ([{"name": "avoid_word", "parameters": {"words": 1}}], "jsonl:1: instruction avoid_word: takes the parameters"),
+        (["avoid_word"], "jsonl:1: has no `instructions`; write a list"),
     ],
 )
 def test_prompts_without_good_instructions_are_named(models, tmp_path, capsys, instructions, message):

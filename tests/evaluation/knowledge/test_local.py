@@ -40,7 +40,7 @@ def test_wording():
     ("record", "message"),
     [
         ({"question": "a"}, "needs query, choices and gold; .* got question; mend the record"),
-        ([1], "must be a JSON object, got list"),
+        ([1], "is a list, not an object"),
         ({**CHOICE, "query": " "}, 'query must be a non-empty text, got " "'),
         ({**CHOICE, "choices": ["cat"]}, "choices must be at least two non-empty texts"),
         ({**CHOICE, "choices": ["cat", ""]}, "choices must be at least two non-empty texts"),
@@ -53,13 +53,17 @@ def test_wording():
 )
 def test_a_bad_record_is_refused_with_its_line(tmp_path, record, message):
     file = write(tmp_path / "q.jsonl", CHOICE, record)
-    with pytest.raises(UserError, match=rf"task .*q\.jsonl, line 2: {message}"):
+    with pytest.raises(UserError, match=rf"task .*q\.jsonl:2: {message}"):
         read_task(file)
 
 
 def test_a_bad_file(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "torn.jsonl").write_text(json.dumps(CHOICE) + '\n{"query": ')
-    for name, message in {"no": "no such file", "empty": "holds no record", "torn": "line 2: is not JSON"}.items():
+    for name, message in {
+        "no": "no such file",
+        "empty": "holds no record",
+        "torn": "jsonl:2: is not valid JSON",
+    }.items():
         with pytest.raises(UserError, match=message):
             read_task(tmp_path / f"{name}.jsonl")

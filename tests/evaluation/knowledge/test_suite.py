@@ -214,7 +214,7 @@ def test_a_killed_run_asks_nothing_twice(files, models, tmp_path, monkeypatch, q
     ("flags", "message"),
     [
         (["--tasks", "nowhere.jsonl"], "task nowhere.jsonl: no such file"),
-        (["--tasks", "BAD"], "bad.jsonl, line 2: gold must be a whole number"),
+        (["--tasks", "BAD"], "bad.jsonl:2: gold must be a whole number"),
         (["--tasks", "ARC", "ARC"], "two are called 'arc'"),
         (["--text", "nowhere.txt"], "text nowhere.txt: no such file"),
         (["--text", "BINARY"], "is not UTF-8"),

@@ -69,14 +69,14 @@ def test_a_limit_takes_from_every_category(shared_data):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({**GOOD, "question_id": "x"}, "line 2: `question_id` must be a whole number"),
-        ({**GOOD, "question_id": 2, "category": None}, "line 2: `category` must be a text"),
-        ({**GOOD, "question_id": 2, "turns": ["a"]}, "line 2: `turns` must be 2 non-empty texts"),
-        ({**GOOD, "question_id": 2, "turns": ["a", ""]}, "line 2: `turns` must be 2 non-empty texts"),
-        ({**GOOD, "question_id": 2, "turns": None}, "line 2: `turns` must be 2 non-empty texts"),
-        (GOOD, "line 2: question_id 1 stands further up"),
-        ("[1]", "line 2: must be a JSON object"),
-        ("{", "line 2: is not JSON"),
+        ({**GOOD, "question_id": "x"}, "jsonl:2: `question_id` must be a whole number"),
+        ({**GOOD, "question_id": 2, "category": None}, "jsonl:2: `category` must be a text"),
+        ({**GOOD, "question_id": 2, "turns": ["a"]}, "jsonl:2: `turns` must be 2 non-empty texts"),
+        ({**GOOD, "question_id": 2, "turns": ["a", ""]}, "jsonl:2: `turns` must be 2 non-empty texts"),
+        ({**GOOD, "question_id": 2, "turns": None}, "jsonl:2: `turns` must be 2 non-empty texts"),
+        (GOOD, "jsonl:2: question_id 1 stands further up"),
+        ("[1]", "jsonl:2: is a list, not an object"),
+        ("{", "jsonl:2: is not valid JSON"),
     ],
 )
 def test_a_malformed_question_is_named(tmp_path, record, message):
@@ -99,7 +99,7 @@ def test_answers_come_back_and_missing_ones_are_counted(tmp_path):
     write_answers(tmp_path / "a.jsonl", "m", questions[:1], answers)
     with pytest.raises(UserError, match="lack 2 of 3 questions, the first question_id 2"):
         read_answers(tmp_path / "a.jsonl", questions, "answers")
-    with pytest.raises(UserError, match=r"line 1: needs `question_id` and `choices`"):
+    with pytest.raises(UserError, match=r"jsonl:1: needs `question_id` and `choices`"):
         read_answers(write(tmp_path / "a.jsonl", {"question_id": 1, "choices": []}), questions, "answers")
 
 

@@ -166,8 +166,8 @@ def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch
         (("good.jsonl", "--mode", "pairwise"), "needs a second model"),
         (("half.jsonl",), "lack 6 of 8 questions, the first question_id 3"),
         (("good.jsonl", "--reference_answers", "half.jsonl"), "lack 3 of 4 questions"),
-        (("good.jsonl", "--questions", "prompts.jsonl"), "line 1: `question_id` must be a whole number"),
-        (("good.jsonl", "--judge_prompts", "questions.jsonl"), "line 1: needs the texts"),
+        (("good.jsonl", "--questions", "prompts.jsonl"), "jsonl:1: `question_id` must be a whole number"),
+        (("good.jsonl", "--judge_prompts", "questions.jsonl"), "jsonl:1: needs the texts"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, message):

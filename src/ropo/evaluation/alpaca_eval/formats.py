@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ropo.errors import UserError
 from ropo.files import write_atomically
 from ropo.generation.prompts import PromptRecord
+from ropo.json_lines import parse_json, read_json
 
 HUB = "tatsu-lab/alpaca_eval"
 REFERENCE = "alpaca_eval_gpt4_baseline.json"  # the outputs of AlpacaEval 2's reference
@@ -71,12 +72,7 @@ def read_output_records(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: If the file is missing, is no such array, or a record lacks a field; names the record.
     """
-    if not path.is_file():
-        raise UserError(f"outputs {path}: no such file; check the path")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"outputs {path}: is not JSON ({error}); write an array as AlpacaEval does") from error
+    records = read_json("outputs", path)
     if not isinstance(records, list) or not records:
         raise UserError(
             f"outputs {path}: must be a JSON array of outputs, got {type(records).__name__}; see AlpacaEval"
@@ -151,12 +147,14 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
     if not path.is_file():
         raise UserError(f"difficulties {path}: no such file; check the path")
     try:
-        text = path.read_text(encoding="utf-8")
-        known = _by_place(text, order) if path.suffix == ".csv" else json.loads(text)
+        if path.suffix == ".csv":
+            known = _by_place(path.read_text(encoding="utf-8"), order)
+        else:
+            known = parse_json(path.read_bytes())
         values = np.array([float(known[instruction_of(prompt)]) for prompt in prompts])
     except KeyError as error:
         raise UserError(f"difficulties {path}: lack the instruction {str(error)[:60]}; add it") from error
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise UserError(
             f"difficulties {path}: must be a JSON object from instruction to number, or AlpacaEval's {DIFFICULTIES} "
             f"({error}); mend it"

@@ -62,7 +62,7 @@ def check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSet
     """Refuse a prompt without instructions, or with one that no checker knows, before anything is sampled."""
     for prompt in prompts:
         instructions = prompt.fields.get("instructions")
-        where = f"prompts {settings.prompts}, line {prompt.line}"
+        where = f"prompts {settings.prompts}:{prompt.line}"
         objects = isinstance(instructions, list) and all(isinstance(each, dict) for each in instructions)
         if not objects or not instructions:
             raise UserError(

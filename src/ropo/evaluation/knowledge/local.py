@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.errors import UserError
+from ropo.json_lines import read_json_lines
 
 Record = dict[str, Any]
 PREFIX = "local_"  # keeps a file's name apart from lm-eval's tasks
@@ -44,21 +45,14 @@ def read_task(file: Path) -> LocalTask:
     Raises:
         UserError: If the file is missing or empty, or a record is malformed or of another kind; names the line.
     """
-    if not file.is_file():
-        raise UserError(f"task {file}: no such file; check the path, or name a task of lm-eval")
     records: list[Record] = []
     kinds: list[str] = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                where = f"task {file}, line {number}"
-                record = _parse(line, where)
-                kinds.append(_kind(record, where))
-                if kinds[-1] != kinds[0]:
-                    raise UserError(f"{where}: is of kind {kinds[-1]}, the first record {kinds[0]}; split the file")
-                records.append(record)
-    if not records:
-        raise UserError(f"task {file}: holds no record; write one JSON object a line")
+    for line, record in read_json_lines("task", file):
+        where = f"task {file}:{line}"
+        kinds.append(_kind(record, where))
+        if kinds[-1] != kinds[0]:
+            raise UserError(f"{where}: is of kind {kinds[-1]}, the first record {kinds[0]}; split the file")
+        records.append(record)
     config = {"task": PREFIX + file.stem, "num_fewshot": 0, "test_split": "test", **CONFIGS[kinds[0]]}
     return LocalTask(file.stem, records, {**config, "custom_dataset": _dataset_maker(records)})
 
@@ -115,16 +109,6 @@ def _dataset_maker(records: Sequence[Record]) -> Callable[..., Any]:
         return DatasetDict(test=Dataset.from_list(list(records)))
 
     return make
-
-
-def _parse(line: str, where: str) -> Record:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: is not JSON ({error.msg} at column {error.colno}); mend the line") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: must be a JSON object, got {type(record).__name__}; write {{'query': ...}}")
-    return record
 
 
 def _kind(record: Record, where: str) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from string import Formatter
 
 from ropo.errors import UserError
-from ropo.evaluation.judges.chat import Reply
-from ropo.evaluation.mt_bench.questions import Question, json_lines
+from ropo.evaluation.mt_bench.questions import Question
 from ropo.generation.prompts import Turn
+from ropo.json_lines import read_json_lines
 
 RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]\]")
 BARE_RATING = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]")
@@ -44,7 +44,8 @@ class JudgePrompts:
 
     def __init__(self, path: Path) -> None:
         self._prompts: dict[str, tuple[str, str]] = {}
-        for where, record in json_lines("judge prompts", path):
+        for line, record in read_json_lines("judge prompts", path):
+            where = f"judge prompts {path}:{line}"
             texts = [record.get(field) for field in ("name", "system_prompt", "prompt_template")]
             if not all(isinstance(text, str) for text in texts):
                 raise UserError(f"{where}: needs the texts `name`, `system_prompt` and `prompt_template`; mend it")

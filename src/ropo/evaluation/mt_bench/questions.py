@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from ropo.errors import UserError
 from ropo.files import write_atomically
+from ropo.json_lines import read_json_lines
 
 TURNS = 2
 # Zheng et al. 2023 (arXiv 2306.05685): a judge grades these against a reference answer, as it errs in them itself.
@@ -61,9 +62,10 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
         UserError: If the file is missing or empty, or a line lacks a field; names the line.
     """
     questions: dict[int, Question] = {}
-    for where, record in json_lines("questions", path):
+    for line, record in read_json_lines("questions", path):
+        where = f"questions {path}:{line}"
         number, category, turns = (record.get(field) for field in ("question_id", "category", "turns"))
-        if not isinstance(number, int):
+        if not isinstance(number, int) or isinstance(number, bool):
             raise UserError(f"{where}: `question_id` must be a whole number, got {json.dumps(number)[:40]}; mend it")
         if not isinstance(category, str) or not category:
             raise UserError(f"{where}: `category` must be a text, got {json.dumps(category)[:40]}; mend it")
@@ -87,14 +89,15 @@ def read_answers(path: Path, questions: Sequence[Question], use: str) -> Answers
         UserError: If the file is missing, a line is malformed, or a question has no answer.
     """
     answers: Answers = {}
-    for where, record in json_lines(use, path):
+    for line, record in read_json_lines(use, path):
         try:
             turns = record["choices"][0]["turns"]
         except (KeyError, IndexError, TypeError):
             turns = None
         if not isinstance(record.get("question_id"), int) or not _is_turns(turns, empty=True):
             raise UserError(
-                f"{where}: needs `question_id` and `choices` with {TURNS} `turns`, as FastChat writes; mend it"
+                f"{use} {path}:{line}: needs `question_id` and `choices` with {TURNS} `turns`, as FastChat writes; "
+                "mend it"
             )
         answers[record["question_id"]] = list(turns)
     missing = [question.number for question in questions if question.number not in answers]
@@ -122,28 +125,6 @@ def write_answers(path: Path, model: str, questions: Sequence[Question], answers
 def is_answers_file(source: str) -> bool:
     """Tell whether a model on the command line is a file of its answers."""
     return source.endswith(".jsonl") and Path(source).is_file()
-
-
-def json_lines(use: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the records of a JSON Lines file, each with its place; blank lines are skipped."""
-    if not path.is_file():
-        raise UserError(f"{use} {path}: no such file; check the path")
-    seen = False
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{use} {path}, line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: is not JSON ({error.msg} at column {error.colno}); mend the line") from error
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: must be a JSON object, got {type(record).__name__}; mend the line")
-            seen = True
-            yield where, record
-    if not seen:
-        raise UserError(f"{use} {path}: holds no record; it needs one JSON object a line")
 
 
 def _is_turns(turns: Any, empty: bool = False) -> bool:
