@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 SLACK = 2**30
-"""Bytes by which resident memory may grow before idle memory is given back; half of it costs twice the page faults."""
+"""Bytes by which resident memory may grow before idle memory is given back."""
 
 
 class IdleMemory:
