@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import HRAConfig, LoraConfig, get_peft_model
 
+from ropo import RopoConfig
 from ropo.training.config import PreferenceConfig
 from ropo.training.reference_cache import fingerprint, reference_weights
 from ropo.training.trainer import PreferenceTrainer
@@ -15,6 +16,7 @@ from tests.training.test_trainer import LORA, logged, options
 
 ADAPTERS = {
     "lora": LoraConfig(**LORA),
+    "ropo": RopoConfig(target_modules=["q_proj", "v_proj"]),
     "hra": HRAConfig(r=2, target_modules=["q_proj", "v_proj"]),
     "saved": LoraConfig(**LORA, modules_to_save=["norm"]),
 }
@@ -59,7 +61,7 @@ def test_training_on_kept_log_probs_is_training_on_computed_ones(tmp_path, compu
 
 
 def test_methods_and_runs_share_an_entry(tmp_path, computed):
-    for number, adapter in enumerate(["lora", "hra", "saved", "full"]):
+    for number, adapter in enumerate(["lora", "ropo", "hra", "saved", "full"]):
         make(tmp_path / adapter, adapter=adapter, seed=number, learning_rate=1e-3 * number)
     assert len(computed) == 3
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,16 +201,25 @@ def test_evaluate_and_predict_are_packed(tmp_path, packed_calls):
     assert predicted.metrics["test_loss"] == pytest.approx(found["eval_loss"], abs=1e-5)
 
 
-def test_tokens_per_second_counts_unique_tokens(tmp_path):
-    trainer = ours(tmp_path, max_steps=2)
+def test_tokens_per_second_counts_unique_tokens(tmp_path, monkeypatch):
+    ticks = itertools.count(0, 2)  # seconds: two from the first batch after a log to the next log
+    monkeypatch.setattr("ropo.training.trainer.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    pairs = tiny_pairs(12)
+    distinct = pairs.select([number for number in range(12) if number % 4 != 3])  # the fourth repeats a prompt
+    settings = {"data": distinct, "max_steps": 3, "per_device_train_batch_size": 3}
+    trainer = ours(tmp_path, **settings)
     trainer.train()
-    assert all(speed > 0 for speed in logged(trainer, "unique_tokens_per_second"))
-    ratios = logged(trainer, "packing_ratio")
-    assert len(ratios) == 2
-    assert all(1.2 < ratio < 5 for ratio in ratios)
-    padded = ours(tmp_path / "padded", max_steps=2, packing=False)
+    speeds, ratios = logged(trainer, "unique_tokens_per_second"), logged(trainer, "packing_ratio")
+    assert len(speeds) == len(ratios) == 3
+    records = trainer.train_dataset
+    unique = [len(each["prompt_ids"]) - 1 + len(each["chosen_ids"]) + len(each["rejected_ids"]) for each in records]
+    assert 2 * sum(speeds) == pytest.approx(sum(unique))
+    padded = ours(tmp_path / "padded", packing=False, **settings)
     padded.train()
-    assert logged(padded, "packing_ratio") == [1.0, 1.0]
+    assert logged(padded, "packing_ratio") == [1.0, 1.0, 1.0]
+    grid = [speed * ratio for speed, ratio in zip(speeds, ratios, strict=True)]
+    assert logged(padded, "unique_tokens_per_second") == pytest.approx(grid)
+    assert all(ratio > 1.2 for ratio in ratios)
 
 
 def test_a_model_that_cannot_be_packed_is_trained_padded_with_one_line(tmp_path, caplog):
