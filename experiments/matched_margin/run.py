@@ -54,7 +54,7 @@ class Method:
     adapter: PeftConfig | None
 
 
-# Twice each method's usual rate, so that the margin takes tens of steps; methods are compared at the margin, not at the step.
+# Twice the usual rates, so that the margin takes tens of steps; methods are compared at the margin, not at the step.
 METHODS = {
     "ropo": Method(4e-3, RopoConfig(target_modules=TARGETS)),
     "lora": Method(2e-3, LoraConfig(r=8, target_modules=TARGETS)),
