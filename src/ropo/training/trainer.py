@@ -10,6 +10,8 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -186,7 +188,7 @@ class PreferenceTrainer(FiniteTrainer):
         path = reference_cache.cache_file(self._reference_fingerprint(dataset))
         log_probs = reference_cache.load(path)
         if log_probs is None:
-            log_probs = self._compute_all_ref_logps(dataset, batch_size)
+            log_probs = self._compute_all_ref_logps(dataset, name, batch_size)
             if self.accelerator.is_main_process:
                 reference_cache.save(path, *log_probs)
         chosen, rejected = log_probs
@@ -199,11 +201,13 @@ class PreferenceTrainer(FiniteTrainer):
         return reference_cache.fingerprint(dataset, self.ref_model or self.model, options)
 
     def _compute_all_ref_logps(
-        self, dataset: Dataset, batch_size: int
+        self, dataset: Dataset, name: str, batch_size: int
     ) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]]:
         loader = self.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=self.data_collator))
         model = self.ref_model or self.model
-        batches = [self.accelerator.gather_for_metrics(self.compute_ref_log_probs(model, batch)) for batch in loader]
+        silent = self.args.disable_tqdm or not self.accelerator.is_main_process
+        shown = track(loader, f"reference log-probs, {name}", console=Console(stderr=True), disable=silent)
+        batches = [self.accelerator.gather_for_metrics(self.compute_ref_log_probs(model, batch)) for batch in shown]
         chosen, rejected = (torch.cat(column).float().cpu() for column in zip(*batches, strict=True))
         return chosen, rejected
 
