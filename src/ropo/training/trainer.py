@@ -80,7 +80,8 @@ class PreferenceTrainer(FiniteTrainer):
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
             return "its adapter prepends virtual tokens"
         models = [base_model_of(self.model)] + ([self.ref_model] if self.ref_model is not None else [])
-        return next(filter(None, map(enable_packing, models)), None)
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        return next(filter(None, (enable_packing(model, autocast) for model in models)), None)
 
     def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Add packs to a batch and take the records' numbers out: TRL gives the model what it does not know."""
