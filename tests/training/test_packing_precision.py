@@ -15,6 +15,7 @@ from ropo.models import load_model
 from ropo.training.attention import PACKED
 from ropo.training.packed_model import enable_packing
 from tests.training.packing_helpers import with_fused_head
+from tests.training.test_trainer import ours
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,10 @@ def test_under_the_autocast_that_accelerate_gives_a_reference_model(smollm2, mon
     model = with_fused_head(copy.deepcopy(smollm2))
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model, evaluation_mode=True)
     check(prepared, torch.bfloat16, monkeypatch)
+
+
+def test_full_training_in_bfloat16_is_packed(smollm2, tmp_path, caplog):
+    reference = copy.deepcopy(smollm2)
+    trainer = ours(tmp_path, model=copy.deepcopy(smollm2), ref_model=reference, lora=False, bf16=True)
+    assert trainer.model.config._attn_implementation == reference.config._attn_implementation == PACKED
+    assert not [record.message for record in caplog.records if "padded" in record.message]
