@@ -159,8 +159,8 @@ def _trial_log_probs(
 def _agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:
     """Compare to rounding: an attention that ignores the pack is off by far more, in a trained model.
 
-    SmolLM2's log-probs of -20 differ by up to 1e-4 in float32 (with the number of threads), by 0.034 in float16 and 0.30
-    in bfloat16 (35 and 38 times the dtype's epsilon), and by 5 with wrong positions.
+    SmolLM2's log-probs of -20 differ by up to 1e-4 in float32 (with the number of threads), by 0.034 in float16 and
+    0.30 in bfloat16 (35 and 38 times the dtype's epsilon), and by 5 with wrong positions.
     """
     tolerance = 1e-2 if dtype == torch.float32 else 200 * torch.finfo(dtype).eps
     return bool(torch.allclose(packed, padded, atol=tolerance, rtol=0.0))
