@@ -96,3 +96,38 @@ def test_the_table_shows_intervals_changes_and_notes(capsys):
     assert [cell.strip() for cell in change_row] == ["change", "", "+0.2 (0.1 to 0.3) p=0.04 *", "+0.2 (-0.1 to 0.5)"]
     assert [cell.strip() for cell in bare] == ["bare", "-", "-", "-"]
     assert "note: read [this]" in shown
+    assert "preference; 95 % intervals; changes against base, * where they exclude 0" in shown
+
+
+def numbered(name, *changes):
+    metrics = [Metric.of("accuracy", Estimate(0.5, 0.4, 0.6, 9), ""), Metric.of("margin", Estimate(1, 0, 2, 9), "")]
+    found = [Change.against(reference, of, Comparison(0.2, 0.1, 0.3, 9), "") for of, reference in changes]
+    return ModelResult(name=name, source=name, fingerprint=None, metrics=metrics, changes=found)
+
+
+def shown_in(width, models, capsys) -> str:
+    print_results(SuiteResult(suite="s", settings={}, models=models, seed=0), Console(width=width))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_width_of_a_terminal_cuts_a_number(capsys, width):
+    names = ["base", *(f"tuned-{number}" for number in range(5))]
+    models = [numbered(name, ("accuracy", "base")) for name in names]
+    shown = shown_in(width, models, capsys)
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= max(width, 67)  # the title's own length
+    assert [shown.count(name) for name in names[1:]] == [1] * 5
+    assert shown.count("0.5 (0.4 to 0.6)") == shown.count("+0.2 (0.1 to 0.3) *") == 6
+    assert (shown.count("accuracy") == 1) == (width == 200)
+
+
+def test_the_title_says_what_each_change_is_from(capsys):
+    def title(*models):
+        return shown_in(200, models, capsys).splitlines()[0].strip()
+
+    assert title(numbered("one")) == "s; 95 % intervals"
+    two = numbered("two", ("accuracy", "one"))
+    three = numbered("three", ("accuracy", "one"), ("margin", "two"))
+    wanted = "s; 95 % intervals; changes against one, of margin against two, * where they exclude 0"
+    assert title(numbered("one"), two, three) == wanted
