@@ -131,6 +131,9 @@ def test_comparisons_in_both_orders(place):
     assert same.details["ties"] == 16
     assert same.metric("order_agreement").value == 0.0
     assert same.metric("first_preferred").value == 1.0
+    assert good.changes == [], "a win rate is against the first model already"
+    change = same.change("win_rate")
+    assert (change.value, change.reference) == (-50.0, "good.jsonl")
 
 
 def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch):
@@ -168,6 +171,10 @@ def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch
         (("good.jsonl", "--reference_answers", "half.jsonl"), "lack 3 of 4 questions"),
         (("good.jsonl", "--questions", "prompts.jsonl"), "jsonl:1: `question_id` must be a whole number"),
         (("good.jsonl", "--judge_prompts", "questions.jsonl"), "jsonl:1: needs the texts"),
+        (
+            ("good.jsonl", "--questions", "no.jsonl"),
+            "questions: this suite needs a file, no.jsonl is no file; get https:",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, message):
@@ -178,6 +185,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, mess
     assert len(lines) == 1
     assert message in lines[0]
     assert not (place / "out").exists()
+
+
+def test_without_its_files_the_suite_says_where_to_get_them(place, capsys):
+    assert main(["evaluate", "mt-bench", "good.jsonl", "--judge", "openai:m", "--output", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "questions: this suite needs a file, got none; get https://raw.githubusercontent.com/lm-sys/FastChat/" in line
+    )
+    assert line.endswith("mt_bench/question.jsonl and name it with --questions")
 
 
 def test_a_local_judge_is_loaded_once_for_all_models_and_modes(place, model, monkeypatch):
