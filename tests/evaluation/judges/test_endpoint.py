@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from tenacity import RetryCallState
@@ -134,6 +135,19 @@ def test_a_question_that_stands_twice_is_asked_once(tmp_path):
         assert server.asked.total() == 2
     assert found[0] == found[1] != found[2]
     assert sum(steps) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model", "other"), ("url", None), ("temperature", 0.5), ("max_tokens", 7), ("logprobs", True)],
+)
+def test_another_judge_takes_no_verdict_of_this_one(tmp_path, field, value):
+    with serving(answer=echo) as server:
+        settings = EndpointSettings("m", server.url, "JUDGE_KEY")
+        other = replace(settings, **{field: value or server.url.replace("127.0.0.1", "localhost")})
+        for each in (settings, settings, other, other):
+            ask_and_keep(EndpointChat(each), questions(1), VerdictStore(tmp_path), Meter())
+        assert server.asked.total() == 2
 
 
 @pytest.mark.parametrize(
