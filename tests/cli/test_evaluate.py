@@ -83,6 +83,7 @@ def test_the_table_shows_intervals_changes_and_notes(capsys):
         return Change.against("base", "accuracy", Comparison(0.2, low, high, 9, p_value, None), "")
 
     models = [model("base", 0.5), model("sure", 0.7, change(0.1, 0.3, 0.04)), model("unsure", 0.7, change(-0.1, 0.5))]
+    models.append(model("few", 0.7, change(0.1, 0.3, 0.25)))
     result = SuiteResult(suite="preference", settings={}, models=models, seed=0, notes=["read [this]"])
     print_results(result, Console(width=160))
     shown = capsys.readouterr().out
@@ -90,13 +91,18 @@ def test_the_table_shows_intervals_changes_and_notes(capsys):
     assert [cell.strip() for cell in accuracy] == [
         "accuracy",
         "0.5 (0.4 to 0.6)",
-        "0.7 (0.6 to 0.8)",
-        "0.7 (0.6 to 0.8)",
+        *["0.7 (0.6 to 0.8)"] * 3,
     ]
-    assert [cell.strip() for cell in change_row] == ["change", "", "+0.2 (0.1 to 0.3) p=0.04 *", "+0.2 (-0.1 to 0.5)"]
-    assert [cell.strip() for cell in bare] == ["bare", "-", "-", "-"]
+    assert [cell.strip() for cell in change_row] == [
+        "change",
+        "",
+        "+0.2 (0.1 to 0.3) p=0.04 *",
+        "+0.2 (-0.1 to 0.5)",
+        "+0.2 (0.1 to 0.3) p=0.25",
+    ]
+    assert [cell.strip() for cell in bare] == ["bare", "-", "-", "-", "-"]
     assert "note: read [this]" in shown
-    assert "preference; 95 % intervals; changes against base, * where they exclude 0" in shown
+    assert "preference; 95 % intervals; changes against base, * where interval and test exclude 0" in shown
 
 
 def numbered(name, *changes):
@@ -125,5 +131,5 @@ def test_the_title_says_what_each_change_is_from():
     assert title(numbered("one")) == "s; 95 % intervals"
     two = numbered("two", ("accuracy", "one"))
     three = numbered("three", ("accuracy", "one"), ("margin", "two"))
-    wanted = "s; 95 % intervals; changes against one, of margin against two, * where they exclude 0"
+    wanted = "s; 95 % intervals; changes against one, of margin against two, * where interval and test exclude 0"
     assert title(numbered("one"), two, three) == wanted

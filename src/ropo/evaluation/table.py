@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from ropo.bootstrap import LEVEL
 from ropo.diagnostics.table import digits, make_table
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 
@@ -42,7 +43,7 @@ def title_of(result: SuiteResult) -> str:
         return f"{result.suite}; 95 % intervals"
     (reference, _), *others = compared.items()
     but = "".join(f", of {', '.join(names)} against {other}" for other, names in others)
-    return f"{result.suite}; 95 % intervals; changes against {reference}{but}, * where they exclude 0"
+    return f"{result.suite}; 95 % intervals; changes against {reference}{but}, * where interval and test exclude 0"
 
 
 def rows_of(models: Sequence[ModelResult]) -> list[list[str]]:
@@ -67,9 +68,15 @@ def _cell(metrics: list[Metric] | list[Change], name: str) -> str:
     interval = "" if found.low is None else f" ({digits(found.low)} to {digits(found.high)})"
     if not isinstance(found, Change):
         return f"{digits(found.value)}{interval}"
-    sure = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
     p_value = "" if found.p_value is None else f" p={found.p_value:.2g}"
-    return f"{_signed(found.value)}{interval}{p_value}{' *' if sure else ''}"
+    return f"{_signed(found.value)}{interval}{p_value}{' *' if _is_sure(found) else ''}"
+
+
+def _is_sure(change: Change) -> bool:
+    """Tell whether a change is there by its interval and by its test, as a bootstrap of few units is too narrow."""
+    if change.low is None or change.high is None or change.low <= 0 <= change.high:
+        return False
+    return change.p_value is None or change.p_value < 1 - LEVEL
 
 
 def _signed(value: float | None) -> str:

@@ -190,9 +190,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, mess
 def test_without_its_files_the_suite_says_where_to_get_them(place, capsys):
     assert main(["evaluate", "mt-bench", "good.jsonl", "--judge", "openai:m", "--output", "out"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        "questions: this suite needs a file, got none; get https://raw.githubusercontent.com/lm-sys/FastChat/" in line
-    )
+    assert "questions: this suite needs a file, got none; get https://github.com/lm-sys/FastChat/raw/" in line
     assert line.endswith("mt_bench/question.jsonl and name it with --questions")
 
 

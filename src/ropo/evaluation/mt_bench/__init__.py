@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ropo.evaluation.suites import Workplace
 
 # The package ships no questions: flag, and the file in FastChat's repository that it takes.
-SOURCE = "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data"
+SOURCE = "https://github.com/lm-sys/FastChat/raw/main/fastchat/llm_judge/data"
 FILES = {
     "questions": "mt_bench/question.jsonl",
     "reference_answers": "mt_bench/reference_answer/gpt-4.jsonl",
@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
     flag = parser.add_argument
     for name, file in FILES.items():
-        flag(f"--{name}", type=Path, metavar="FILE", help=f"needed: {SOURCE}/{file}")
+        flag(f"--{name}", type=Path, metavar="FILE", help=f"FastChat's {file}; needed")
+    parser.epilog = f"FastChat's files: {SOURCE.replace('/raw/', '/tree/')}"
     flag("--mode", default="single", help="single, pairwise (against the first model) or both (%(default)s)")
     flag("--limit", type=int, metavar="N", help="questions to use, spread over the categories (all)")
     flag("--max_new_tokens", type=int, default=1024, metavar="N", help="longest answer of a turn (%(default)s)")
