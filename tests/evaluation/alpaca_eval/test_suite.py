@@ -146,7 +146,9 @@ def test_models_answer_and_the_first_may_be_the_reference(place, model):
     prompts.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in TEXTS))
     flags = ("--prompts", prompts, "--against_first", "--judge", "letters:length", "--max_new_tokens", 6)
     assert evaluate(f"one={model}", f"two={model}", *flags, "--temperature", 0) == 0
-    one, two = read_results(place / "out").models
+    result = read_results(place / "out")
+    one, two = result.models
+    assert (result.settings["prompts"], result.settings["reference"]) == ("prompts.jsonl", "one"), "no folders"
     assert [metric.name for metric in one.metrics] == ["average_length"]
     assert two.metric("win_rate").value == 50.0
     assert two.details["equal_outputs"] == len(TEXTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -117,11 +118,11 @@ def test_grades_by_turn_and_category(place, capsys):
 def test_comparisons_in_both_orders(place):
     """Against itself a judge that takes the first says nothing: ties only, and no agreement."""
     write("same.jsonl", *(answer_of(i, f"bad {i}.", f"bad {i} again.") for i in IDS))
-    flags = ("bad.jsonl", "good.jsonl", "same.jsonl", "--mode", "pairwise")
+    flags = ("bad.jsonl", "good.jsonl", "same.jsonl", "again=good.jsonl", "--mode", "pairwise")
     with serving(answer=judgment) as server:
         assert evaluate(*flags, *endpoint_flags(server)) == 0
         assert server.answered.total() == 2 * 2 * 2 * len(IDS)
-    first, good, same = read_results(place / "out").models
+    first, good, same, again = read_results(place / "out").models
     assert first.metrics == []
     assert good.metric("win_rate").value == 100.0
     assert (good.details["wins"], good.details["ties"], good.details["losses"]) == (16, 0, 0)
@@ -132,8 +133,8 @@ def test_comparisons_in_both_orders(place):
     assert same.metric("order_agreement").value == 0.0
     assert same.metric("first_preferred").value == 1.0
     assert good.changes == [], "a win rate is against the first model already"
-    change = same.change("win_rate")
-    assert (change.value, change.reference) == (-50.0, "good.jsonl")
+    for model, change in ((same, -50.0), (again, 0.0)):
+        assert (model.change("win_rate").value, model.change("win_rate").reference) == (change, "good.jsonl")
 
 
 def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch):
@@ -201,7 +202,9 @@ def test_a_local_judge_is_loaded_once_for_all_models_and_modes(place, model, mon
     flags = ("good.jsonl", "bad.jsonl", "--mode", "both", "--judge", f"transformers:{model}", "--judge_max_tokens", 3)
     assert evaluate(*flags, "--limit", 2) == 0
     assert loads == [model]
-    good, bad = read_results(place / "out").models
+    result = read_results(place / "out")
+    good, bad = result.models
+    assert result.settings["judge"] == f"transformers:{Path(model).name}"
     assert good.metric("score_unparsable").value == 1.0, "an untrained model says nothing, which is shown"
     assert bad.metric("win_rate_unparsable").count == 2 * 2 * 2
     assert evaluate(*flags, "--limit", 2, "--overwrite") == 0
