@@ -113,7 +113,7 @@ def numbered(name, *changes):
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_width_of_a_terminal_cuts_a_number(capsys, width):
-    names = ["base", *(f"tuned-{number}" for number in range(5))]
+    names = ["base", *(f"longer-than-its-numbers-{number}" for number in range(5))]
     models = [numbered(name, ("accuracy", "base")) for name in names]
     print_results(SuiteResult(suite="s", settings={}, models=models, seed=0), Console(width=width))
     shown = capsys.readouterr().out
