@@ -131,7 +131,11 @@ def test_an_endpoint_judges_two_models_and_nothing_is_asked_twice(place, capsys)
     assert good.metric("no_verdict").value == pytest.approx(2 / 40)
     assert good.details["no_verdict"] == {"empty choice": 1, "unparsable verdict": 1}
     assert bad.change("win_rate").high < 0
-    assert bad.change("length_controlled_win_rate").reference == "good"
+    controlled = bad.change("length_controlled_win_rate")
+    assert controlled.reference == "good"
+    there, here = (model.metric("length_controlled_win_rate").value for model in (good, bad))
+    assert controlled.value == pytest.approx(here - there)
+    assert controlled.high < 0
     assert good.details["judge"]["kept"] > 30
     shown = capsys.readouterr()
     files = [file for file in place.rglob("*") if file.is_file()]

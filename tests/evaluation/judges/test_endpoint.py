@@ -180,6 +180,22 @@ def test_a_dead_server_ends_the_run_before_all_questions_have_failed(tmp_path):
         assert server.asked.total() < 50
 
 
+def test_a_question_is_its_whole_conversation(tmp_path):
+    asked = [[{"role": "system", "content": word}, *questions(1)[0]] for word in ("kind", "strict")]
+    with serving(answer=lambda body: body["messages"][0]["content"]) as server:
+        found = ask_and_keep(chat(server), asked, VerdictStore(tmp_path), Meter())
+    assert [answer.text for answer in found] == ["kind", "strict"]
+
+
+def test_failures_between_answers_do_not_end_the_run(tmp_path):
+    def faults(text, before):
+        return None if int(text.split("question ")[1].rstrip('"}]')) % 3 else "500"
+
+    with serving(answer=echo, faults=faults) as server:
+        found = ask(server, tmp_path, 36, attempts=1)
+    assert sum(isinstance(answer, Failure) for answer in found) == 12, "more than end a run where they come in a row"
+
+
 def test_the_key_reaches_no_file(tmp_path):
     with serving(answer=lambda body: f"your key is {KEY}", logprobs={KEY: -0.5, "A": -1.0}) as server:
         (found,) = ask(server, tmp_path, logprobs=True)
