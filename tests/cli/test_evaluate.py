@@ -15,7 +15,7 @@ from ropo.cli.main import main
 from ropo.errors import UserError
 from ropo.evaluation.results import Change, Comparison, Estimate, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import SUITES, Suite, load_suite
-from ropo.evaluation.table import print_results
+from ropo.evaluation.table import print_results, title_of
 
 
 def one_error(capsys) -> str:
@@ -83,6 +83,7 @@ def test_the_table_shows_intervals_changes_and_notes(capsys):
         return Change.against("base", "accuracy", Comparison(0.2, low, high, 9, p_value, None), "")
 
     models = [model("base", 0.5), model("sure", 0.7, change(0.1, 0.3, 0.04)), model("unsure", 0.7, change(-0.1, 0.5))]
+    models.append(model("few", 0.7, change(0.1, 0.3, 0.25)))
     result = SuiteResult(suite="preference", settings={}, models=models, seed=0, notes=["read [this]"])
     print_results(result, Console(width=160))
     shown = capsys.readouterr().out
@@ -90,9 +91,45 @@ def test_the_table_shows_intervals_changes_and_notes(capsys):
     assert [cell.strip() for cell in accuracy] == [
         "accuracy",
         "0.5 (0.4 to 0.6)",
-        "0.7 (0.6 to 0.8)",
-        "0.7 (0.6 to 0.8)",
+        *["0.7 (0.6 to 0.8)"] * 3,
     ]
-    assert [cell.strip() for cell in change_row] == ["change", "", "+0.2 (0.1 to 0.3) p=0.04 *", "+0.2 (-0.1 to 0.5)"]
-    assert [cell.strip() for cell in bare] == ["bare", "-", "-", "-"]
+    assert [cell.strip() for cell in change_row] == [
+        "change",
+        "",
+        "+0.2 (0.1 to 0.3) p=0.04 *",
+        "+0.2 (-0.1 to 0.5)",
+        "+0.2 (0.1 to 0.3) p=0.25",
+    ]
+    assert [cell.strip() for cell in bare] == ["bare", "-", "-", "-", "-"]
     assert "note: read [this]" in shown
+    assert "preference; 95 % intervals; changes against base, * where interval and test exclude 0" in shown
+
+
+def numbered(name, *changes):
+    metrics = [Metric.of("accuracy", Estimate(0.5, 0.4, 0.6, 9), ""), Metric.of("margin", Estimate(1, 0, 2, 9), "")]
+    found = [Change.against(reference, of, Comparison(0.2, 0.1, 0.3, 9), "") for of, reference in changes]
+    return ModelResult(name=name, source=name, fingerprint=None, metrics=metrics, changes=found)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_width_of_a_terminal_cuts_a_number(capsys, width):
+    names = ["base", *(f"longer-than-its-numbers-{number}" for number in range(5))]
+    models = [numbered(name, ("accuracy", "base")) for name in names]
+    print_results(SuiteResult(suite="s", settings={}, models=models, seed=0), Console(width=width))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    assert [shown.count(name) for name in names[1:]] == [1] * 5
+    assert shown.count("0.5 (0.4 to 0.6)") == shown.count("+0.2 (0.1 to 0.3) *") == 6
+    assert (shown.count("accuracy") == 1) == (width == 200)
+
+
+def test_the_title_says_what_each_change_is_from():
+    def title(*models):
+        return title_of(SuiteResult(suite="s", settings={}, models=models, seed=0))
+
+    assert title(numbered("one")) == "s; 95 % intervals"
+    two = numbered("two", ("accuracy", "one"))
+    three = numbered("three", ("accuracy", "one"), ("margin", "two"))
+    wanted = "s; 95 % intervals; changes against one, of margin against two, * where interval and test exclude 0"
+    assert title(numbered("one"), two, three) == wanted

@@ -102,7 +102,8 @@ def respond(handler: BaseHTTPRequestHandler, body: dict, fault: str | None, stat
         send(handler, 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": None}}]}))
     elif fault is not None:
         key = handler.headers.get("Authorization")  # some servers repeat it in their complaint
-        send(handler, int(fault), json.dumps({"error": {"message": f"fault, your key is {key}", "code": "x"}}))
+        error = {"message": f"fault, your key is {key}", "code": "unsupported_value", "param": "temperature"}
+        send(handler, int(fault), json.dumps({"error": error}))
     else:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice["message"] = {"role": "assistant", "content": state.answer(body)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -39,10 +39,6 @@ class SampledSettings(Settings):
         from ropo.generation import SamplingSettings
 
         return SamplingSettings(self.samples, self.temperature, self.top_p, self.max_new_tokens, seed)
-
-    def shown(self, batch_size: int) -> dict[str, Any]:
-        """Return the settings as a result shows them: the prompts by the name of their file."""
-        return {**self.model_dump(mode="json"), "prompts": self.prompts.name, "batch_size": batch_size}
 
 
 def add_sampling_arguments(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +15,10 @@ class Settings(BaseModel):
     """The base of every suite's settings; a field's rules stand in its type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def shown(self) -> dict[str, Any]:
+        """Return the settings as a result shows them: files by name, without the folders of this machine."""
+        return {name: value.name if isinstance(value, Path) else value for name, value in self}
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
+from ropo.bootstrap import LEVEL
 from ropo.diagnostics.table import digits, make_table
-from ropo.evaluation.results import Change, Metric, SuiteResult
+from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
+
+FRAME = 3  # columns of a terminal that a column of the table takes beside its text
 
 
 def print_results(result: SuiteResult, console: Console) -> None:
-    """Print one row a metric and one column a model, each change below its metric, and the notes last."""
-    names = list(dict.fromkeys(metric.name for model in result.models for metric in model.metrics))
-    rows = []
-    for name in names:
-        rows.append([name, *(_cell(model.metrics, name) for model in result.models)])
-        if any(change.name == name for model in result.models for change in model.changes):
-            rows.append(["  change", *(_cell(model.changes, name) for model in result.models)])
-    title = f"{result.suite}; 95 % intervals; changes against {result.models[0].name}, * where they exclude 0"
-    console.print(make_table(title, ("", *(model.name for model in result.models)), rows))
+    """Print one row a metric and one column a model, each change below its metric, and the notes last.
+
+    Models that do not fit beside each other get another table, as a number that is cut is none.
+    """
+    for models in side_by_side(result.models, console.width):
+        console.print(make_table(title_of(result), ("", *(model.name for model in models)), rows_of(models)))
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def side_by_side(models: Sequence[ModelResult], width: int) -> list[list[ModelResult]]:
+    """Deal models to tables that are no wider than the console, or hold a single model."""
+    tables: list[list[ModelResult]] = [[]]
+    for model in models:
+        if tables[-1] and _width([*tables[-1], model]) > width:
+            tables.append([])
+        tables[-1].append(model)
+    return tables
+
+
+def title_of(result: SuiteResult) -> str:
+    """Name the suite, and what the changes are from, which may differ from number to number."""
+    compared: dict[str, dict[str, None]] = {}
+    for change in (change for model in result.models for change in model.changes):
+        compared.setdefault(change.reference, {})[change.name] = None
+    if not compared:
+        return f"{result.suite}; 95 % intervals"
+    (reference, _), *others = compared.items()
+    but = "".join(f", of {', '.join(names)} against {other}" for other, names in others)
+    return f"{result.suite}; 95 % intervals; changes against {reference}{but}, * where interval and test exclude 0"
+
+
+def rows_of(models: Sequence[ModelResult]) -> list[list[str]]:
+    """Return the cells of the metrics that some of the models have, and of their changes."""
+    rows = []
+    for name in dict.fromkeys(metric.name for model in models for metric in model.metrics):
+        rows.append([name, *(_cell(model.metrics, name) for model in models)])
+        if any(change.name == name for model in models for change in model.changes):
+            rows.append(["  change", *(_cell(model.changes, name) for model in models)])
+    return rows
+
+
+def _width(models: Sequence[ModelResult]) -> int:
+    columns = zip(("", *(model.name for model in models)), *rows_of(models), strict=True)
+    return 1 + sum(FRAME + max(map(len, column)) for column in columns)
 
 
 def _cell(metrics: list[Metric] | list[Change], name: str) -> str:
@@ -29,9 +68,15 @@ def _cell(metrics: list[Metric] | list[Change], name: str) -> str:
     interval = "" if found.low is None else f" ({digits(found.low)} to {digits(found.high)})"
     if not isinstance(found, Change):
         return f"{digits(found.value)}{interval}"
-    sure = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
     p_value = "" if found.p_value is None else f" p={found.p_value:.2g}"
-    return f"{_signed(found.value)}{interval}{p_value}{' *' if sure else ''}"
+    return f"{_signed(found.value)}{interval}{p_value}{' *' if _is_sure(found) else ''}"
+
+
+def _is_sure(change: Change) -> bool:
+    """Tell whether a change is there by its interval and by its test, as a bootstrap of few units is too narrow."""
+    if change.low is None or change.high is None or change.low <= 0 <= change.high:
+        return False
+    return change.p_value is None or change.p_value < 1 - LEVEL
 
 
 def _signed(value: float | None) -> str:

@@ -86,7 +86,8 @@ def test_without_network_one_line_names_the_way_out(place, asked, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "ropo evaluate: error: reference outputs tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json: the hub does "
-        "not give them (cannot be reached); name a file with --reference_outputs"
+        "not give them (cannot be reached); get https://huggingface.co/datasets/tatsu-lab/alpaca_eval/resolve/main/"
+        "alpaca_eval_gpt4_baseline.json and name it with --reference_outputs"
     ]
     assert not (place / "out").exists()
 

@@ -131,7 +131,11 @@ def test_an_endpoint_judges_two_models_and_nothing_is_asked_twice(place, capsys)
     assert good.metric("no_verdict").value == pytest.approx(2 / 40)
     assert good.details["no_verdict"] == {"empty choice": 1, "unparsable verdict": 1}
     assert bad.change("win_rate").high < 0
-    assert bad.change("length_controlled_win_rate").reference == "good"
+    controlled = bad.change("length_controlled_win_rate")
+    assert controlled.reference == "good"
+    there, here = (model.metric("length_controlled_win_rate").value for model in (good, bad))
+    assert controlled.value == pytest.approx(here - there)
+    assert controlled.high < 0
     assert good.details["judge"]["kept"] > 30
     shown = capsys.readouterr()
     files = [file for file in place.rglob("*") if file.is_file()]
@@ -146,7 +150,9 @@ def test_models_answer_and_the_first_may_be_the_reference(place, model):
     prompts.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in TEXTS))
     flags = ("--prompts", prompts, "--against_first", "--judge", "letters:length", "--max_new_tokens", 6)
     assert evaluate(f"one={model}", f"two={model}", *flags, "--temperature", 0) == 0
-    one, two = read_results(place / "out").models
+    result = read_results(place / "out")
+    one, two = result.models
+    assert (result.settings["prompts"], result.settings["reference"]) == ("prompts.jsonl", "one"), "no folders"
     assert [metric.name for metric in one.metrics] == ["average_length"]
     assert two.metric("win_rate").value == 50.0
     assert two.details["equal_outputs"] == len(TEXTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from tenacity import RetryCallState
@@ -137,6 +138,19 @@ def test_a_question_that_stands_twice_is_asked_once(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [("model", "other"), ("url", None), ("temperature", 0.5), ("max_tokens", 7), ("logprobs", True)],
+)
+def test_another_judge_takes_no_verdict_of_this_one(tmp_path, field, value):
+    with serving(answer=echo) as server:
+        settings = EndpointSettings("m", server.url, "JUDGE_KEY")
+        other = replace(settings, **{field: value or server.url.replace("127.0.0.1", "localhost")})
+        for each in (settings, settings, other, other):
+            ask_and_keep(EndpointChat(each), questions(1), VerdictStore(tmp_path), Meter())
+        assert server.asked.total() == 2
+
+
+@pytest.mark.parametrize(
     ("status", "message"),
     [
         ("401", "refuses the key of JUDGE_KEY"),
@@ -156,7 +170,7 @@ def test_a_refused_question_fails_without_another_attempt(tmp_path):
     with serving(answer=echo, faults=lambda text, before: "400" if "question 1" in text else None) as server:
         found = ask(server, tmp_path, 3)
         assert server.asked.total() == 3
-    assert found[1] == Failure("refused (400)")
+    assert found[1] == Failure("refused (400: unsupported_value, temperature)"), "what the server says is wrong"
 
 
 def test_a_dead_server_ends_the_run_before_all_questions_have_failed(tmp_path):
@@ -166,13 +180,38 @@ def test_a_dead_server_ends_the_run_before_all_questions_have_failed(tmp_path):
         assert server.asked.total() < 50
 
 
+def test_a_question_is_its_whole_conversation(tmp_path):
+    asked = [[{"role": "system", "content": word}, *questions(1)[0]] for word in ("kind", "strict")]
+    with serving(answer=lambda body: body["messages"][0]["content"]) as server:
+        found = ask_and_keep(chat(server), asked, VerdictStore(tmp_path), Meter())
+    assert [answer.text for answer in found] == ["kind", "strict"]
+
+
+def test_failures_between_answers_do_not_end_the_run(tmp_path):
+    def faults(text, before):
+        return None if int(text.split("question ")[1].rstrip('"}]')) % 3 else "500"
+
+    with serving(answer=echo, faults=faults) as server:
+        found = ask(server, tmp_path, 36, attempts=1)
+    assert sum(isinstance(answer, Failure) for answer in found) == 12, "more than end a run where they come in a row"
+
+
 def test_the_key_reaches_no_file(tmp_path):
-    with serving(answer=lambda body: f"your key is {KEY}") as server:
-        (found,) = ask(server, tmp_path)
+    with serving(answer=lambda body: f"your key is {KEY}", logprobs={KEY: -0.5, "A": -1.0}) as server:
+        (found,) = ask(server, tmp_path, logprobs=True)
     assert found.text == "your key is [key]"
+    assert found.first_token == {"[key]": -0.5, "A": -1.0}
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 1
     assert KEY not in files[0].read_text()
+
+
+@pytest.mark.parametrize("word", ["x", "1", "EMPTY"])
+def test_a_word_for_a_server_without_keys_garbles_no_verdict(tmp_path, monkeypatch, word):
+    monkeypatch.setenv("JUDGE_KEY", word)
+    with serving(answer=lambda body: "An EMPTY box: [[1]]") as server:
+        assert ask(server, tmp_path)[0].text == "An EMPTY box: [[1]]"
+        assert server.keys == {f"Bearer {word}"}
 
 
 def test_first_token(tmp_path):
@@ -193,8 +232,15 @@ def test_a_server_that_counts_no_tokens(tmp_path):
 
 def test_missing_key(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY")
-    with pytest.raises(UserError, match="JUDGE_KEY holds no key"):
+    with pytest.raises(UserError, match="variable JUDGE_KEY holds no key"):
         EndpointChat(EndpointSettings("m", "http://127.0.0.1:1/v1", "JUDGE_KEY"))
+
+
+@pytest.mark.parametrize("given", [KEY, "sk_live_4711", "AIzaSecret"])
+def test_a_key_given_as_the_name_of_its_variable_is_not_repeated(given):
+    with pytest.raises(UserError, match="variable that --judge_key_variable names holds no key") as caught:
+        EndpointChat(EndpointSettings("m", "http://127.0.0.1:1/v1", given))
+    assert given not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://me:pw@x/v1", "http://x/v1?key=3", "http://"])

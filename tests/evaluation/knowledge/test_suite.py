@@ -170,16 +170,17 @@ def test_questions_through_the_chat_template(files, models, tmp_path, monkeypatc
     assert plain.value != chat.value
 
 
-def test_perplexity_of_a_text(files, models, tmp_path):
-    flags = ("--text", files["text"], "--window", 16, "--max_windows", 7, "--batch_size", 3)
+def test_perplexity_of_a_text(files, models, tmp_path, capsys):
+    flags = ("--text", files["text"], "--window", 40, "--batch_size", 3)
     assert evaluate(tmp_path, models["base"], models["tuned"], *flags) == 0
     base, tuned = read_results(tmp_path).models
-    windows = text_windows(tiny_tokenizer(), files["text"].read_text(), 16, 7)
+    windows = text_windows(tiny_tokenizer(), files["text"].read_text(), 40, 7)
     assert len(windows) == 7
     loss = text_loss(tiny_model(), windows)
     assert base.metric("text/loss").value == pytest.approx(loss, rel=1e-6)
     assert base.metric("text/perplexity").value == pytest.approx(np.exp(loss), rel=1e-6)
     assert base.metric("text/loss").count == 7
+    assert capsys.readouterr().err.count("7/7") == 2, "the bar counts the windows that there are, not --max_windows"
     assert tuned.change("text/loss").value != 0
 
 
@@ -218,6 +219,7 @@ def test_a_killed_run_asks_nothing_twice(files, models, tmp_path, monkeypatch, q
         (["--tasks", "ARC", "ARC"], "two are called 'arc'"),
         (["--text", "nowhere.txt"], "text nowhere.txt: no such file"),
         (["--text", "BINARY"], "is not UTF-8"),
+        (["--tasks", "ARC", "--text", "EMPTY"], "text: needs at least two tokens of plain text"),
         (["--tasks", "ARC", "--limit", "0"], "limit: input should be greater than or equal to 1, got 0"),
         (["--tasks", "ARC", "--num_fewshot", "-1"], "num_fewshot: input should be greater"),
     ],
@@ -227,12 +229,13 @@ def test_bad_input(files, models, tmp_path, capsys, flags, message, quiet):
     lines = files["arc"].read_text().splitlines()
     bad.write_text("\n".join([lines[0], lines[1].replace('"gold": ', '"gold": 7')]))
     binary.write_bytes(b"\xff\xfe\x00")
-    places = {"BAD": str(bad), "BINARY": str(binary), "ARC": str(files["arc"])}
+    (tmp_path / "empty.txt").touch()
+    places = {"BAD": bad, "BINARY": binary, "EMPTY": tmp_path / "empty.txt", "ARC": files["arc"]}
     assert evaluate(tmp_path / "out", models["base"], *(places.get(flag, flag) for flag in flags)) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
     assert len(errors) == 1
     assert message in errors[0]
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 NAMES = [

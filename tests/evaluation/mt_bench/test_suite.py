@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -117,11 +118,11 @@ def test_grades_by_turn_and_category(place, capsys):
 def test_comparisons_in_both_orders(place):
     """Against itself a judge that takes the first says nothing: ties only, and no agreement."""
     write("same.jsonl", *(answer_of(i, f"bad {i}.", f"bad {i} again.") for i in IDS))
-    flags = ("bad.jsonl", "good.jsonl", "same.jsonl", "--mode", "pairwise")
+    flags = ("bad.jsonl", "good.jsonl", "same.jsonl", "again=good.jsonl", "--mode", "pairwise")
     with serving(answer=judgment) as server:
         assert evaluate(*flags, *endpoint_flags(server)) == 0
         assert server.answered.total() == 2 * 2 * 2 * len(IDS)
-    first, good, same = read_results(place / "out").models
+    first, good, same, again = read_results(place / "out").models
     assert first.metrics == []
     assert good.metric("win_rate").value == 100.0
     assert (good.details["wins"], good.details["ties"], good.details["losses"]) == (16, 0, 0)
@@ -131,6 +132,9 @@ def test_comparisons_in_both_orders(place):
     assert same.details["ties"] == 16
     assert same.metric("order_agreement").value == 0.0
     assert same.metric("first_preferred").value == 1.0
+    assert good.changes == [], "a win rate is against the first model already"
+    for model, change in ((same, -50.0), (again, 0.0)):
+        assert (model.change("win_rate").value, model.change("win_rate").reference) == (change, "good.jsonl")
 
 
 def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch):
@@ -168,6 +172,10 @@ def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch
         (("good.jsonl", "--reference_answers", "half.jsonl"), "lack 3 of 4 questions"),
         (("good.jsonl", "--questions", "prompts.jsonl"), "jsonl:1: `question_id` must be a whole number"),
         (("good.jsonl", "--judge_prompts", "questions.jsonl"), "jsonl:1: needs the texts"),
+        (
+            ("good.jsonl", "--questions", "no.jsonl"),
+            "questions: this suite needs a file, no.jsonl is no file; get https:",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, message):
@@ -180,6 +188,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, mess
     assert not (place / "out").exists()
 
 
+def test_without_its_files_the_suite_says_where_to_get_them(place, capsys):
+    assert main(["evaluate", "mt-bench", "good.jsonl", "--judge", "openai:m", "--output", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "questions: this suite needs a file, got none; get https://github.com/lm-sys/FastChat/raw/" in line
+    assert line.endswith("mt_bench/question.jsonl and name it with --questions")
+
+
 def test_a_local_judge_is_loaded_once_for_all_models_and_modes(place, model, monkeypatch):
     loads = []
     load = local.load_sampler_model
@@ -187,7 +202,9 @@ def test_a_local_judge_is_loaded_once_for_all_models_and_modes(place, model, mon
     flags = ("good.jsonl", "bad.jsonl", "--mode", "both", "--judge", f"transformers:{model}", "--judge_max_tokens", 3)
     assert evaluate(*flags, "--limit", 2) == 0
     assert loads == [model]
-    good, bad = read_results(place / "out").models
+    result = read_results(place / "out")
+    good, bad = result.models
+    assert result.settings["judge"] == f"transformers:{Path(model).name}"
     assert good.metric("score_unparsable").value == 1.0, "an untrained model says nothing, which is shown"
     assert bad.metric("win_rate_unparsable").count == 2 * 2 * 2
     assert evaluate(*flags, "--limit", 2, "--overwrite") == 0

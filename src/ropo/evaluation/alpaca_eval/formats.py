@@ -19,6 +19,7 @@ from ropo.generation.prompts import PromptRecord
 from ropo.json_lines import parse_json, read_json
 
 HUB = "tatsu-lab/alpaca_eval"
+PAGE = f"https://huggingface.co/datasets/{HUB}/resolve/main"
 REFERENCE = "alpaca_eval_gpt4_baseline.json"  # the outputs of AlpacaEval 2's reference
 DIFFICULTIES = "instruction_difficulty.csv"  # of its instructions, as fitted over its leaderboard
 
@@ -47,8 +48,8 @@ def reference_file() -> Path:
     except Exception as error:  # the hub answers with a dozen unrelated exception types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"reference outputs {HUB}/{REFERENCE}: the hub does not give them ({reason}); name a file with "
-            "--reference_outputs"
+            f"reference outputs {HUB}/{REFERENCE}: the hub does not give them ({reason}); get "
+            f"{PAGE}/{REFERENCE} and name it with --reference_outputs"
         ) from error
 
 

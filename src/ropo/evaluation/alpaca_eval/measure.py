@@ -92,7 +92,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
         judged[each.name] = found
     return SuiteResult(
         suite="alpaca-eval",
-        settings={**settings.model_dump(mode="json"), "reference": base.generator},
+        settings={**settings.shown(), "judge": backend.name, "reference": base.generator},
         data={"prompts": _source(settings, prompts)},
         models=models,
         notes=notes_on(judged, base.generator),

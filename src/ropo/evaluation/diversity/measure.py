@@ -60,7 +60,7 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     )
     return SuiteResult(
         suite="diversity",
-        settings={**settings.shown(workplace.batch_size), **encoded},
+        settings={**settings.shown(), **encoded, "batch_size": workplace.batch_size},
         data={"prompts": data},
         models=models,
         notes=notes_on(shared, contestants[0].name, encoder is not None),

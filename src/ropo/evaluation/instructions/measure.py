@@ -51,7 +51,7 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     )
     return SuiteResult(
         suite="instructions",
-        settings=settings.shown(workplace.batch_size),
+        settings={**settings.shown(), "batch_size": workplace.batch_size},
         data={"prompts": data},
         models=models,
         seed=workplace.seed,

@@ -19,6 +19,7 @@ from ropo.evaluation.judges.chat import Conversation, Failure, Meter, Reply
 from ropo.evaluation.judges.flags import DEFAULT_URL
 
 PLACEHOLDER = "[key]"
+SHORTEST_KEY = 8  # characters; less is a word for a server that asks for no key, which a verdict may well hold
 HOPELESS = 10  # questions in a row, at least, that fail before a server counts as down
 TOP_TOKENS = 20  # the most that OpenAI's endpoint reports; servers that allow fewer refuse, and say so
 
@@ -82,7 +83,7 @@ class EndpointChat:
         self._key = os.environ.get(settings.key_variable, "").strip()
         if not self._key:
             raise UserError(
-                f"judge {self.name}: the environment variable {settings.key_variable} holds no key; set it "
+                f"judge {self.name}: the environment variable {_safe_name(settings.key_variable)} holds no key; set it "
                 "(a server that asks for none takes any text)"
             )
         self._client = openai.OpenAI(api_key=self._key, base_url=settings.url, timeout=settings.timeout, max_retries=0)
@@ -200,7 +201,9 @@ class EndpointChat:
         if status >= 500 or status in (408, 409, 425):
             kind = "server error" if status >= 500 else "passing error"
             return Transient(f"{kind} ({status})", _seconds(error.response.headers.get("retry-after")))
-        return Refused(f"refused ({status})")
+        named = [part for part in (error.code, error.param) if isinstance(part, str) and part != str(status)]
+        why = self._strike(", ".join(named))[:80]  # its message may differ from question to question
+        return Refused(f"refused ({status}: {why})" if why else f"refused ({status})")
 
     def _read(self, completion: Any) -> Reply:
         """Take the answer out of a completion, whose fields the client does not check."""
@@ -211,14 +214,18 @@ class EndpointChat:
             text = choices[0].message.content
             usage = getattr(completion, "usage", None)
             tokens = [_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")]
-            first_token = _first_token(choices[0])
+            first_token = {self._strike(token): value for token, value in _first_token(choices[0])} or None
         except (AttributeError, TypeError, IndexError, KeyError, ValueError) as error:
             raise Transient("nonsense instead of a completion") from error
         if text is not None and not isinstance(text, str):
             raise Transient("nonsense instead of a completion")
         if not text or not text.strip():
             raise Transient("empty choice")
-        return Reply(text.replace(self._key, PLACEHOLDER), tokens[0], tokens[1], first_token)
+        return Reply(self._strike(text), tokens[0], tokens[1], first_token)
+
+    def _strike(self, text: str) -> str:
+        """Strike the key out of what a server says."""
+        return text if len(self._key) < SHORTEST_KEY else text.replace(self._key, PLACEHOLDER)
 
 
 def _check_url(url: str) -> None:
@@ -232,11 +239,14 @@ def _check_url(url: str) -> None:
         )
 
 
-def _first_token(choice: Any) -> dict[str, float] | None:
+def _safe_name(variable: str) -> str:
+    """Return the name of a variable, unless it may be a key that was given in its place."""
+    return variable if variable.isidentifier() and variable.isupper() else "that --judge_key_variable names"
+
+
+def _first_token(choice: Any) -> list[tuple[str, float]]:
     content = getattr(getattr(choice, "logprobs", None), "content", None)
-    if not content:
-        return None
-    return {str(entry.token): float(entry.logprob) for entry in content[0].top_logprobs or ()} or None
+    return [(str(entry.token), float(entry.logprob)) for entry in content[0].top_logprobs or ()] if content else []
 
 
 def _count(value: Any) -> int | None:

@@ -10,7 +10,7 @@ from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.harness import Task, check_data, find_tasks, quiet_harness, run_tasks
 from ropo.evaluation.knowledge.local import LocalTask
 from ropo.evaluation.knowledge.outcomes import Outcome
-from ropo.evaluation.knowledge.text import TextScores, read_text, score_text
+from ropo.evaluation.knowledge.text import TextScores, cut_text, read_text, score_windows
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
@@ -39,8 +39,9 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
         tasks = find_tasks(settings.tasks)
         check_data(tasks)
     text = read_text(settings.text) if settings.text else None
+    cuts = [] if text is None else [cut_text(each, text, settings.window, settings.max_windows) for each in contestants]
     outcomes = [run_tasks(each, tasks, settings, workplace) if tasks else {} for each in contestants]
-    texts = [_score(each, text, settings, workplace) for each in contestants] if text else []
+    texts = [_score(each, windows, workplace) for each, windows in zip(contestants, cuts, strict=False)]
     names = [each.name for each in contestants]
     asked = compare_models(names, [readings_of(found) for found in outcomes], "questions", workplace.seed)
     read = compare_models(names, [found.readings for found in texts] or [{}] * len(names), "windows", workplace.seed)
@@ -96,7 +97,7 @@ def in_order(outcomes: Mapping[str, Outcome], metrics: Sequence[Metric]) -> list
 def shown_settings(settings: KnowledgeSettings) -> dict[str, object]:
     """Return the settings without the folders of this machine."""
     tasks = [name.rsplit("/", 1)[-1] if name.endswith(".jsonl") else name for name in settings.tasks]
-    return {**settings.model_dump(mode="json"), "tasks": tasks, "text": settings.text and settings.text.name}
+    return {**settings.shown(), "tasks": tasks}
 
 
 def sources_of(tasks: Sequence[Task], settings: KnowledgeSettings, text: str | None) -> dict[str, Source]:
@@ -112,6 +113,6 @@ def sources_of(tasks: Sequence[Task], settings: KnowledgeSettings, text: str | N
     return sources
 
 
-def _score(contestant: Contestant, text: str, settings: KnowledgeSettings, workplace: Workplace) -> TextScores:
-    with workplace.progress(f"reading text with {contestant.name}", settings.max_windows) as advance:
-        return score_text(contestant, text, settings.window, settings.max_windows, workplace, advance)
+def _score(contestant: Contestant, windows: list[list[int]], workplace: Workplace) -> TextScores:
+    with workplace.progress(f"reading text with {contestant.name}", len(windows)) as advance:
+        return score_windows(contestant, windows, workplace, advance)

@@ -39,34 +39,41 @@ def read_text(file: Path) -> str:
         raise UserError(f"text {file}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
 
 
-def score_text(
-    contestant: Contestant,
-    text: str,
-    window: int,
-    most: int,
-    workplace: Workplace,
-    advance: Callable[[int], None],
-) -> TextScores:
-    """Return a model's loss on every window of a text.
-
-    The loss of a window is the mean of -log p(token | earlier tokens of the window) over all tokens but its first, and
-    the perplexity exp(mean loss). A shorter last window is left out, so that all windows weigh the same.
+def cut_text(contestant: Contestant, text: str, window: int, most: int) -> list[list[int]]:
+    """Cut a text into windows of a model's tokens, leaving out a shorter last one, so that all weigh the same.
 
     Args:
         contestant: The model.
         text: Plain text.
         window: Tokens a window.
         most: Windows at most, from the beginning of the text.
+
+    Raises:
+        UserError: If the text has fewer than two tokens.
+    """
+    windows = text_windows(load_tokenizer(contestant.source), text, window, most)
+    return [ids for ids in windows if len(ids) == len(windows[0])]
+
+
+def score_windows(
+    contestant: Contestant, windows: list[list[int]], workplace: Workplace, advance: Callable[[int], None]
+) -> TextScores:
+    """Return a model's loss on every window of a text.
+
+    The loss of a window is the mean of -log p(token | earlier tokens of the window) over all tokens but its first, and
+    the perplexity exp(mean loss).
+
+    Args:
+        contestant: The model.
+        windows: What `cut_text` returned.
         workplace: Where scores are kept, and how many windows go through the model at once.
         advance: Called with the number of windows just done.
 
     Raises:
-        UserError: If the text has fewer than two tokens.
+        UserError: If the model cannot be loaded.
 
     Cost: one forward pass over the text.
     """
-    windows = text_windows(load_tokenizer(contestant.source), text, window, most)
-    windows = [ids for ids in windows if len(ids) == len(windows[0])]
 
     def compute(start: int) -> Iterator[list[Any]]:
         with loaded(contestant) as (model, _):

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from ropo.evaluation.results import SuiteResult
     from ropo.evaluation.suites import Workplace
 
+# The package ships no questions: flag, and the file in FastChat's repository that it takes.
+SOURCE = "https://github.com/lm-sys/FastChat/raw/main/fastchat/llm_judge/data"
+FILES = {
+    "questions": "mt_bench/question.jsonl",
+    "reference_answers": "mt_bench/reference_answer/gpt-4.jsonl",
+    "judge_prompts": "judge_prompts.jsonl",
+}
+
 HELP = "two-turn questions graded by a chat model, or compared with the first model's answers"
 
 
@@ -44,11 +52,9 @@ class MtBenchSettings(JudgeSettings):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
     flag = parser.add_argument
-    flag("--questions", type=Path, required=True, metavar="FILE", help="FastChat's question.jsonl")
-    flag(
-        "--reference_answers", type=Path, required=True, metavar="FILE", help="FastChat's reference_answer/gpt-4.jsonl"
-    )
-    flag("--judge_prompts", type=Path, required=True, metavar="FILE", help="FastChat's judge_prompts.jsonl")
+    for name, file in FILES.items():
+        flag(f"--{name}", type=Path, metavar="FILE", help=f"FastChat's {file}; needed")
+    parser.epilog = f"FastChat's files: {SOURCE.replace('/raw/', '/tree/')}"
     flag("--mode", default="single", help="single, pairwise (against the first model) or both (%(default)s)")
     flag("--limit", type=int, metavar="N", help="questions to use, spread over the categories (all)")
     flag("--max_new_tokens", type=int, default=1024, metavar="N", help="longest answer of a turn (%(default)s)")
@@ -57,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:
     """Return the suite's settings."""
+    for name, file in FILES.items():
+        path = getattr(arguments, name)
+        if path is None or not path.is_file():
+            got = "got none" if path is None else f"{path} is no file"
+            raise UserError(f"{name}: this suite needs a file, {got}; get {SOURCE}/{file} and name it with --{name}")
     settings = settings_from(MtBenchSettings, arguments)
     kind, _, name = settings.judge.partition(":")
     if kind not in ("openai", "transformers") or not name:

@@ -68,14 +68,14 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     fingerprints = [None if each.name in given else fingerprint_source(each.source) for each in contestants]
     answers = {each.name: given.get(each.name) or _answer(each, questions, settings, workplace) for each in contestants}
     models, notes = [], []
-    first: dict[str, Grades] = {}
+    first: dict[str, tuple[str, Grades]] = {}  # what the changes of each number are from
     for each, fingerprint in zip(contestants, fingerprints, strict=True):
         path = workplace.output / "answers" / file_name(each.name, "jsonl")
         write_answers(path, each.name, questions, answers[each.name])
         judge = Judge(chat, prompts, VerdictStore(workplace.cache / "verdicts"), Meter())
         found = _judge(judge, each.name, contestants[0].name, questions, answers, references, settings, workplace)
-        metrics, changes, details, said = _report(found, first, contestants[0].name, questions, workplace.seed)
-        first = first or found
+        metrics, changes, details, said = _report(found, first, questions, workplace.seed)
+        first = {kind: (each.name, grades) for kind, grades in found.items()} | first
         notes += [f"{each.name}, {line}" for line in said]
         details["judge"] = judge.meter.summary(settings.judge_input_price, settings.judge_output_price)
         models.append(
@@ -90,7 +90,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
         )
     return SuiteResult(
         suite="mt-bench",
-        settings=settings.model_dump(mode="json"),
+        settings={**settings.shown(), "judge": chat.name},
         data={"questions": _source(settings.questions, questions)},
         models=models,
         notes=[f"grades are those of {chat.name}; they compare only with grades of the same judge", *notes],
@@ -136,8 +136,7 @@ def _judge(
 
 def _report(
     found: Mapping[str, Grades],
-    first: Mapping[str, Grades],
-    reference: str,
+    first: Mapping[str, tuple[str, Grades]],
     questions: Sequence[Question],
     seed: int,
 ) -> tuple[list[Metric], list[Change], dict[str, Any], list[str]]:
@@ -150,7 +149,8 @@ def _report(
         details |= details_of(name, grades, questions)
         notes += notes_on(name, grades)
         if name in first:
-            changes.append(change_of(name, grades, first[name], reference, seed))
+            reference, others = first[name]
+            changes.append(change_of(name, grades, others, reference, seed))
     return metrics, changes, details, notes
 
 

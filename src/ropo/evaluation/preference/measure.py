@@ -57,7 +57,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     counts = {"pairs": len(pairs), "duplicates": data.duplicates, "ties": data.ties}
     return SuiteResult(
         suite="preference",
-        settings={**settings.model_dump(), "data": model_name(data.source), "reference": reference.name},
+        settings={**settings.shown(), "data": model_name(data.source), "reference": reference.name},
         data={"pairs": Source(name=model_name(data.source), sha256=data.sha256, counts=counts)},
         models=models,
         notes=notes_on(reference, scores, lengths, any(each != base for each in fingerprints), settings.max_length),
