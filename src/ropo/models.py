@@ -12,6 +12,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ropo.adapter_values import check_values
 from ropo.errors import UserError
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
@@ -107,7 +108,8 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(base, source, is_trainable=trainable)
     except UserError as error:
-        raise UserError(f"adapter {source}: {error}") from error
+        prefix = f"adapter {source}: "
+        raise UserError(prefix + str(error).removeprefix(prefix)) from error
     except (RuntimeError, SafetensorError, UserWarning) as error:
         reason = " ".join(str(error).split())
         mismatch = re.search(r"size mismatch for (.*?)\. ?$|size mismatch for .*", reason)
@@ -116,11 +118,7 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
             f"adapter {source}: does not fit {base.name_or_path} or is damaged ({reason:.300}); copy it anew, or name "
             "the base model that it was trained on in its adapter_config.json"
         ) from error
-    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError(
-                f"adapter {source}: {name} holds NaN or infinity; train it again, or use an earlier checkpoint"
-            )
+    check_values(get_peft_model_state_dict(model, save_embedding_layers=False), source)
     return model
 
 
