@@ -54,7 +54,7 @@ def test_trains_samples_and_merges(quantised, pairs, tmp_path, capsys):
     assert status == 0
     plain = AutoModelForCausalLM.from_pretrained(merged)
     assert type(plain.model.layers[0].self_attn.q_proj) is torch.nn.Linear
-    # int8 products round their inputs, plain ones do not: 0.08 of the change was seen; a wrong merge is off by all of it
+    # int8 products round their inputs, plain ones do not: 0.08 of the change was seen; a merge gone wrong is off by all
     assert relative_difference(logits(plain), expected) < 0.15 * change
 
 
