@@ -210,7 +210,7 @@ def _rebuilt(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     transformers marks a model that was loaded quantised, although its weights no longer are, and then refuses to train
     or save it.
     """
-    config, name = loaded.config, loaded.name_or_path
+    config, name = loaded.config, str(loaded.name_or_path)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):

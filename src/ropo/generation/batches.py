@@ -50,9 +50,9 @@ def load_sampler_model(source: str) -> PreTrainedModel | PeftModel:
 
     On a quantised base it is not merged: rounded to its few bits once more, the weights would give other answers.
     """
-    policy = load_policy(source)
+    policy: Any = load_policy(source)
     merges = isinstance(policy, PeftModel) and not getattr(policy, "is_quantized", False)
-    model: Any = policy.merge_and_unload() if merges else policy
+    model = policy.merge_and_unload() if merges else policy
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
