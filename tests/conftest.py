@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is slow now and then
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

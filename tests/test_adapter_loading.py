@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from ropo import RopoConfig
@@ -53,6 +53,22 @@ def test_values_that_are_not_finite(adapter, value):
     with pytest.raises(UserError, match=rf"^adapter {adapter}: {name} holds NaN or infinity; train it again") as error:
         load_policy(str(adapter))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("adapter", ["ropo"], indirect=True)
+def test_peft_by_itself_refuses_a_rotation_that_is_not_finite(adapter):
+    def edit(tensors, name):
+        tensors[name].view(-1)[-1] = math.nan
+
+    name = change(adapter, edit)
+    with pytest.raises(UserError, match=rf"^adapter {adapter}: {name} holds NaN or infinity; train it again"):
+        PeftModel.from_pretrained(tiny_llama(), adapter)
+    model = get_peft_model(tiny_llama(), RopoConfig())
+    with pytest.raises(UserError, match=rf"^adapter {adapter}: {name} holds"):
+        model.load_adapter(adapter, "second", low_cpu_mem_usage=True)
+    with pytest.raises(UserError, match=rf"^adapter 'default': {name} holds"):
+        set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
+    assert all(each.isfinite().all() for each in model.parameters() if not each.is_meta)
 
 
 def test_another_shape(adapter):

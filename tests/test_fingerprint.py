@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -30,3 +31,19 @@ def test_every_difference_shows():
         found.data = expected.data.view(torch.float16)
     others = [same_bits, changed, renamed, model(5), half, model().double()]
     assert len({fingerprint_weights(each) for each in [model(), *others]}) == 7
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao")
+def test_a_quantised_weight_is_known_by_what_it_wraps():
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+
+    def quantised(bit: float) -> str:
+        layer = nn.Linear(64, 8, bias=False)
+        torch.manual_seed(0)
+        nn.init.normal_(layer.weight)
+        layer.weight.data[0, 0] = bit
+        quantization.quantize_(layer, quantization.Int8WeightOnlyConfig())
+        return fingerprint_weights(layer)
+
+    assert quantised(0.0) == quantised(0.0)
+    assert quantised(0.0) != quantised(0.5)

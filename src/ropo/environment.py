@@ -28,6 +28,25 @@ def tested_ranges() -> dict[str, SpecifierSet]:
     return {each.name: each.specifier for each in requirements if each.marker is None}
 
 
+def untested_versions() -> dict[str, str]:
+    """Return the tested range of each library whose installed version is outside of it."""
+    ranges = tested_ranges()
+    return {
+        name: str(ranges[name])
+        for name, found in library_versions().items()
+        if name in ranges and not ranges[name].contains(found, prereleases=True)
+    }
+
+
+def untested_lines() -> list[str]:
+    """Return a line for a reader for each of `untested_versions`."""
+    versions = library_versions()
+    return [
+        f"{name} {versions[name]} is not tested with ropo; tested is {name}{tested}"
+        for name, tested in untested_versions().items()
+    ]
+
+
 def describe_environment() -> dict[str, Any]:
     """Describe the installation and the machine.
 
@@ -35,17 +54,10 @@ def describe_environment() -> dict[str, Any]:
         `versions`, `untested` (library: the range that its version is outside of), `torch_build`, `devices`, `cores`,
         `memory_gb`, `platform` and `git_commit`.
     """
-    versions = library_versions()
-    ranges = tested_ranges()
-    untested = {
-        name: str(ranges[name])
-        for name, found in versions.items()
-        if name in ranges and not ranges[name].contains(found, prereleases=True)
-    }
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "versions": versions,
-        "untested": untested,
+        "versions": library_versions(),
+        "untested": untested_versions(),
         "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only",
         "devices": gpus or [device_name()],
         "cores": os.cpu_count(),

@@ -12,6 +12,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ropo.adapter_values import check_values
 from ropo.errors import UserError
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
@@ -107,7 +108,8 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(base, source, is_trainable=trainable)
     except UserError as error:
-        raise UserError(f"adapter {source}: {error}") from error
+        prefix = f"adapter {source}: "
+        raise UserError(prefix + str(error).removeprefix(prefix)) from error
     except (RuntimeError, SafetensorError, UserWarning) as error:
         reason = " ".join(str(error).split())
         mismatch = re.search(r"size mismatch for (.*?)\. ?$|size mismatch for .*", reason)
@@ -116,12 +118,35 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
             f"adapter {source}: does not fit {base.name_or_path} or is damaged ({reason:.300}); copy it anew, or name "
             "the base model that it was trained on in its adapter_config.json"
         ) from error
-    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError(
-                f"adapter {source}: {name} holds NaN or infinity; train it again, or use an earlier checkpoint"
-            )
+    check_values(get_peft_model_state_dict(model, save_embedding_layers=False), source)
     return model
+
+
+def dequantised(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with plain weights: quantised once more, they would lose part of an adapter merged into them.
+
+    Args:
+        model: Any model; a quantised one is used up.
+
+    Returns:
+        The model itself where it is not quantised, else a new one in float32.
+
+    Raises:
+        UserError: If transformers cannot dequantise weights of its kind.
+
+    Cost: both models at once, for a moment.
+    """
+    if not getattr(model, "is_quantized", False):
+        return model
+    kind = model.config.quantization_config.quant_method.value
+    try:
+        plain = model.dequantize(torch.float32)
+    except NotImplementedError as error:
+        raise UserError(
+            f"model {model.name_or_path}: its weights are quantised with {kind}, which transformers cannot undo; set "
+            "base_model_name_or_path in adapter_config.json to the model that was quantised"
+        ) from error
+    return _rebuilt(plain, torch.float32)
 
 
 def adapter_base(source: str) -> str:
@@ -172,23 +197,29 @@ def _check_gguf(path: Path) -> None:
 
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Dequantise a GGUF file into a plain model.
-
-    transformers marks the loaded model as quantised, although its weights no longer are, and then refuses to train or
-    save it; so the weights move into a model built afresh from the same configuration.
-    """
+    """Dequantise a GGUF file into a plain model."""
     _check_gguf(path)
     loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    config = loaded.config
+    loaded.name_or_path = str(path)
+    return _rebuilt(loaded, dtype)
+
+
+def _rebuilt(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Move weights into a model built afresh from the same configuration.
+
+    transformers marks a model that was loaded quantised, although its weights no longer are, and then refuses to train
+    or save it.
+    """
+    config, name = loaded.config, str(loaded.name_or_path)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
-    for name, buffer in loaded.named_buffers():  # rotary tables are not in the state dict
-        module, _, leaf = name.rpartition(".")
+    for buffer_name, buffer in loaded.named_buffers():  # rotary tables are not in the state dict
+        module, _, leaf = buffer_name.rpartition(".")
         model.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
     model.generation_config = loaded.generation_config
-    model.name_or_path = config._name_or_path = str(path)
+    model.name_or_path = config._name_or_path = name
     return model.eval()

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao"),
 ]
 
-# Largest relative error of a weight that is quantised once more: half a step of the coarsest code over the spread.
+# Relative error of a weight that is quantised once more: margins over the 0.09 (4 bits) and 0.006 (8 bits) seen here.
 LOSS = {"bnb 4bit": 0.12, "bnb 8bit": 0.02, "torchao": 0.02}
 
 

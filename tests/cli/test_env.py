@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from ropo import environment
 from ropo.cli.main import main
 from ropo.environment import describe_environment
+from tests.cli.conftest import train
 
 
 def test_lines_and_json_tell_the_same(capsys):
@@ -24,14 +26,25 @@ def test_lines_and_json_tell_the_same(capsys):
         assert f"{name:<14}{version}" in lines
 
 
-def test_an_untested_version_is_named(monkeypatch, capsys):
+@pytest.fixture
+def old_trl(monkeypatch) -> str:
+    """Pretend an old version; return the line that names it."""
     versions = {**environment.library_versions(), "trl": "0.1.0"}
     monkeypatch.setattr(environment, "library_versions", lambda: versions)
+    return f"trl 0.1.0 is not tested with ropo; tested is trl{environment.tested_ranges()['trl']}"
+
+
+def test_an_untested_version_is_named(old_trl, capsys):
     assert list(describe_environment()["untested"]) == ["trl"]
     assert main(["env"]) == 0
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.startswith("warning: trl 0.1.0 is not tested with ropo; tested is trl")
+    assert capsys.readouterr().err == f"warning: {old_trl}\n"
+
+
+def test_training_names_it_too(model, pairs, tmp_path, old_trl, capsys):
+    assert train(model, pairs, tmp_path / "out", "--max_steps", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "not tested" in line] == [f"warning   {old_trl}"]
+    assert lines[0].startswith("warning")  # before anything that such a version may break
 
 
 def test_this_installation_is_tested():

@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as some
@@ -17,6 +17,7 @@ from ropo.errors import UserError
 from ropo.training.dealing import DealtBatches, batch_sizes, deal, gathering_unequal, imbalance, packed_tokens
 from ropo.training.packing import pack_batch
 from tests.training.packing_helpers import draw, padded_batch
+from tests.training.together import run_together
 
 
 @given(pairs=some.integers(1, 200), share=some.integers(1, 8), processes=some.integers(1, 8), seed=some.integers(0, 9))
@@ -35,6 +36,17 @@ def test_every_pair_is_dealt_once_to_a_process_that_has_work_in_every_batch(pair
         assert dealt == list(range(dealt[0], dealt[-1] + 1))  # what one process would have had at once
         assert all(batch == sorted(batch) for batch in together)
     assert all(len(batch) <= share for batches in of_each for batch in batches[:-1])
+
+
+def deal_an_order_of_its_own(pairs: int) -> list[list[int]]:
+    rank = PartialState(cpu=True).process_index
+    order = list(range(pairs)) if rank == 0 else list(reversed(range(pairs)))
+    return list(DealtBatches(order, [1] * pairs, share=2, processes=2, process=rank, drop_last=False))
+
+
+def test_the_first_processs_order_counts(tmp_path):
+    first, second = run_together(deal_an_order_of_its_own, tmp_path / "log", 8)
+    assert [sorted(one + other) for one, other in zip(first, second, strict=True)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ropo import RopoConfig
 from ropo.errors import UserError
 from ropo.training.config import PreferenceConfig
+from ropo.training.finite import Batch
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
 from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
@@ -68,7 +69,7 @@ def train(folder, method: str, processes: int, pairs: int = 27, **changes) -> di
         "use_cpu": True,
         **changes,
     }
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("RANK", "0")))  # adapters that start alike only where they are made to
     trainer = Watched(
         tiny_model(),
         ref_model=tiny_model() if method == "full" else None,
@@ -202,6 +203,36 @@ def test_all_processes_stop_at_a_fault_of_one_or_skip_it(tmp_path, accumulation)
         for name, weight in first[skip][3].items():
             assert torch.equal(weight, second[skip][3][name]), name
             assert weight.isfinite().all()
+
+
+def train_where_one_loses(folder) -> tuple[str, int]:
+    """Train where the loss of the second process alone is lost in its third step, and its gradients are not."""
+
+    class Losing(PreferenceTrainer):
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            if os.environ["RANK"] == "1" and self.state.global_step == 2:
+                self._batches[-1] = Batch(math.inf, self._batches[-1].records)
+            return loss
+
+    options = {"per_device_train_batch_size": 1, "save_strategy": "no", "use_cpu": True, "report_to": "none"}
+    trainer = Losing(
+        tiny_model(),
+        args=PreferenceConfig(str(folder), disable_tqdm=True, **options),
+        train_dataset=tiny_pairs(12),
+        processing_class=tiny_tokenizer(),
+        peft_config=METHODS["lora"](),
+    )
+    with pytest.raises(UserError) as error:
+        trainer.train()
+    return str(error.value), trainer.state.global_step
+
+
+def test_what_only_one_process_sees_stops_all(tmp_path):
+    first, second = run_together(train_where_one_loses, tmp_path / "log", tmp_path / "run")
+    assert first == second
+    assert first[0].startswith("training diverged: the loss is inf at step 3, in the records ")
+    assert first[1] == 2
 
 
 @pytest.mark.slow

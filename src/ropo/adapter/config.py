@@ -59,6 +59,15 @@ class RopoConfig(PeftConfig):
     )
     init_weights: bool = field(default=True, metadata={"help": "Start from the identity (False: random, for tests)."})
 
+    source = ""  # where it was read from; not a field, so it is not saved
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Read a saved configuration as PEFT does, and remember where from, to name it if its weights are at fault."""
+        config = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        config.source = str(pretrained_model_name_or_path)
+        return config
+
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         super().__post_init__()

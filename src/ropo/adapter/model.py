@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.layer import RopoLayer
 from ropo.adapter.sharing import build_alone, build_together
+from ropo.adapter_values import check_values
 from ropo.errors import UserError
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
@@ -114,6 +115,12 @@ class RopoModel(BaseTuner):
         if merge:
             _warn_of_rounding(nn.ModuleList(layers))
         return plain
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: Any, config: Any, adapter_name: str, state_dict: Any) -> Any:
+        """Look at the values before PEFT puts any into the model."""
+        check_values(state_dict, config.source or repr(adapter_name))
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

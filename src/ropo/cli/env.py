@@ -19,16 +19,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the environment, and warn of versions that ropo is not tested with."""
-    from ropo.environment import describe_environment
+    from ropo.environment import describe_environment, untested_lines
 
     environment = describe_environment()
     if arguments.json:
         print(json.dumps(environment, indent=2))
     else:
         print("\n".join(as_lines(environment)))
-    for name, tested in environment["untested"].items():
-        found = environment["versions"][name]
-        print(f"warning: {name} {found} is not tested with ropo; tested is {name}{tested}", file=sys.stderr)
+    for line in untested_lines():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def as_lines(environment: dict[str, Any]) -> list[str]:

@@ -60,16 +60,17 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
         A plain model in the dtype of the base model.
 
     Raises:
-        UserError: If the merged weights are not finite.
+        UserError: If the merged weights are not finite, or those of the base model cannot be dequantised.
 
     Cost: the base model in float32; each weight is rounded once, at the end.
     """
     import torch
 
-    from ropo.models import adapter_base, load_policy
+    from ropo.models import adapter_base, dequantised, load_adapter, load_model
 
-    policy: Any = load_policy(source, torch.float32, trust_remote_code)
-    dtype = stored_dtype(adapter_base(source), trust_remote_code)
+    name = adapter_base(source)
+    policy: Any = load_adapter(dequantised(load_model(name, torch.float32, trust_remote_code)), source)
+    dtype = stored_dtype(name, trust_remote_code)
     try:
         merged = policy.merge_and_unload(safe_merge=True)
     except ValueError as error:

@@ -22,7 +22,7 @@ from ropo.cli.output import check_output, display, finished_folder, working_fold
 from ropo.cli.processes import by_the_first, rank, telling_of_lost_processes
 from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
-from ropo.environment import device_name
+from ropo.environment import device_name, untested_lines
 from ropo.errors import UserError
 from ropo.fingerprint import fingerprint_weights
 from ropo.methods import METHODS, adapter_config, check_target_modules
@@ -56,6 +56,8 @@ def train(options: TrainOptions) -> None:
         console.print(f"resume    the run in {display(options.output)} is finished: nothing to do")
         return
     by_the_first(lambda: check_output(options.output, options.overwrite, options.resumes))
+    for line in untested_lines():
+        console.print(f"warning   {line}")
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config.max_length, console)
     held_out = None

@@ -45,10 +45,14 @@ class Batch:
     answers: list[list[Answer]]
 
 
-def load_sampler_model(source: str) -> PreTrainedModel:
-    """Load a model to sample from, on the GPU if there is one; an adapter is merged, so it costs nothing a token."""
-    policy = load_policy(source)
-    model: Any = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
+def load_sampler_model(source: str) -> PreTrainedModel | PeftModel:
+    """Load a model to sample from, on the GPU if there is one; an adapter is merged, so it costs nothing a token.
+
+    On a quantised base it is not merged: rounded to its few bits once more, the weights would give other answers.
+    """
+    policy: Any = load_policy(source)
+    merges = isinstance(policy, PeftModel) and not getattr(policy, "is_quantized", False)
+    model = policy.merge_and_unload() if merges else policy
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.generation.batches import Batch, load_sampler_model, sample_batches
@@ -42,7 +43,7 @@ class Sampler:
         return load_tokenizer(self.source)
 
     @cached_property
-    def _model(self) -> PreTrainedModel:
+    def _model(self) -> PreTrainedModel | PeftModel:
         return load_sampler_model(self.source)
 
     @cached_property

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from ropo.errors import UserError
 from ropo.generation.batches import Answer, Batch, load_sampler_model, plan_batches
 from ropo.generation.settings import SamplingSettings
 from ropo.models import is_adapter
@@ -87,8 +89,11 @@ def plain_checkpoint(source: str, tokenizer: PreTrainedTokenizerBase) -> Iterato
     if not is_adapter(source) and Path(source).suffix != ".gguf":
         yield source
         return
+    model = load_sampler_model(source)
+    if isinstance(model, PeftModel):
+        raise UserError(f"model {source}: vLLM cannot be given its quantised base; name what `ropo merge` makes of it")
     with TemporaryDirectory(prefix="ropo-") as folder:
-        load_sampler_model(source).cpu().save_pretrained(folder)
+        model.cpu().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         yield folder
 

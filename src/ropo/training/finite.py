@@ -63,7 +63,7 @@ class FiniteTrainer(ResumableTrainer):
     Where one is NaN or infinite in any process, no process steps: the run stops with `UserError`, or, with
     `skip_non_finite`, the step counts but changes neither weights nor the optimizer's state, and is left out of the
     metrics. Weights that are not finite are never saved. DeepSpeed steps inside its backward pass, so there a fault
-    stops the run one step late, and nothing can be skipped.
+    stops the run with the step taken, and nothing can be skipped.
 
     Cost: one norm of the trained weights' gradients, and one number agreed on by all processes, for each step.
     """

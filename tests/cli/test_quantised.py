@@ -1,0 +1,69 @@
+"""A base model whose folder says that it is quantised: trained on, and merged into plain weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from ropo.errors import UserError
+from ropo.generation import load_sampler_model
+from ropo.generation.vllm_sampler import plain_checkpoint
+from ropo.models import load_policy, load_tokenizer
+from tests.adapter import test_quantised
+from tests.adapter.models import relative_difference
+from tests.cli.conftest import train
+from tests.cli.test_merge import PROBE, merge
+from tests.cli.test_train import LN2, logged
+from tests.tiny_tokenizer import tiny_tokenizer
+
+pytestmark = test_quantised.pytestmark
+folder = test_quantised.folder  # the fixture
+
+
+@pytest.fixture(params=test_quantised.LOSS)
+def quantised(request, folder, tmp_path) -> str:
+    """A tiny model, quantised and saved."""
+    test_quantised.load(folder, request.param).save_pretrained(tmp_path / "quantised")
+    tiny_tokenizer().save_pretrained(tmp_path / "quantised")
+    assert "quantization_config" in json.loads((tmp_path / "quantised" / "config.json").read_text())
+    return str(tmp_path / "quantised")
+
+
+def test_trains_samples_and_merges(quantised, pairs, tmp_path, capsys):
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    assert train(quantised, pairs, adapter, "--learning_rate", 0.02, "--eval_data", pairs) == 0
+    assert logged(adapter)[0]["loss"] == pytest.approx(LN2, abs=1e-3)
+    saved = load_file(adapter / "adapter_model.safetensors")
+    assert {each.dtype for each in saved.values()} == {torch.float32}
+    expected = logits(load_policy(str(adapter)))
+    change = relative_difference(expected, logits(load_policy(quantised)))
+    assert change > 1e-2
+    assert torch.equal(logits(load_sampler_model(str(adapter)).eval()), expected)
+    with pytest.raises(UserError, match="vLLM cannot be given its quantised base; name what `ropo merge` makes of it"):
+        plain_checkpoint(str(adapter), load_tokenizer(quantised)).__enter__()
+    assert capsys.readouterr().err == ""
+    status = merge(adapter, merged)
+    if "torchao" in (tmp_path / "quantised" / "config.json").read_text():
+        assert status == 2
+        assert "are quantised with torchao, which transformers cannot undo; set base_model" in capsys.readouterr().err
+        return
+    assert status == 0
+    plain = AutoModelForCausalLM.from_pretrained(merged)
+    assert type(plain.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+    # int8 products round their inputs, plain ones do not: 0.08 of the change was seen; a merge gone wrong is off by all
+    assert relative_difference(logits(plain), expected) < 0.15 * change
+
+
+def test_full_fine_tuning_is_refused(quantised, pairs, tmp_path, capsys):
+    assert train(quantised, pairs, tmp_path / "out", "--method", "full") == 2
+    assert "cannot perform fine-tuning on purely quantized models" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(PROBE).logits
