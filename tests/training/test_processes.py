@@ -69,7 +69,7 @@ def train(folder, method: str, processes: int, pairs: int = 27, **changes) -> di
         "use_cpu": True,
         **changes,
     }
-    torch.manual_seed(int(os.environ.get("RANK", "0")))  # adapters that start alike only where they are made to
+    torch.manual_seed(0)
     trainer = Watched(
         tiny_model(),
         ref_model=tiny_model() if method == "full" else None,
