@@ -95,4 +95,5 @@ def test_a_reader_that_leaves_early_is_no_traceback():
     program.stdout.close()
     _, errors = program.communicate(timeout=120)
     assert program.returncode == 1
-    assert errors == b""
+    # torchao and bitsandbytes say things of their own while they are imported
+    assert b"Traceback" not in errors and b"Error" not in errors

@@ -60,17 +60,19 @@ def test_weight_of_an_adapted_layer_is_the_merged_one(name: str, dtype: torch.dt
 def test_weight_of_a_quantised_layer_is_the_dequantised_one(bits: int) -> None:
     bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: no quantised layer to read")
     torch.manual_seed(0)
-    plain = nn.Linear(64, 48, bias=True)
-    kinds = {4: lambda: bnb.nn.Linear4bit(64, 48, quant_type="nf4", compute_dtype=torch.float32), 8: None}
-    kinds[8] = lambda: bnb.nn.Linear8bitLt(64, 48, has_fp16_weights=False)
+    plain = nn.Linear(128, 64, bias=True)
+    kinds = {4: lambda: bnb.nn.Linear4bit(128, 64, quant_type="nf4", compute_dtype=torch.float32), 8: None}
+    kinds[8] = lambda: bnb.nn.Linear8bitLt(128, 64, has_fp16_weights=False)
     layer = kinds[bits]()
     layer.load_state_dict(plain.state_dict())
     layer = layer.to("cpu")  # which quantises
-    found = layer_weight(layer)
-    if bits == 4:
+    if bits == 4:  # some CPUs' kernels pack the weight anew at its first use, and only 32 neurons of 64 inputs at a time
         expected = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
-        assert torch.allclose(found, expected, atol=1e-5)
+        found = layer_weight(layer)
+        # those kernels compute in bfloat16: weights of up to 0.09 are off by 4e-4
+        assert torch.allclose(found, expected, atol=1e-3)
     else:
+        found = layer_weight(layer)
         expected = layer.weight.CB.float() * layer.weight.SCB[:, None] / 127
         # the activations are rounded to eight bits too: one part in 254 of the identity's ones is exact, zeros are
         assert torch.allclose(found, expected, atol=1e-3)
