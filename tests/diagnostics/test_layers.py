@@ -66,7 +66,8 @@ def test_weight_of_a_quantised_layer_is_the_dequantised_one(bits: int) -> None:
     layer = kinds[bits]()
     layer.load_state_dict(plain.state_dict())
     layer = layer.to("cpu")  # which quantises
-    if bits == 4:  # some CPUs' kernels pack the weight anew at its first use, and only 32 neurons of 64 inputs at a time
+    if bits == 4:
+        # Some CPUs' kernels pack the weight anew at its first use, and only 32 neurons of 64 inputs at a time.
         expected = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
         found = layer_weight(layer)
         # those kernels compute in bfloat16: weights of up to 0.09 are off by 4e-4
