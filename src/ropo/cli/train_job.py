@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from peft import PeftConfig, PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ropo.cli.main import available_commands
 from ropo.cli.output import check_output, display, finished_folder, working_folder
 from ropo.cli.processes import by_the_first, rank, telling_of_lost_processes
 from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
+from ropo.cli.train_report import report
 from ropo.environment import device_name, untested_lines
 from ropo.errors import UserError
 from ropo.fingerprint import fingerprint_weights
@@ -256,38 +255,6 @@ def describe(
         data={use: _as_source(each) for use, each in data.items()},
         device=device_name(),
     )
-
-
-def report(options: TrainOptions, method: str, metrics: dict[str, Any], console: Console) -> None:
-    """Tell what came out, where it is, and what to do next."""
-    if "held_out" in metrics:
-        for line in held_out_lines(metrics["held_out"]):
-            console.print(line)
-    output = display(options.output)
-    what = "model" if method == "full" else "adapter"
-    console.print(f"saved     the {what} in {output}, after {timedelta(seconds=round(metrics['seconds']))}")
-    commands = {
-        "generate": f"ropo generate {output} --prompts PROMPTS.jsonl --output ANSWERS.jsonl",
-        "diagnose": f"ropo diagnose {output} --output DIAGNOSIS.json",
-        "merge": f"ropo merge {output} --output {output}-merged",
-    }
-    if method == "full":
-        del commands["merge"]
-    for number, name in enumerate(name for name in commands if name in available_commands()):
-        console.print(f"{'next' if not number else '':<10}{commands[name]}")
-
-
-def held_out_lines(held_out: dict[str, Any]) -> list[str]:
-    """Write the held-out measurements as lines for a reader."""
-    low, high = held_out["margin_interval"]
-    return [
-        f"held out  margin {held_out['margin']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}; 0 before), "
-        f"accuracy {held_out['accuracy']:.2f}, loss {held_out['loss']:.4f} (0.6931 before)",
-        f"          log-probs: chosen {held_out['chosen_before']:.1f} -> {held_out['chosen_after']:.1f}, "
-        f"rejected {held_out['rejected_before']:.1f} -> {held_out['rejected_after']:.1f}; "
-        f"chosen likelier than rejected: {held_out['prefers_chosen_before']:.2f} -> "
-        f"{held_out['prefers_chosen_after']:.2f}",
-    ]
 
 
 def trainable_size(trainer: PreferenceTrainer, base_size: int) -> dict[str, float]:

@@ -1,0 +1,43 @@
+"""What `ropo train` says when it is done: what came out, where it is, and what to do next."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+
+from ropo.cli.output import display
+from ropo.cli.train_options import TrainOptions
+
+
+def report(options: TrainOptions, method: str, metrics: dict[str, Any], console: Console) -> None:
+    """Tell what came out, where it is, and what to do next."""
+    if "held_out" in metrics:
+        for line in held_out_lines(metrics["held_out"]):
+            console.print(line)
+    output = display(options.output)
+    what = "model" if method == "full" else "adapter"
+    console.print(f"saved     the {what} in {output}, after {timedelta(seconds=round(metrics['seconds']))}")
+    commands = {
+        "generate": f"ropo generate {output} --prompts PROMPTS.jsonl --output ANSWERS.jsonl",
+        "diagnose": f"ropo diagnose {output} --output DIAGNOSIS.json",
+        "merge": f"ropo merge {output} --output {output}-merged",
+    }
+    if method == "full":
+        del commands["merge"]
+    for number, command in enumerate(commands.values()):
+        console.print(f"{'next' if not number else '':<10}{command}")
+
+
+def held_out_lines(held_out: dict[str, Any]) -> list[str]:
+    """Write the held-out measurements as lines for a reader."""
+    low, high = held_out["margin_interval"]
+    return [
+        f"held out  margin {held_out['margin']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}; 0 before), "
+        f"accuracy {held_out['accuracy']:.2f}, loss {held_out['loss']:.4f} (0.6931 before)",
+        f"          log-probs: chosen {held_out['chosen_before']:.1f} -> {held_out['chosen_after']:.1f}, "
+        f"rejected {held_out['rejected_before']:.1f} -> {held_out['rejected_after']:.1f}; "
+        f"chosen likelier than rejected: {held_out['prefers_chosen_before']:.2f} -> "
+        f"{held_out['prefers_chosen_after']:.2f}",
+    ]
