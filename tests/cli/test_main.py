@@ -95,6 +95,4 @@ def test_a_reader_that_leaves_early_is_no_traceback():
     program.stdout.close()
     _, errors = program.communicate(timeout=120)
     assert program.returncode == 1
-    # torchao and bitsandbytes say things of their own while they are imported
-    assert b"Traceback" not in errors
-    assert b"Error" not in errors
+    assert errors == b""
