@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from ropo.models import load_model
@@ -43,8 +44,10 @@ def test_in_the_weights_dtype(smollm2, dtype, monkeypatch):
 
 def test_under_the_autocast_that_accelerate_gives_a_reference_model(smollm2, monkeypatch):
     model = with_fused_head(copy.deepcopy(smollm2))
+    AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process otherwise, that of earlier tests
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model, evaluation_mode=True)
     check(prepared, torch.bfloat16, monkeypatch)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_full_training_in_bfloat16_is_packed(smollm2, tmp_path, caplog):
