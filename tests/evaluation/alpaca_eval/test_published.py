@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from ropo.evaluation.alpaca_eval.judging import Verdicts
-from ropo.evaluation.alpaca_eval.length_control import fit_length_control
+from ropo.evaluation.alpaca_eval.length_control import LARGEST, LIMIT, fit_length_control
 from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT, standard_error, win_rate
 from ropo.evaluation.judges.position import OrderCheck
@@ -60,25 +60,33 @@ def judged(model, wins):
 
 
 def test_a_judge_that_prefers_the_longer_answer_is_exposed_on_real_lengths(published):
-    """Every time by its note; where a model is longer and shorter often enough, the controlled rate is near 50 %."""
-    seen = 0
+    """By its note, and by a controlled rate near 50 % (measured: 42 to 55), also where 2 % of answers are longer."""
+    raws = []
     for model in published:
         extra = extra_length_of(model)
         wins = np.where(extra > 0, 1.0, np.where(extra < 0, 0.0, 0.5))
         assert follows_length(judged(model, wins)), model["model"]
         assert not follows_length(judged(model, wins_of(model))), "no such thing is said of the published judge"
-        raw, controlled = win_rate(wins), fit_length_control(wins, extra).win_rate(None)
-        assert abs(controlled - 50) < abs(raw - 50), model["model"]
-        if model["model"] in ("oasst-rlhf-llama-33b", "gemma-2b-it", "FuseChat-Llama-3.2-1B-Instruct"):
-            assert abs(controlled - 50) < 8
-            seen += 1
-    assert seen == 3
+        raws.append(win_rate(wins))
+        assert fit_length_control(wins, extra).win_rate(None) == pytest.approx(50, abs=10), model["model"]
+    assert min(raws) < 3
+    assert sum(raw < 20 for raw in raws) == 11
 
 
-@pytest.mark.parametrize(("shift", "least"), [(700, 80), (-700, 80), (400, 70)])
+@pytest.mark.parametrize(("shift", "least"), [(700, 80), (-700, 80), (400, 65), (1300, 96), (-1300, 96)])
 def test_a_judge_that_prefers_the_longer_answer_is_exposed_on_made_up_lengths(shift, least):
-    random = np.random.default_rng(0)
-    extra = random.normal(shift, 700, 805).round()
-    wins = np.where(extra > 0, 1.0, 0.0)
-    assert max(win_rate(wins), 100 - win_rate(wins)) > least
-    assert fit_length_control(wins, extra).win_rate(None) == pytest.approx(50, abs=10)
+    for seed in range(3):
+        extra = np.random.default_rng(seed).normal(shift, 700, 805).round()
+        wins = np.where(extra > 0, 1.0, 0.0)
+        assert max(win_rate(wins), 100 - win_rate(wins)) > least
+        assert fit_length_control(wins, extra).win_rate(None) == pytest.approx(50, abs=10)
+
+
+def test_the_fit_lets_go_of_length_only_where_length_is_all(published):
+    """The two regimes lie far apart: between the limits 3 and 7 no model changes its side."""
+    tastes = []
+    for model in published:
+        extra = extra_length_of(model)
+        tastes.append(fit_length_control(wins_of(model), extra).phi)
+        assert fit_length_control(np.where(extra > 0, 1.0, 0.0), extra).phi == pytest.approx(LARGEST)
+    assert max(tastes) < LIMIT / 1.5

@@ -22,7 +22,7 @@ WIN_MEANING = "percent of prompts that the judge prefers to the reference, ties 
 LC_MEANING = (
     "percent of prompts that the judge would prefer at equal lengths, by a logistic model of the length difference"
 )
-REFITS = 1000  # resamples of the interval, each of which is a fit of one to two milliseconds
+REFITS = 1000  # resamples of the interval, each of which takes a few milliseconds
 FOLLOWS_LENGTH = 90.0  # percent of the longer outputs, and of the shorter ones' rivals, that win with such a judge
 FEWEST = 10  # prompts of each kind, below which nothing is said of that
 ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal lengths lie outside of what was seen

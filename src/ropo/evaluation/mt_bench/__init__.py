@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from ropo.evaluation.results import SuiteResult
     from ropo.evaluation.suites import Workplace
 
-# The package ships no questions: flag, and the file in FastChat's repository that it takes.
-SOURCE = "https://github.com/lm-sys/FastChat/raw/main/fastchat/llm_judge/data"
+# The package ships no questions. Flag, and the file in FastChat's repository, at a fixed commit, that it stands for.
+PAGE = (
+    "https://raw.githubusercontent.com/lm-sys/FastChat/587d5cfa1609a43d192cedb8441cac3c17db105d/fastchat/llm_judge/data"
+)
 FILES = {
     "questions": "mt_bench/question.jsonl",
     "reference_answers": "mt_bench/reference_answer/gpt-4.jsonl",
@@ -33,17 +35,18 @@ class MtBenchSettings(JudgeSettings):
     """Hold the settings of the suite.
 
     Attributes:
-        questions: JSON Lines with `question_id`, `category` and two `turns`, as FastChat writes them.
-        reference_answers: JSON Lines of answers to the questions that are judged against one.
-        judge_prompts: JSON Lines of the judge's prompts.
+        questions: JSON Lines with `question_id`, `category` and two `turns`; None takes those that FastChat publishes.
+        reference_answers: JSON Lines of answers to the questions that are judged against one; None likewise, to its
+            questions only.
+        judge_prompts: JSON Lines of the judge's prompts; None likewise.
         mode: `single` grades each answer, `pairwise` compares with the first model, `both` does both.
         limit: Questions to use, the first ones of every category in turn; None uses all.
         max_new_tokens: Longest answer of a turn.
     """
 
-    questions: Path
-    reference_answers: Path
-    judge_prompts: Path
+    questions: Path | None = None
+    reference_answers: Path | None = None
+    judge_prompts: Path | None = None
     mode: Literal["single", "pairwise", "both"] = "single"
     limit: int | None = Field(None, ge=1)
     max_new_tokens: int = Field(1024, ge=1)
@@ -53,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
     flag = parser.add_argument
     for name, file in FILES.items():
-        flag(f"--{name}", type=Path, metavar="FILE", help=f"FastChat's {file}; needed")
-    parser.epilog = f"FastChat's files: {SOURCE.replace('/raw/', '/tree/')}"
+        flag(f"--{name}", type=Path, metavar="FILE", help=f"JSON Lines (FastChat's {file})")
+    parser.epilog = f"FastChat's files are fetched once where none are named, from {PAGE}"
     flag("--mode", default="single", help="single, pairwise (against the first model) or both (%(default)s)")
     flag("--limit", type=int, metavar="N", help="questions to use, spread over the categories (all)")
     flag("--max_new_tokens", type=int, default=1024, metavar="N", help="longest answer of a turn (%(default)s)")
@@ -63,11 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:
     """Return the suite's settings."""
-    for name, file in FILES.items():
-        path = getattr(arguments, name)
-        if path is None or not path.is_file():
-            got = "got none" if path is None else f"{path} is no file"
-            raise UserError(f"{name}: this suite needs a file, {got}; get {SOURCE}/{file} and name it with --{name}")
     settings = settings_from(MtBenchSettings, arguments)
     kind, _, name = settings.judge.partition(":")
     if kind not in ("openai", "transformers") or not name:

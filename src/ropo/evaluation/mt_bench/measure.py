@@ -17,14 +17,13 @@ from ropo.evaluation.mt_bench import MtBenchSettings
 from ropo.evaluation.mt_bench.answering import answer_questions
 from ropo.evaluation.mt_bench.grading import Grades, Judge, compare, grade
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
-from ropo.evaluation.mt_bench.prompts import JudgePrompts
+from ropo.evaluation.mt_bench.published import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.questions import (
     TURNS,
     Answers,
     Question,
     is_answers_file,
     read_answers,
-    read_questions,
     write_answers,
 )
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
@@ -54,10 +53,8 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     """
     if settings.mode == "pairwise" and len(contestants) < 2:
         raise UserError("mode pairwise: needs a second model to compare with the first, got one; name another")
-    questions = read_questions(settings.questions, settings.limit)
-    guided = [question for question in questions if question.guided]
-    references = read_answers(settings.reference_answers, guided, "reference answers") if guided else {}
-    prompts = JudgePrompts(settings.judge_prompts)
+    benchmark = read_benchmark(settings)
+    questions = benchmark.questions
     given = {
         each.name: read_answers(Path(each.source), questions, "answers")
         for each in contestants
@@ -72,8 +69,8 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     for each, fingerprint in zip(contestants, fingerprints, strict=True):
         path = workplace.output / "answers" / file_name(each.name, "jsonl")
         write_answers(path, each.name, questions, answers[each.name])
-        judge = Judge(chat, prompts, VerdictStore(workplace.cache / "verdicts"), Meter())
-        found = _judge(judge, each.name, contestants[0].name, questions, answers, references, settings, workplace)
+        judge = Judge(chat, benchmark.prompts, VerdictStore(workplace.cache / "verdicts"), Meter())
+        found = _judge(judge, each.name, contestants[0].name, benchmark, answers, settings, workplace)
         metrics, changes, details, said = _report(found, first, questions, workplace.seed)
         first = {kind: (each.name, grades) for kind, grades in found.items()} | first
         notes += [f"{each.name}, {line}" for line in said]
@@ -91,7 +88,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     return SuiteResult(
         suite="mt-bench",
         settings={**settings.shown(), "judge": chat.name},
-        data={"questions": _source(settings.questions, questions)},
+        data={"questions": _source(benchmark)},
         models=models,
         notes=[f"grades are those of {chat.name}; they compare only with grades of the same judge", *notes],
         seed=workplace.seed,
@@ -109,13 +106,13 @@ def _judge(
     judge: Judge,
     name: str,
     first: str,
-    questions: Sequence[Question],
+    benchmark: Benchmark,
     answers: Mapping[str, Answers],
-    references: Answers,
     settings: MtBenchSettings,
     workplace: Workplace,
 ) -> dict[str, Grades]:
     """Have one model graded, compared with the first, or both, and write down what was said."""
+    questions, references = benchmark.questions, benchmark.references
     found: dict[str, Grades] = {}
     verdicts = TURNS * len(questions)
     if settings.mode != "pairwise":
@@ -154,7 +151,7 @@ def _report(
     return metrics, changes, details, notes
 
 
-def _source(path: Path, questions: Sequence[Question]) -> Source:
-    content = json.dumps([[question.number, question.category, question.turns] for question in questions])
-    counts = {"questions": len(questions)}
-    return Source(name=path.name, sha256=hashlib.sha256(content.encode()).hexdigest(), counts=counts)
+def _source(benchmark: Benchmark) -> Source:
+    content = json.dumps([[question.number, question.category, question.turns] for question in benchmark.questions])
+    counts = {"questions": len(benchmark.questions)}
+    return Source(name=benchmark.name, sha256=hashlib.sha256(content.encode()).hexdigest(), counts=counts)
