@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from ropo import RopoConfig
 from ropo.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.finite import Batch
+from ropo.training.sharding import keep_adapters_whole
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
 from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
@@ -125,6 +127,19 @@ def train_on_poison(folder, accumulation: int) -> dict:
         weights = {name: each.detach().clone() for name, each in trainer.model.named_parameters() if each.requires_grad}
         result[skip] = (error, trainer.state.global_step, trainer._skipped_steps, weights)
     return result
+
+
+def adapters_after_sharing() -> tuple[dict, dict, int]:
+    """Give this process an adapter of its own, have FSDP's preparation share it, and return it before and after."""
+    torch.distributed.init_process_group("gloo")
+    model = get_peft_model(tiny_model(), METHODS["lora"]())
+    with torch.no_grad():
+        for each in model.parameters():
+            each.add_(torch.distributed.get_rank())
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    accelerator = SimpleNamespace(device=torch.device("cpu"), state=SimpleNamespace(fsdp_plugin=SimpleNamespace()))
+    averaged = keep_adapters_whole(model, accelerator)
+    return before, {name: each.detach() for name, each in model.named_parameters()}, len(averaged)
 
 
 def assert_same_trajectory(two: list[dict], one: dict) -> None:
@@ -278,3 +293,16 @@ def test_mixed_precision_leaves_the_adapter_in_float32(tmp_path):
     for name in angles:  # bfloat16's steps near these angles are 1e-4; Adam's are 1e-2 each
         assert torch.allclose(sharded[0]["weights"][name], one["weights"][name], atol=0.05)
         assert not torch.equal(sharded[0]["weights"][name], sharded[0]["weights"][name].bfloat16().float())
+
+
+def test_adapters_that_start_differently_are_the_first_process_s_before_the_base_is_sharded(tmp_path):
+    (first, kept, averaged), (second, shared, _) = run_together(adapters_after_sharing, tmp_path)
+    trained = [name for name in first if "lora_" in name]
+    assert len(trained) == averaged > 0
+    for name in trained:
+        assert not torch.equal(first[name], second[name]), "the case is one of different adapters"
+        assert torch.equal(kept[name], first[name])
+        assert torch.equal(shared[name], first[name])
+    frozen = set(first) - set(trained)
+    assert frozen
+    assert all(torch.equal(shared[name], second[name]) for name in frozen), "the base is FSDP's to share"
