@@ -1,0 +1,97 @@
+"""Print the tables of docs/evidence.md from the results of the comparisons.
+
+python experiments/evidence/tables.py experiments/evidence/*.json.gz
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ropo.comparison.results import ComparisonResult, RunResult
+from ropo.evaluation.results import Change, Metric
+
+# Suite: the metrics shown; a name that ends in / stands for all that begin with it.
+SHOWN = {
+    "instructions": ("passes", "tokens"),
+    "preference": ("accuracy", "margin", "chosen_gain", "rejected_gain"),
+    "diversity": ("distinct_2", "self_bleu", "embedding_distance", "repetition"),
+    "knowledge": ("arc_easy/", "piqa/", "text/"),
+}
+
+
+def main(paths: Iterable[str]) -> None:
+    """Print every table of every result."""
+    for path in paths:
+        result = ComparisonResult.model_validate_json(gzip.decompress(Path(path).read_bytes()))
+        print(f"\n# {result.title} (commit {result.git_commit})")
+        for table in (sweep(result), weights(result), *measures(result)):
+            print()
+            print(*(f"| {' | '.join(row)} |" for row in table), sep="\n")
+
+
+def sweep(result: ComparisonResult) -> Iterator[list[str]]:
+    """Yield the rates that were tried, with the validation loss of each and the chosen one in bold."""
+    yield from header("method", "validation loss by rate")
+    for each in result.selections:
+        tried = (f"{one.learning_rate:g}: {number(one.value)}" for one in each.candidates)
+        chosen = f"{each.chosen:g}:"
+        yield [each.method, ", ".join(f"**{text}**" if text.startswith(chosen) else text for text in tried)]
+
+
+def weights(result: ComparisonResult) -> Iterator[list[str]]:
+    """Yield what training did to the neurons."""
+    yield from header("method", "rate", "trained", "energy", "largest change of a cosine", "training minutes")
+    for run in trained(result):
+        assert run.record is not None
+        assert run.diagnosis is not None
+        summary, metrics = run.diagnosis.summary, run.record.metrics
+        share, seconds = float(metrics["trainable_share"]), float(metrics["train_runtime"])
+        moved = [f"{summary.energy_change:+.1e}", f"{summary.largest_cosine_change:.1e}"]
+        yield [run.method, f"{run.learning_rate:g}", f"{100 * share:.2f} %", *moved, f"{seconds / 60:.1f}"]
+
+
+def measures(result: ComparisonResult) -> Iterator[Iterator[list[str]]]:
+    """Yield a table for each suite: the reference's value, and every run's with its change."""
+    for suite in result.suites:
+        wanted = SHOWN[suite.result.suite]
+        models = {model.name: model for model in suite.result.models}
+        names = [each.name for each in next(iter(models.values())).metrics if each.name.startswith(wanted)]
+        rows = []
+        for run in result.runs:
+            if run.name not in models:
+                continue
+            metrics = {each.name: each for each in models[run.name].metrics}
+            changes = {each.name: each for each in models[run.name].changes}
+            rows.append([run.method, *(cell(metrics[name], changes.get(name)) for name in names if name in metrics)])
+        yield iter([*header(suite.result.suite, *names), *rows])
+
+
+def cell(metric: Metric, change: Change | None) -> str:
+    """Return a value, and its change with the interval."""
+    if change is None:
+        return number(metric.value)
+    p_value = "" if change.p_value is None else f", p {change.p_value:.2g}"
+    return f"{number(metric.value)} ({number(change.low, '+')} to {number(change.high, '+')}{p_value})"
+
+
+def trained(result: ComparisonResult) -> Iterator[RunResult]:
+    """Yield the runs that finished."""
+    return (run for run in result.runs if run.status == "finished" and run.learning_rate is not None)
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Return three significant digits."""
+    return "none" if value is None else f"{value:{sign}.3g}"
+
+
+def header(*titles: str) -> Iterator[list[str]]:
+    """Yield a table's first two lines."""
+    yield list(titles)
+    yield ["---"] * len(titles)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
