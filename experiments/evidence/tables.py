@@ -56,23 +56,26 @@ def weights(result: ComparisonResult) -> Iterator[list[str]]:
 def measures(result: ComparisonResult) -> Iterator[Iterator[list[str]]]:
     """Yield a table for each suite: the reference's value, and every run's with its change."""
     for suite in result.suites:
-        wanted = SHOWN[suite.result.suite]
+        shown = SHOWN[suite.result.suite]
         models = {model.name: model for model in suite.result.models}
-        names = [each.name for each in next(iter(models.values())).metrics if each.name.startswith(wanted)]
+        every = dict.fromkeys(metric.name for model in models.values() for metric in model.metrics)
+        names = [name for name in every if name in shown or name.partition("/")[0] + "/" in shown]
         rows = []
-        for run in result.runs:
-            if run.name not in models:
-                continue
+        for run in (run for run in result.runs if run.name in models):
             metrics = {each.name: each for each in models[run.name].metrics}
             changes = {each.name: each for each in models[run.name].changes}
-            rows.append([run.method, *(cell(metrics[name], changes.get(name)) for name in names if name in metrics)])
+            rows.append([run.method, *(cell(metrics.get(name), changes.get(name)) for name in names)])
         yield iter([*header(suite.result.suite, *names), *rows])
 
 
-def cell(metric: Metric, change: Change | None) -> str:
-    """Return a value, and its change with the interval."""
+def cell(metric: Metric | None, change: Change | None) -> str:
+    """Return a value, and the interval of its change from the reference or, where it has none, its own."""
+    if metric is None:
+        return ""
     if change is None:
-        return number(metric.value)
+        return number(metric.value) + (
+            f" [{number(metric.low)}, {number(metric.high)}]" if metric.low is not None else ""
+        )
     p_value = "" if change.p_value is None else f", p {change.p_value:.2g}"
     return f"{number(metric.value)} ({number(change.low, '+')} to {number(change.high, '+')}{p_value})"
 

@@ -51,9 +51,16 @@ def typed(path: Path) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """Return JSON with every absolute path of this machine made relative to the current folder."""
+    """Return JSON with every absolute path of this machine made relative to the current folder.
+
+    A text is one where something is there, or where it leads below the current folder: a run's own folder had another
+    name while it was unfinished.
+    """
     if isinstance(value, dict):
         return {name: without_folders(each) for name, each in value.items()}
     if isinstance(value, list):
         return [without_folders(each) for each in value]
-    return typed(Path(value)) if isinstance(value, str) and value.startswith("/") and Path(value).exists() else value
+    if not isinstance(value, str) or not value.startswith("/"):
+        return value
+    path = Path(value)
+    return typed(path) if path.is_relative_to(Path.cwd()) or path.exists() else value
