@@ -27,7 +27,7 @@ def main(paths: Iterable[str]) -> None:
     for path in paths:
         result = ComparisonResult.model_validate_json(gzip.decompress(Path(path).read_bytes()))
         print(f"\n# {result.title} (commit {result.git_commit})")
-        for table in (sweep(result), weights(result), *measures(result)):
+        for table in (*([sweep(result)] if result.selections else []), weights(result), *measures(result)):
             print()
             print(*(f"| {' | '.join(row)} |" for row in table), sep="\n")
 
@@ -86,8 +86,8 @@ def trained(result: ComparisonResult) -> Iterator[RunResult]:
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """Return three significant digits."""
-    return "none" if value is None else f"{value:{sign}.3g}"
+    """Return four significant digits."""
+    return "none" if value is None else f"{value:{sign}.4g}"
 
 
 def header(*titles: str) -> Iterator[list[str]]:
