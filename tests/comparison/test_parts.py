@@ -158,7 +158,8 @@ def test_one_comparison_a_folder_also_while_an_orphan_still_writes(tmp_path):
 def test_an_interrupt_reaches_the_command(tmp_path):
     """The parent alone is interrupted; its command ends, and both are gone."""
     program = (
-        "import sys, pathlib\n"
+        "import sys, pathlib, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start without
         "from ropo.comparison import execution\n"
         "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
         "start = execution.subprocess.Popen\n"
