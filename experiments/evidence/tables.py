@@ -73,9 +73,8 @@ def cell(metric: Metric | None, change: Change | None) -> str:
     if metric is None:
         return ""
     if change is None:
-        return number(metric.value) + (
-            f" [{number(metric.low)}, {number(metric.high)}]" if metric.low is not None else ""
-        )
+        own = "" if metric.low is None else f" [{number(metric.low)}, {number(metric.high)}]"
+        return number(metric.value) + own
     p_value = "" if change.p_value is None else f", p {change.p_value:.2g}"
     return f"{number(metric.value)} ({number(change.low, '+')} to {number(change.high, '+')}{p_value})"
 

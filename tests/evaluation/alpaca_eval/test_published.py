@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from ropo.evaluation.alpaca_eval import length_control
 from ropo.evaluation.alpaca_eval.judging import Verdicts
 from ropo.evaluation.alpaca_eval.length_control import LARGEST, LIMIT, fit_length_control
 from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length
@@ -82,8 +83,10 @@ def test_a_judge_that_prefers_the_longer_answer_is_exposed_on_made_up_lengths(sh
         assert fit_length_control(wins, extra).win_rate(None) == pytest.approx(50, abs=10)
 
 
-def test_the_fit_lets_go_of_length_only_where_length_is_all(published):
+@pytest.mark.parametrize("limit", [3.0, LIMIT, 7.0])
+def test_the_fit_lets_go_of_length_only_where_length_is_all(published, monkeypatch, limit):
     """The two regimes lie far apart: between the limits 3 and 7 no model changes its side."""
+    monkeypatch.setattr(length_control, "LIMIT", limit)
     tastes = []
     for model in published:
         extra = extra_length_of(model)

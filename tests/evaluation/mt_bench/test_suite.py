@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from ropo.cli.main import main
@@ -182,6 +183,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, mess
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
     assert len(lines) == 1
     assert message in lines[0]
+    assert not (place / "out").exists()
+
+
+def test_without_files_and_network_the_suite_says_where_to_get_them(place, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", place / "cache")
+    assert main(["evaluate", "mt-bench", "good.jsonl", "--judge", "openai:m", "--output", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "questions: cannot be fetched" in line
+    assert line.endswith("mt_bench/question.jsonl and name it with --questions")
     assert not (place / "out").exists()
 
 
