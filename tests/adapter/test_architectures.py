@@ -165,7 +165,7 @@ def test_the_list_is_the_one_that_was_asked_for() -> None:
             "experts is a Qwen3MoeExperts.*name linear layers inside it, or those of the attention",
         ),
         ("mixtral", "experts", "experts is a MixtralExperts.*fused experts and embeddings cannot be adapted"),
-        ("gpt_neox", "lm_head", "lm_head is the output head.*leave it out"),
+        ("qwen2", "lm_head", "lm_head is the output head.*leave it out"),
         ("gpt2", "wte", "wte is a Embedding.*fused experts and embeddings cannot be adapted"),
         ("mistral", "embed_tokens", "embed_tokens is a Embedding.*fused experts and embeddings cannot be adapted"),
     ],
