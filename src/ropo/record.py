@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -128,6 +130,14 @@ def git_commit() -> str | None:
 
 def _version(name: str) -> str | None:
     try:
-        return version(name)
+        return _torch_version() if name == "torch" else version(name)
     except PackageNotFoundError:
         return None
+
+
+def _torch_version() -> str:
+    """Return torch's version with its build (+cu128), which the metadata of PyPI's wheels leave out, unimported."""
+    package = find_spec("torch")
+    if package is None or package.origin is None:
+        raise PackageNotFoundError("torch")
+    return str(run_path(str(Path(package.origin).with_name("version.py")))["__version__"])

@@ -62,8 +62,9 @@ def run(folder, arguments, *more, seconds: float = 120) -> tuple[list[int], list
     for process in hanging:
         process.kill()
     assert not hanging
+    torchs = ("[rank", "[Gloo]")  # how lines begin that torch itself prints
     said = [
-        "\n".join(line for line in (folder / f"log{rank}").read_text().splitlines() if not line.startswith("[rank"))
+        "\n".join(line for line in (folder / f"log{rank}").read_text().splitlines() if not line.startswith(torchs))
         for rank in (0, 1)
     ]
     return [process.exitcode for process in running], said

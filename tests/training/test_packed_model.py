@@ -63,6 +63,8 @@ def assert_same(found, expected):
 def padded_and_packed(name: str):
     padded = with_fused_head(tiny_model(name))
     packed = with_fused_head(copy.deepcopy(tiny_model(name)))
+    if getattr(padded.config, "attn_logit_softcapping", None):
+        padded.set_attn_implementation("eager")  # transformers 5.6 takes sdpa by default, which leaves the cap out
     assert enable_packing(packed) is None
     return padded, packed
 
@@ -89,7 +91,7 @@ def test_several_packs_equal_one(name):
 def test_gradient_checkpointing_recomputes_on_the_pack(reentrant):
     padded, packed = padded_and_packed("mistral")
     for model in (padded, packed):
-        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         model.enable_input_require_grads()
         model.train()
     batch = edge_cases()["varied"]

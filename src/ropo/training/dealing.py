@@ -126,7 +126,8 @@ def deal_out(loader: DataLoader, tokens: Sequence[int], share: int, accelerator:
     plain = shard.batch_sampler
     processes, process = accelerator.num_processes, accelerator.process_index
     shard.batch_sampler = DealtBatches(plain.sampler, tokens, share, processes, process, plain.drop_last)
-    shard.num_processes, shard.process_index, shard.batch_size = 1, 0, None  # nothing is left for it to do
+    # Nothing is left for it to do: no batches of others to pass over, none to fill up.
+    shard.num_processes, shard.process_index, shard.batch_size, shard.even_batches = 1, 0, None, False
 
 
 @contextmanager

@@ -139,10 +139,12 @@ class FiniteTrainer(ResumableTrainer):
         self.check_weights()
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
-        elif is_peft_model(self.model):
-            self._save(output_dir, trained_parameters(self.model))
-        else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
-            self._save(output_dir, self.accelerator.get_state_dict(self.model))
+            return
+        # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
+        peft, whole = is_peft_model(self.model), self.accelerator.get_state_dict
+        weights = trained_parameters(self.model) if peft else whole(self.model)  # all processes gather
+        if self.args.should_save:
+            self._save(output_dir, weights)
 
     def check_weights(self) -> None:
         """Raise `UserError` if a trained weight holds NaN or infinity in any process."""
@@ -174,9 +176,10 @@ class FiniteTrainer(ResumableTrainer):
             if trained
             else "nothing was trained yet, so look at these records, and at the model: --dtype float32 has more range"
         )
+        stepped = "DeepSpeed has trained on it" if self.is_deepspeed_enabled else "nothing was trained on it"
         return (
-            f"training diverged: {fault.what} at step {self.state.global_step + 1}{self._places(fault)}; nothing was "
-            f"trained on it; {self._last_good()}; {mend}"
+            f"training diverged: {fault.what} at step {self.state.global_step + 1}{self._places(fault)}; {stepped}; "
+            f"{self._last_good()}; {mend}"
         )
 
     def _places(self, fault: Fault) -> str:

@@ -92,14 +92,14 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     """
     started = time.monotonic()
     at_start = _AtStart(trainer)
-    if trainer.is_fsdp_enabled:  # nothing is sharded, and nothing can be measured, before training has begun
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if sharded:  # nothing is sharded, and nothing can be measured, before training has begun
         trainer.add_callback(at_start)
     else:
         at_start.on_train_begin()
     trainer.add_callback(safekeeping)
     with safekeeping:
         result = trainer.train(resume_from_checkpoint=checkpoint)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if safekeeping.stopped:
         raise RunStoppedError(
             f"stopped by {safekeeping.heard_name} after step {result.global_step} of {trainer.state.max_steps}, which "

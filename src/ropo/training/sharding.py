@@ -1,19 +1,22 @@
-"""FSDP2: the frozen base model is sharded, the adapter is whole on every process.
+"""Weights that are cut over processes: by FSDP2, where the adapter stays whole on each, and by DeepSpeed.
 
-An adapter is small. Sharded with the base it would be cast to the dtype of FSDP's mixed precision, where angles and
-magnitudes near 1 lose their updates, and each layer would have to build its rotations alone. So FSDP does not touch
-it, and its gradients are averaged here, once a step.
+FSDP2 leaves the adapter alone, which is small. Sharded with the base it would be cast to the dtype of FSDP's mixed
+precision, where angles and magnitudes near 1 lose their updates, and each layer would have to build its rotations
+alone. Its gradients are averaged here, once a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from ropo.errors import UserError
 
@@ -80,6 +83,33 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat /= torch.distributed.get_world_size()
     for gradient, averaged in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
         gradient.copy_(averaged.view_as(gradient))
+
+
+@contextmanager
+def still_whole(config: TrainingArguments, model: nn.Module | None = None) -> Iterator[None]:
+    """Load models, or call one, as if there were no DeepSpeed, which cuts what is whole when training begins.
+
+    Under ZeRO-3 transformers would cut weights over the processes as it loads them, and TRL's LM head takes them for
+    cut. But before training each process looks at the model: at its fingerprint, and at its packed log-probs.
+
+    Args:
+        config: The trainer's options.
+        model: The model to call; nothing is done for one that is cut.
+    """
+    plugin: Any = config.deepspeed_plugin
+    if plugin is None or (model is not None and is_cut(model)):
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(getattr(config, "hf_deepspeed_config", plugin.dschf))
+
+
+def is_cut(model: nn.Module) -> bool:
+    """Tell whether DeepSpeed's ZeRO-3 has cut a model's weights, so that it runs inside DeepSpeed's engine only."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def trained_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -15,13 +15,14 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
+from ropo.errors import UserError
 from ropo.training import reference_cache
 from ropo.training.config import PreferenceConfig
 from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
 from ropo.training.finite import FiniteTrainer
 from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
-from ropo.training.sharding import average_gradients, check_fsdp, keep_adapters_whole
+from ropo.training.sharding import average_gradients, check_fsdp, is_cut, keep_adapters_whole, still_whole
 from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,16 @@ class PreferenceTrainer(FiniteTrainer):
             return "its load-balancing loss counts the tokens of the padded batch"
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
             return "its adapter prepends virtual tokens"
-        models = [base_model_of(self.model)] + ([self.ref_model] if self.ref_model is not None else [])
+        if is_cut(self.model):
+            return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
         autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        return next(filter(None, (enable_packing(model, autocast) for model in models)), None)
+        with still_whole(self.args, self.model):
+            reason = enable_packing(base_model_of(self.model), autocast)
+        if reason is None and self.ref_model is not None:
+            reference = self.accelerator.unwrap_model(self.ref_model)  # DeepSpeed's engine may be around it already
+            with still_whole(self.args, reference):
+                reason = enable_packing(reference, autocast)
+        return reason
 
     def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Add packs to a batch and take the records' numbers out: TRL gives the model what it does not know."""
@@ -123,6 +131,10 @@ class PreferenceTrainer(FiniteTrainer):
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             check_fsdp(self.accelerator)
+        if self.args.precompute_ref_log_probs and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                "precompute_ref_log_probs: comes before FSDP or DeepSpeed puts the model where it runs; leave it out"
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         """Load batches; with several processes each gets its share of one batch, as `ropo.training.dealing` says."""
