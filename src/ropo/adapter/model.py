@@ -141,11 +141,19 @@ def _leave_out_other_towers(config: RopoConfig, model: nn.Module) -> None:
 
 
 def _keep_differentiable(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing 4-bit weights for AVX-512 at the first evaluation on a CPU.
+    """Keep bitsandbytes and gptqmodel from packing 4-bit weights for a CPU at the first evaluation.
 
-    A packed weight lets no gradient through, with a warning only, and PEFT dequantises it to other numbers.
+    A packed weight lets no gradient through. bitsandbytes' can be put back, though PEFT dequantises it to other numbers
+    until then; gptqmodel throws the weight away that it has packed.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
+        if hasattr(module, "linear_mode"):  # gptqmodel's; None until the first call decides
+            if module.linear_mode == "inference":
+                raise UserError(
+                    f"model: {name} has packed its weight for inference at its first evaluation, and lets no gradient "
+                    "through any more; load the model again, and put the adapter on first"
+                )
+            setattr(module, "linear_mode", "train")  # noqa: B010
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.state_dict()  # which puts back a weight that is packed already
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
