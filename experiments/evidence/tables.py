@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import ComparisonResult, RunResult
 from ropo.evaluation.results import Change, Metric
 
@@ -21,15 +22,32 @@ SHOWN = {
     "knowledge": ("arc_easy/", "piqa/", "text/"),
 }
 
+# What is shown for every seed beside the others.
+BY_SEED = {
+    ("instructions", "passes"): "passes",
+    ("instructions", "tokens"): "tokens",
+    ("preference", "margin"): "margin",
+    ("preference", "rejected_gain"): "rejected_gain",
+    ("diversity", "distinct_2"): "distinct_2",
+    ("knowledge", "text/loss"): "text/loss",
+}
+
 
 def main(paths: Iterable[str]) -> None:
-    """Print every table of every result."""
-    for path in paths:
-        result = ComparisonResult.model_validate_json(gzip.decompress(Path(path).read_bytes()))
+    """Print every table of every result, and then what differs between seeds."""
+    results = [ComparisonResult.model_validate_json(gzip.decompress(Path(path).read_bytes())) for path in paths]
+    for result in results:
         print(f"\n# {result.title} (commit {result.git_commit})")
         for table in (*([sweep(result)] if result.selections else []), weights(result), *measures(result)):
-            print()
-            print(*(f"| {' | '.join(row)} |" for row in table), sep="\n")
+            show(table)
+    print("\n# Seed by seed")
+    show(seeds(results))
+
+
+def show(table: Iterable[list[str]]) -> None:
+    """Print a table as Markdown."""
+    print()
+    print(*(f"| {' | '.join(row)} |" for row in table), sep="\n")
 
 
 def sweep(result: ComparisonResult) -> Iterator[list[str]]:
@@ -50,7 +68,7 @@ def weights(result: ComparisonResult) -> Iterator[list[str]]:
         summary, metrics = run.diagnosis.summary, run.record.metrics
         share, seconds = float(metrics["trainable_share"]), float(metrics["train_runtime"])
         moved = [f"{summary.energy_change:+.1e}", f"{summary.largest_cosine_change:.1e}"]
-        yield [run.method, f"{run.learning_rate:g}", f"{100 * share:.2f} %", *moved, f"{seconds / 60:.1f}"]
+        yield [label(run, result), f"{run.learning_rate:g}", f"{100 * share:.2f} %", *moved, f"{seconds / 60:.1f}"]
 
 
 def measures(result: ComparisonResult) -> Iterator[Iterator[list[str]]]:
@@ -64,8 +82,26 @@ def measures(result: ComparisonResult) -> Iterator[Iterator[list[str]]]:
         for run in (run for run in result.runs if run.name in models):
             metrics = {each.name: each for each in models[run.name].metrics}
             changes = {each.name: each for each in models[run.name].changes}
-            rows.append([run.method, *(cell(metrics.get(name), changes.get(name)) for name in names)])
+            rows.append([label(run, result), *(cell(metrics.get(name), changes.get(name)) for name in names)])
         yield iter([*header(suite.result.suite, *names), *rows])
+
+
+def seeds(results: Iterable[ComparisonResult]) -> Iterator[list[str]]:
+    """Yield, for methods with several seeds on one data set, each measure's values in the order of the seeds."""
+    found: dict[tuple[str, str], dict[tuple[str, str], dict[int, float]]] = {}
+    for result in results:
+        for run in result.runs:
+            values = found.setdefault((run.data, run.method), {measure: {} for measure in BY_SEED})
+            for suite in (suite.result for suite in result.suites if suite.data == run.data):
+                for metric in (each for model in suite.models if model.name == run.name for each in model.metrics):
+                    if (suite.suite, metric.name) in values:
+                        values[suite.suite, metric.name][run.seed] = metric.value
+    yield from header("data", "method", "seeds", *BY_SEED.values())
+    for (data, method), values in found.items():
+        numbers = sorted({seed for by_seed in values.values() for seed in by_seed})
+        if len(numbers) > 1 or method == REFERENCE:
+            shown = (", ".join(number(by_seed.get(seed)) for seed in numbers) for by_seed in values.values())
+            yield [data, method, ", ".join(map(str, numbers)), *shown]
 
 
 def cell(metric: Metric | None, change: Change | None) -> str:
@@ -77,6 +113,12 @@ def cell(metric: Metric | None, change: Change | None) -> str:
         return number(metric.value) + own
     p_value = "" if change.p_value is None else f", p {change.p_value:.2g}"
     return f"{number(metric.value)} ({number(change.low, '+')} to {number(change.high, '+')}{p_value})"
+
+
+def label(run: RunResult, result: ComparisonResult) -> str:
+    """Return the method's name, with the seed where there are several."""
+    several = len({each.seed for each in trained(result)}) > 1
+    return f"{run.method}, seed {run.seed}" if several and run.method != REFERENCE else run.method
 
 
 def trained(result: ComparisonResult) -> Iterator[RunResult]:

@@ -83,7 +83,7 @@ class PreferenceTrainer(FiniteTrainer):
         if is_cut(self.model):
             return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
         autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        with still_whole(self.args, self.model):
+        with still_whole(self.args):
             reason = enable_packing(base_model_of(self.model), autocast)
         if reason is None and self.ref_model is not None:
             reference = self.accelerator.unwrap_model(self.ref_model)  # DeepSpeed's engine may be around it already
