@@ -38,9 +38,9 @@ def data(tmp_path) -> Path:
 def flags(model, data, output, method: str, pairs: int) -> list[str]:
     held_out = write_pairs(data.with_name("held_out.jsonl"), MANY[:7])
     steps = ("--max_steps", STEPS, "--logging_steps", 1, "--per_device_train_batch_size", pairs, "--monitor_steps", 0)
-    rate = ("--method", method, "--learning_rate", RATES[method])
+    kind = () if (Path(model) / "adapter_config.json").exists() else ("--method", method)
     files = ("train", "--model", model, "--data", data, "--eval_data", held_out, "--output", output)
-    return [str(flag) for flag in (*files, *steps, *rate)]
+    return [str(flag) for flag in (*files, *steps, *kind, "--learning_rate", RATES[method])]
 
 
 def launch(file: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -71,11 +71,17 @@ def logged(output: Path) -> list[dict]:
     [
         ("zero2", "ropo"),
         ("zero3", "ropo"),
+        ("zero3", "ropo further"),
         pytest.param("zero2", "full", marks=pytest.mark.slow),
         pytest.param("zero3", "full", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_give_the_trajectory_of_one(model, data, tmp_path, name, method):
+    """With an adapter, with one that has been trained before and is its own reference, and with all weights."""
+    method, further = method.split()[0], method.endswith("further")
+    if further:
+        assert main([*flags(model, data, tmp_path / "first", method, 4), "--max_steps", "2", "--use_cpu"]) == 0
+        model = tmp_path / "first"
     ended = launch(FOLDER / f"{name}.yaml", flags(model, data, tmp_path / "two", method, 2))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "cannot be packed" not in ended.stdout + ended.stderr

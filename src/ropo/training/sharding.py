@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -104,7 +105,21 @@ def still_whole(config: TrainingArguments, model: nn.Module | None = None) -> It
     try:
         yield
     finally:
-        set_hf_deepspeed_config(getattr(config, "hf_deepspeed_config", plugin.dschf))
+        # transformers' own for `--deepspeed FILE`, accelerate's where its launcher configures
+        set_hf_deepspeed_config(getattr(config, "hf_deepspeed_config", None) or plugin.dschf)
+
+
+def gather_layer_by_layer(model: nn.Module) -> None:
+    """Let ZeRO-3 gather an adapted layer's parameters together, whichever adapters its forward pass reads.
+
+    DeepSpeed gathers what a module's own forward pass is seen to use, in the order of the first pass. Most adapters are
+    read by the layer around them instead, and not by every pass: a reference pass leaves one out, or reads another.
+    """
+    from deepspeed.utils import set_z3_leaf_modules
+
+    adapted = {type(module) for module in model.modules() if isinstance(module, BaseTunerLayer)}
+    if adapted:
+        set_z3_leaf_modules(model, list(adapted))
 
 
 def is_cut(model: nn.Module) -> bool:

@@ -22,7 +22,14 @@ from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
 from ropo.training.finite import FiniteTrainer
 from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
-from ropo.training.sharding import average_gradients, check_fsdp, is_cut, keep_adapters_whole, still_whole
+from ropo.training.sharding import (
+    average_gradients,
+    check_fsdp,
+    gather_layer_by_layer,
+    is_cut,
+    keep_adapters_whole,
+    still_whole,
+)
 from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
 
 logger = logging.getLogger(__name__)
@@ -58,6 +65,8 @@ class PreferenceTrainer(FiniteTrainer):
         super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
         self.data_collator = Numbered(self.data_collator)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
+        if self.is_deepspeed_enabled:
+            gather_layer_by_layer(self.model)
         self._enable_packing()
 
     def _enable_packing(self) -> bool:
