@@ -19,6 +19,7 @@ test: lint
 	$(RUN) -m pytest -m "not slow and not gpu" -n 2
 
 test-all: lint
+	PYTHONPATH=$(BESIDE) $(RUN) -m pytest -k "quantised or deepspeed"
 	$(RUN) -m pytest
 
 # With the lowest versions that pyproject.toml admits. PyPI's torch brings CUDA's libraries along: some 5 GB on the disk.

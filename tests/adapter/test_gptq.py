@@ -50,7 +50,8 @@ def folder(tmp_path_factory: Any) -> str:
     plain, path = (str(tmp_path_factory.mktemp(name)) for name in ("plain", "quantised"))
     LlamaForCausalLM(LlamaConfig(**sizes, **heads, eos_token_id=2, initializer_range=0.2)).save_pretrained(plain)
     tiny_tokenizer().save_pretrained(plain)
-    subprocess.run([sys.executable, "-c", QUANTISE, plain, path], check=True, capture_output=True, timeout=240)
+    command = [sys.executable, "-c", QUANTISE, plain, path]
+    subprocess.run(command, check=True, capture_output=True, timeout=240, cwd=path)  # where it leaves logs
     return path
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from ropo.cli.main import main
@@ -60,6 +61,20 @@ def launch(file: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
+def configuration(name: str, folder: Path) -> Path:
+    """Return a shipped file, or one by which ZeRO-3 cuts a tiny model's weights too, as it does not by default."""
+    if name != "zero3 cut":
+        return FOLDER / f"{name}.yaml"
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+    auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    (folder / "cut.json").write_text(json.dumps({"zero_optimization": zero, **dict.fromkeys(auto, "auto")}))
+    own = {"deepspeed_config_file": str(folder / "cut.json"), "zero3_init_flag": False}
+    shipped = yaml.safe_load((FOLDER / "zero3.yaml").read_text())
+    del shipped["mixed_precision"]  # accelerate wants it in DeepSpeed's own file
+    (folder / "cut.yaml").write_text(yaml.safe_dump({**shipped, "deepspeed_config": own}))
+    return folder / "cut.yaml"
+
+
 def logged(output: Path) -> list[dict]:
     """Return the logs of the steps."""
     entries = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -71,9 +86,9 @@ def logged(output: Path) -> list[dict]:
     [
         ("zero2", "ropo"),
         ("zero3", "ropo"),
-        ("zero3", "ropo further"),
+        ("zero3 cut", "ropo further"),
         pytest.param("zero2", "full", marks=pytest.mark.slow),
-        pytest.param("zero3", "full", marks=pytest.mark.slow),
+        pytest.param("zero3 cut", "full", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_give_the_trajectory_of_one(model, data, tmp_path, name, method):
@@ -82,7 +97,7 @@ def test_two_processes_give_the_trajectory_of_one(model, data, tmp_path, name, m
     if further:
         assert main([*flags(model, data, tmp_path / "first", method, 4), "--max_steps", "2", "--use_cpu"]) == 0
         model = tmp_path / "first"
-    ended = launch(FOLDER / f"{name}.yaml", flags(model, data, tmp_path / "two", method, 2))
+    ended = launch(configuration(name, tmp_path), flags(model, data, tmp_path / "two", method, 2))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "cannot be packed" not in ended.stdout + ended.stderr
     assert main([*flags(model, data, tmp_path / "one", method, 4), "--use_cpu"]) == 0
@@ -108,10 +123,3 @@ def test_another_stage_is_refused_by_deepspeed(model, data, tmp_path):
     ended = launch(tmp_path / "zero7.yaml", flags(model, data, tmp_path / "two", "ropo", 2))
     assert ended.returncode != 0
     assert "DeepSpeedZeroConfig" in ended.stderr
-
-
-def test_log_probs_are_not_computed_in_advance(model, data, tmp_path):
-    arguments = [*flags(model, data, tmp_path / "two", "ropo", 2), "--precompute_ref_log_probs", "true"]
-    ended = launch(FOLDER / "zero2.yaml", arguments)
-    assert ended.returncode != 0
-    assert "ropo train: error: precompute_ref_log_probs: comes before FSDP or DeepSpeed" in ended.stderr

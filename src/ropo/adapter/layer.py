@@ -68,13 +68,12 @@ class RopoLayer(nn.Module, BaseTunerLayer):
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        adapters = self.acting_parameters()
-        for parameters in reversed(adapters):
-            parameters.keep_float32()
-            if parameters.rotates:
-                x = rotate(x, parameters.blocks())
+        adapters = [parameters() for parameters in self.acting_parameters()]
+        for blocks, _ in reversed(adapters):
+            if blocks is not None:
+                x = rotate(x, blocks)
         z = self.base_layer(x, *args, **kwargs)
-        log_scales = [p.log_magnitude for p in adapters if p.log_magnitude is not None]
+        log_scales = [log_scale for _, log_scale in adapters if log_scale is not None]
         return stretch(z, sum(log_scales[1:], log_scales[0]), self.bias) if log_scales else z
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -48,6 +48,16 @@ class RopoParameters(nn.Module):
                 with torch.no_grad():
                     self.reflections[1::2] = self.reflections[0::2]
 
+    def forward(self) -> tuple[RotationBlocks | None, Float[Tensor, " n"] | None]:
+        """Return R as small matrices, and log(m / ||w||); None for what is not trained.
+
+        Where weights are cut over processes, as by DeepSpeed's ZeRO-3, a module has its own whole only while its
+        forward pass runs. So this is one, and gives away no parameter itself.
+        """
+        self.keep_float32()
+        log_scale = None if self.log_magnitude is None else self.log_magnitude.clone()
+        return self.blocks() if self.rotates else None, log_scale
+
     @property
     def rotates(self) -> bool:
         """Whether there is a rotation at all (an ablation may train magnitudes alone)."""

@@ -35,7 +35,7 @@ from ropo.training.config import PreferenceConfig
 from ropo.training.lengths import check_templates, leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
 from ropo.training.run import build_trainer, run_trainer, save_trained
-from ropo.training.sharding import still_whole
+from ropo.training.sharding import without_deepspeed
 from ropo.training.trainer import PreferenceTrainer
 
 Model = PreTrainedModel | PeftModel
@@ -65,7 +65,7 @@ def train(options: TrainOptions) -> None:
         held_out = load_pairs(options, "eval_data", tokenizer, config.max_length, console)
         if shared := count_shared_prompts(pairs, held_out):
             console.print(f"          {shared} of their prompts occur in the training pairs too")
-    with still_whole(config):
+    with without_deepspeed(config):
         model, reference = load_models(options, method, config)
     if adapter is not None:
         check_target_modules(model, adapter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from trl import DPOConfig
 
 from ropo.errors import UserError
@@ -14,8 +15,8 @@ from ropo.errors import UserError
 class PreferenceConfig(DPOConfig):
     """Set the options of `PreferenceTrainer`: every option of `trl.DPOConfig`, and those of packing.
 
-    Unlike there, gradient checkpointing is off unless asked for, bf16 is on only on a CUDA device, and pinned memory is
-    used only where there is an accelerator to copy to.
+    Unlike there, gradient checkpointing is off unless asked for, bf16 is on only on a CUDA device and without
+    DeepSpeed, and pinned memory is used only where there is an accelerator to copy to.
 
     Args:
         packing: Compute each batch without padding and every shared prompt once; off, batches are padded as TRL does.
@@ -54,7 +55,9 @@ class PreferenceConfig(DPOConfig):
     def __post_init__(self) -> None:
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
-            self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16
+            # DeepSpeed would round the adapter with the rest
+            deepspeed = bool(self.deepspeed) or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+            self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16 and not deepspeed
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # transformers computes in bfloat16 on a CPU only when told that the CPU is meant
         if self.dataloader_pin_memory is None:

@@ -176,7 +176,10 @@ class FiniteTrainer(ResumableTrainer):
             if trained
             else "nothing was trained yet, so look at these records, and at the model: --dtype float32 has more range"
         )
-        stepped = "DeepSpeed has trained on it" if self.is_deepspeed_enabled else "nothing was trained on it"
+        stepped = "nothing was trained on it"
+        if self.is_deepspeed_enabled:
+            stepped = "DeepSpeed may have trained on it"
+            mend = f"lower --learning_rate, now {self.args.learning_rate:g}, or look at these records and at the model"
         return (
             f"training diverged: {fault.what} at step {self.state.global_step + 1}{self._places(fault)}; {stepped}; "
             f"{self._last_good()}; {mend}"
@@ -224,7 +227,9 @@ def is_finite(parameters: Iterable[Tensor], attribute: str) -> bool:
 
     Cost: one norm; nothing is copied.
     """
-    values = [value for each in parameters if (value := getattr(each, attribute)) is not None]
+    # ZeRO-3 leaves nothing in a parameter that it has cut; this process's part is in `ds_tensor`.
+    held = (getattr(each, "ds_tensor", each) if attribute == "data" else each for each in parameters)
+    values = [value for each in held if (value := getattr(each, attribute)) is not None]
     local = [value.to_local() if isinstance(value, DTensor) else value for value in values]
     return bool(get_total_norm(local).isfinite()) if local else True
 

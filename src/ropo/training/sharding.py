@@ -14,12 +14,62 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from ropo.errors import UserError
+from ropo.training.config import PreferenceConfig
+
+
+def check_sharding(config: PreferenceConfig, fsdp: bool, deepspeed: bool) -> None:
+    """Refuse options that cannot be kept where FSDP or DeepSpeed has the weights.
+
+    Args:
+        config: The trainer's options.
+        fsdp: Whether FSDP is on.
+        deepspeed: Whether DeepSpeed is on.
+
+    Raises:
+        UserError: For such an option.
+    """
+    plugin: Any = config.deepspeed_plugin
+    if plugin is not None and not deepspeed:
+        raise UserError(
+            "use_cpu: accelerate leaves DeepSpeed out with it; leave it out (docs/distributed.md says how DeepSpeed "
+            "runs on a CPU), or leave out the DeepSpeed configuration"
+        )
+    if config.precompute_ref_log_probs and (fsdp or deepspeed):
+        raise UserError(
+            "precompute_ref_log_probs: they would be computed before FSDP or DeepSpeed has placed the model; leave it "
+            "out"
+        )
+    if config.tokens_per_step is not None and (fsdp or (deepspeed and plugin.zero_stage == 3)):
+        raise UserError(
+            "tokens_per_step: processes that cut their batches into different numbers of packs would wait for each "
+            "other's weights for ever; leave it out with FSDP and ZeRO-3, and lower --per_device_train_batch_size"
+        )
+
+
+def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:
+    """Refuse configurations of DeepSpeed under which what is trained is lost.
+
+    Raises:
+        UserError: For half precision with an adapter, and for all weights under ZeRO-3 that cannot be saved.
+    """
+    plugin: Any = config.deepspeed_plugin
+    adapter = is_peft_model(model)
+    if adapter and (config.bf16 or config.fp16):
+        raise UserError(
+            f"{'bf16' if config.bf16 else 'fp16'}: DeepSpeed would round the adapter to it, which swallows small "
+            "updates; set it to false (frozen weights may be in bfloat16 all the same), or use FSDP2, which leaves "
+            "adapters alone"
+        )
+    zero: Any = plugin.deepspeed_config.get("zero_optimization", {})
+    if not adapter and zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise UserError(
+            "stage3_gather_16bit_weights_on_model_save: must be true, or the trained weights cannot be saved as a "
+            "model; set it in DeepSpeed's config (zero3_save_16bit_model in accelerate's)"
+        )
 
 
 def check_fsdp(accelerator: Accelerator) -> None:
@@ -87,11 +137,12 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @contextmanager
-def still_whole(config: TrainingArguments, model: nn.Module | None = None) -> Iterator[None]:
-    """Load models, or call one, as if there were no DeepSpeed, which cuts what is whole when training begins.
+def without_deepspeed(config: PreferenceConfig, model: nn.Module | None = None) -> Iterator[None]:
+    """Load models, or call one, as if DeepSpeed were off.
 
-    Under ZeRO-3 transformers would cut weights over the processes as it loads them, and TRL's LM head takes them for
-    cut. But before training each process looks at the model: at its fingerprint, and at its packed log-probs.
+    Under ZeRO-3 transformers would cut weights over the processes as it loads them, and TRL's LM head takes all for
+    cut. But each process looks at the model first, at its fingerprint and its packed log-probs; DeepSpeed cuts what is
+    whole when training begins.
 
     Args:
         config: The trainer's options.
@@ -109,21 +160,8 @@ def still_whole(config: TrainingArguments, model: nn.Module | None = None) -> It
         set_hf_deepspeed_config(getattr(config, "hf_deepspeed_config", None) or plugin.dschf)
 
 
-def gather_layer_by_layer(model: nn.Module) -> None:
-    """Let ZeRO-3 gather an adapted layer's parameters together, whichever adapters its forward pass reads.
-
-    DeepSpeed gathers what a module's own forward pass is seen to use, in the order of the first pass. Most adapters are
-    read by the layer around them instead, and not by every pass: a reference pass leaves one out, or reads another.
-    """
-    from deepspeed.utils import set_z3_leaf_modules
-
-    adapted = {type(module) for module in model.modules() if isinstance(module, BaseTunerLayer)}
-    if adapted:
-        set_z3_leaf_modules(model, list(adapted))
-
-
 def is_cut(model: nn.Module) -> bool:
-    """Tell whether DeepSpeed's ZeRO-3 has cut a model's weights, so that it runs inside DeepSpeed's engine only."""
+    """Tell whether DeepSpeed's ZeRO-3 has cut a model's weights."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 

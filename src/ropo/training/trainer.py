@@ -15,7 +15,6 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from ropo.errors import UserError
 from ropo.training import reference_cache
 from ropo.training.config import PreferenceConfig
 from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
@@ -24,11 +23,12 @@ from ropo.training.packed_model import base_model_of, enable_packing
 from ropo.training.packing import Pack, pack_batch
 from ropo.training.sharding import (
     average_gradients,
+    check_deepspeed,
     check_fsdp,
-    gather_layer_by_layer,
+    check_sharding,
     is_cut,
     keep_adapters_whole,
-    still_whole,
+    without_deepspeed,
 )
 from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
 
@@ -66,7 +66,7 @@ class PreferenceTrainer(FiniteTrainer):
         self.data_collator = Numbered(self.data_collator)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         if self.is_deepspeed_enabled:
-            gather_layer_by_layer(self.model)
+            check_deepspeed(self.model, self.args)
         self._enable_packing()
 
     def _enable_packing(self) -> bool:
@@ -92,11 +92,11 @@ class PreferenceTrainer(FiniteTrainer):
         if is_cut(self.model):
             return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
         autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        with still_whole(self.args):
+        with without_deepspeed(self.args):
             reason = enable_packing(base_model_of(self.model), autocast)
         if reason is None and self.ref_model is not None:
             reference = self.accelerator.unwrap_model(self.ref_model)  # DeepSpeed's engine may be around it already
-            with still_whole(self.args, reference):
+            with without_deepspeed(self.args, reference):
                 reason = enable_packing(reference, autocast)
         return reason
 
@@ -140,10 +140,7 @@ class PreferenceTrainer(FiniteTrainer):
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             check_fsdp(self.accelerator)
-        if self.args.precompute_ref_log_probs and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError(
-                "precompute_ref_log_probs: comes before FSDP or DeepSpeed puts the model where it runs; leave it out"
-            )
+        check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)
 
     def get_train_dataloader(self) -> DataLoader:
         """Load batches; with several processes each gets its share of one batch, as `ropo.training.dealing` says."""
