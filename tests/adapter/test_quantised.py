@@ -144,3 +144,20 @@ def test_gradients_flow_after_an_evaluation(folder: str, kind: str) -> None:
     model(input_ids=torch.tensor([[3, 4, 5, 6]])).logits.square().sum().backward()
     first = layers(model)[0].ropo_parameters["default"]
     assert all(part.grad is not None and part.grad.abs().max() > 0 for part in first.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@kinds
+def test_gradients_flow_on_a_gpu(folder: str, kind: str) -> None:
+    base = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=options(kind), device_map="cuda", dtype=torch.bfloat16
+    )
+    model = get_peft_model(base, RopoConfig())
+    model(input_ids=torch.tensor([[3, 4, 5, 6]], device="cuda")).logits.float().square().sum().backward()
+    for layer in layers(model):
+        for part in layer.ropo_parameters.parameters():
+            assert part.dtype == part.grad.dtype == torch.float32
+            assert part.grad.is_cuda
+            assert part.grad.isfinite().all()
+            assert part.grad.abs().max() > 0
