@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_script_timeout(60)
+    driver.set_script_timeout(180)  # `draw_all` itself waits up to 80 s; beside another test process 60 were too few
     yield driver
     driver.quit()
 
