@@ -140,9 +140,10 @@ class FiniteTrainer(ResumableTrainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
-        peft, whole = is_peft_model(self.model), self.accelerator.get_state_dict
-        weights = trained_parameters(self.model) if peft else whole(self.model)  # all processes gather
+        if is_peft_model(self.model):
+            weights = trained_parameters(self.model)
+        else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
+            weights = self.accelerator.get_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir, weights)
 
