@@ -1,0 +1,194 @@
+"""The products of a rotation on a GPU; `ropo.rotations.batched` has the same three in plain PyTorch.
+
+Activations are read in their own dtype and multiplied in float32, so that no float32 copy of them is ever made. Sums
+over tokens and over blocks are written in parts and added by PyTorch: no atomics, hence the same result each time.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 32
+"""Coordinates in a block, all these kernels know (`MAX_BLOCK` of the plan)."""
+TOKENS = 64
+"""Tokens that one program works on."""
+SUMMED = 32
+"""Tokens that a program for the gradients adds at a time: with 64, some of its numbers find no register."""
+PROGRAMS = 1024
+"""Programs for the gradients: some for each multiprocessor of a large GPU."""
+
+
+def rows_of(flat: Tensor, local: Tensor) -> Tensor:
+    """Take (tokens, d) activations as they are: kernels need no copy in another dtype."""
+    return flat
+
+
+def read_channels(rows: Tensor, read: Tensor) -> Tensor:
+    """Return (blocks + k, tokens): channel 0 of each block, then the sums over blocks of the others."""
+    tokens, width = rows.shape
+    blocks, channels, _ = read.shape
+    each = read.new_empty(channels, blocks, tokens)
+    if tokens:
+        _read[triton.cdiv(tokens, TOKENS), blocks](
+            rows, read.contiguous(), each, tokens, width, blocks, *rows.stride(), channels, BLOCK, TOKENS
+        )
+    return torch.cat([each[0], each[1:].sum(1)])
+
+
+def turn(rows: Tensor, local: Tensor, passed: Tensor, write: Tensor, out: Tensor) -> None:
+    """Write x_b local_b + passed_b^T write_b to `out`, (tokens, d), rounding once to its dtype.
+
+    Args:
+        rows: (tokens, d).
+        local: (blocks, B, B).
+        passed: (blocks, 1 + k, tokens), what each channel brings to each block.
+        write: (blocks, 1 + k, B).
+        out: (tokens, d).
+    """
+    tokens, width = rows.shape
+    blocks, channels, _ = write.shape
+    if tokens:
+        _turn[triton.cdiv(tokens, TOKENS), blocks](
+            *(rows, local, passed.contiguous(), write.contiguous(), out, tokens, width),
+            *(*rows.stride(), *local.stride(), *out.stride(), channels, BLOCK, TOKENS),
+        )
+
+
+def add_gradients(totals: list[Tensor], rows: Tensor, grad_rows: Tensor, passed_back: Tensor, passed: Tensor) -> None:
+    """Add to `totals` the gradients of `local`, `read` and `write`.
+
+    Args:
+        totals: (blocks, B, B) and twice (blocks, 1 + k, B).
+        rows: (tokens, d) activations.
+        grad_rows: (tokens, d) gradient of their rotation.
+        passed_back: (blocks, 1 + k, tokens), what the channels' gradients bring to each block.
+        passed: (blocks, 1 + k, tokens), what the channels brought to each block.
+    """
+    tokens, width = rows.shape
+    blocks, channels, _ = passed.shape
+    steps = triton.cdiv(tokens, SUMMED)
+    splits = max(min(steps, PROGRAMS // blocks), 1)
+    parts = [total.new_empty(splits, *total.shape) for total in totals]
+    if tokens:
+        _gradients[blocks, splits](
+            *(rows, grad_rows, passed_back.contiguous(), passed.contiguous(), *parts, tokens, width),
+            *(*rows.stride(), *grad_rows.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
+            *(max(triton.next_power_of_2(channels), 16), BLOCK, SUMMED),
+        )
+        for total, part in zip(totals, parts, strict=True):
+            total += part.sum(0)
+
+
+@triton.jit
+def _read(
+    x,
+    read,
+    each,
+    tokens,
+    width,
+    blocks,
+    stride_token,
+    stride_coordinate,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    block, token, coordinate = tl.program_id(1), _tokens(tl.program_id(0), 0, TOKENS, TOKENS), tl.arange(0, BLOCK)
+    rows = _load(x, token, block * BLOCK + coordinate, tokens, width, stride_token, stride_coordinate)
+    for channel in tl.static_range(CHANNELS):
+        vector = tl.load(read + (block * CHANNELS + channel) * BLOCK + coordinate)
+        to = each + (channel * blocks + block).to(tl.int64) * tokens + token
+        tl.store(to, tl.sum(rows * vector[None, :], 1), mask=token < tokens)
+
+
+@triton.jit
+def _turn(
+    x,
+    local,
+    passed,
+    write,
+    out,
+    tokens,
+    width,
+    stride_token,
+    stride_coordinate,
+    stride_block,
+    stride_from,
+    stride_to,
+    stride_out_token,
+    stride_out_coordinate,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    block, token, coordinate = tl.program_id(1), _tokens(tl.program_id(0), 0, TOKENS, TOKENS), tl.arange(0, BLOCK)
+    column = block * BLOCK + coordinate
+    rows = _load(x, token, column, tokens, width, stride_token, stride_coordinate)
+    entry = block * stride_block + coordinate[:, None] * stride_from + coordinate[None, :] * stride_to
+    turned = tl.dot(rows, tl.load(local + entry), input_precision="ieee")
+    for channel in tl.static_range(CHANNELS):
+        row = block * CHANNELS + channel
+        brought = tl.load(passed + row.to(tl.int64) * tokens + token, mask=token < tokens, other=0.0)
+        turned += brought[:, None] * tl.load(write + row * BLOCK + coordinate)[None, :]
+    to = out + token[:, None] * stride_out_token + column[None, :] * stride_out_coordinate
+    tl.store(to, turned.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (column < width)[None, :])
+
+
+@triton.jit
+def _gradients(
+    x,
+    grad,
+    passed_back,
+    passed,
+    d_local,
+    d_read,
+    d_write,
+    tokens,
+    width,
+    stride_token,
+    stride_coordinate,
+    stride_grad_token,
+    stride_grad_coordinate,
+    tokens_of_split,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    block, split = tl.program_id(0), tl.program_id(1)
+    coordinate, channel = tl.arange(0, BLOCK), tl.arange(0, ROWS)
+    column, row = block * BLOCK + coordinate, block * CHANNELS + channel
+    sum_local = tl.zeros((BLOCK, BLOCK), tl.float32)
+    sum_read = tl.zeros((ROWS, BLOCK), tl.float32)
+    sum_write = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, tokens_of_split, TOKENS):
+        token = _tokens(split, start, tokens_of_split, TOKENS)
+        rows = _load(x, token, column, tokens, width, stride_token, stride_coordinate)
+        grads = _load(grad, token, column, tokens, width, stride_grad_token, stride_grad_coordinate)
+        place = row[:, None].to(tl.int64) * tokens + token[None, :]
+        inside = (channel < CHANNELS)[:, None] & (token < tokens)[None, :]
+        sum_local += tl.dot(tl.trans(rows), grads, input_precision="ieee")
+        sum_read += tl.dot(tl.load(passed_back + place, mask=inside, other=0.0), rows, input_precision="ieee")
+        sum_write += tl.dot(tl.load(passed + place, mask=inside, other=0.0), grads, input_precision="ieee")
+    part = split * tl.num_programs(0) + block
+    square = coordinate[:, None] * BLOCK + coordinate[None, :]
+    tl.store(d_local + part * BLOCK * BLOCK + square, sum_local)
+    strip = (part * CHANNELS + channel[:, None]) * BLOCK + coordinate[None, :]
+    real = (channel < CHANNELS)[:, None]
+    tl.store(d_read + strip, sum_read, mask=real)
+    tl.store(d_write + strip, sum_write, mask=real)
+
+
+@triton.jit
+def _tokens(part, start, tokens_of_part, TOKENS: tl.constexpr):
+    # Long contexts of wide models pass 2^31 numbers, so offsets are counted in 64 bits.
+    return part.to(tl.int64) * tokens_of_part + start + tl.arange(0, TOKENS)
+
+
+@triton.jit
+def _load(x, token, column, tokens, width, stride_token, stride_coordinate):
+    place = x + token[:, None] * stride_token + column[None, :] * stride_coordinate
+    return tl.load(place, mask=(token < tokens)[:, None] & (column < width)[None, :], other=0.0).to(tl.float32)

@@ -1,0 +1,117 @@
+"""The kernels in Triton's interpreter, against plain PyTorch; run by test_kernels.py in a process of its own."""
+
+import itertools
+import sys
+
+import pytest
+import torch
+
+from ropo.adapter import plain_stretch
+from ropo.adapter import stretch as adapter_stretch
+from ropo.kernels import rotation
+from ropo.kernels import stretch as stretch_kernels
+from ropo.rotations import batched, build_blocks, products, rotate
+from ropo.rotations.products import products_for
+
+WIDTHS = [17, 64, 101]
+TOKENS = [0, 1, 130]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+ROTATE = sys.modules["ropo.rotations.rotate"]
+
+
+def blocks_of(width: int, reflections: int = 2):
+    generator = torch.Generator().manual_seed(width)
+    givens = torch.randn(2, width - 1, generator=generator)
+    vectors = torch.randn(reflections, width, generator=generator) if reflections else None
+    return build_blocks(width, givens, vectors)
+
+
+def results(x, grad, blocks):
+    leaves = [x.detach().requires_grad_(), *(part.detach().requires_grad_() for part in blocks)]
+    output = rotate(leaves[0], type(blocks)(*leaves[1:]))
+    return [output, *torch.autograd.grad(output, leaves, grad)]
+
+
+def assert_close(ours, expected, dtype):
+    # Sums of up to 250 products in another order, then one rounding to the dtype, which may fall otherwise.
+    # The interpreter cuts float32 off to bfloat16 (a GPU rounds): up to 2^-7 where PyTorch is off by up to 2^-8.
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11}[dtype]
+    assert len(ours) == len(expected)
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        scale = theirs.double().norm() if theirs.numel() else torch.tensor(0.0)
+        assert (mine.double() - theirs.double()).norm() <= tolerance * scale + 1e-30
+
+
+@pytest.mark.parametrize(("width", "tokens", "dtype"), list(itertools.product(WIDTHS, TOKENS, DTYPES)))
+def test_rotation_and_its_gradients(width, tokens, dtype, monkeypatch):
+    x, grad = torch.randn(tokens, width).to(dtype), torch.randn(tokens, width).to(dtype)
+    blocks = blocks_of(width)
+    assert products_for(x, blocks.local) is rotation
+    ours = results(x, grad, blocks)
+    monkeypatch.setattr(ROTATE, "products_for", lambda x, local: batched)
+    assert_close(ours, results(x, grad, blocks), dtype)
+
+
+@pytest.mark.parametrize("reflections", [0, 2, 4, 18])
+def test_any_number_of_reflections(reflections, monkeypatch):
+    x, grad = torch.randn(2, 40, 101), torch.randn(2, 40, 101)
+    blocks = blocks_of(101, reflections)
+    ours = results(x, grad, blocks)
+    monkeypatch.setattr(ROTATE, "products_for", lambda x, local: batched)
+    assert_close(ours, results(x, grad, blocks), torch.float32)
+
+
+def test_activations_that_do_not_lie_in_order(monkeypatch):
+    """Transposed, and a part of something wider."""
+    monkeypatch.setattr(rotation, "PROGRAMS", 12)  # each program then works on several slices of tokens
+    blocks = blocks_of(101)
+    for x, grad in ((torch.randn(101, 250).T, torch.randn(250, 300)[:, 50:151]), (torch.randn(250, 202)[:, ::2],) * 2):
+        assert not x.is_contiguous()
+        monkeypatch.setattr(ROTATE, "products_for", products.products_for)
+        ours = results(x, grad, blocks)
+        monkeypatch.setattr(ROTATE, "products_for", lambda x, local: batched)
+        assert_close(ours, results(x, grad, blocks), torch.float32)
+
+
+def test_what_the_kernels_do_not_know_goes_to_plain_pytorch():
+    blocks = blocks_of(101)
+    assert products_for(torch.randn(3, 101).double(), blocks.local) is batched
+    assert products_for(torch.randn(3, 101), blocks.local.double()) is batched
+    assert products_for(torch.randn(3, 8), blocks_of(8).local) is batched  # blocks of 8
+    assert adapter_stretch._arithmetic_for(torch.randn(3, 4).double(), torch.randn(4)) is plain_stretch
+
+
+@pytest.mark.parametrize(
+    ("neurons", "tokens", "dtype", "bias"),
+    list(itertools.product([1, 150], TOKENS, DTYPES, [None, torch.float32, torch.bfloat16])),
+)
+def test_stretch_and_its_gradients(neurons, tokens, dtype, bias, monkeypatch):
+    monkeypatch.setattr(stretch_kernels, "PROGRAMS", 4)  # several slices of tokens a program
+    log_scale = torch.randn(neurons)
+    kept = None if bias is None else torch.randn(neurons).to(bias)
+    y, grad = torch.randn(tokens, neurons).to(dtype), torch.randn(neurons, tokens).to(dtype).T
+    assert adapter_stretch._arithmetic_for(y, log_scale) is stretch_kernels
+    ours, expected = (
+        [each.stretched(y, log_scale, kept), *each.gradients(grad, y, log_scale, kept)]
+        for each in (stretch_kernels, plain_stretch)
+    )
+    assert_close(ours[:2], expected[:2], dtype)
+    # grad (z - bias) may cancel: compared with the sum of what it is made of
+    size = (grad.float().abs() * (y.float().abs() + (0 if kept is None else kept.float().abs()))).sum(0)
+    assert ours[2].dtype == torch.float32
+    assert ((ours[2] - expected[2]).abs() <= 1e-6 * size + 1e-30).all()
+
+
+def test_a_stretched_layer_learns_as_in_plain_pytorch(monkeypatch):
+    y, log_scale, bias = torch.randn(2, 5, 70), torch.randn(70), torch.randn(70)
+
+    def gradients():
+        leaves = [each.clone().requires_grad_() for each in (y, log_scale, bias)]
+        return torch.autograd.grad((adapter_stretch.stretch(*leaves) ** 2).sum(), leaves)
+
+    ours = gradients()
+    monkeypatch.setattr(adapter_stretch, "_arithmetic_for", lambda y, log_scale: plain_stretch)
+    assert_close(ours, gradients(), torch.float32)
