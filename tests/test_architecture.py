@@ -12,6 +12,17 @@ MODULES = sorted((SOURCE / "ropo").rglob("*.py"))
 
 # room: the rooms that it must not know
 FORBIDDEN = {
+    "kernels": {
+        "rotations",
+        "adapter",
+        "training",
+        "diagnostics",
+        "evaluation",
+        "report",
+        "models",
+        "methods",
+        "record",
+    },
     "rotations": {"adapter", "training", "diagnostics", "evaluation", "report", "models", "methods", "record"},
     "adapter": {"training", "diagnostics", "evaluation", "report", "methods", "record"},
     "preferences": {"adapter", "rotations", "training", "diagnostics", "evaluation", "report", "methods", "record"},
@@ -23,7 +34,7 @@ FORBIDDEN = {
     "record": {"adapter", "rotations", "training", "diagnostics", "evaluation", "report", "models", "methods"},
 }
 # Pure torch: neither PEFT nor the model libraries.
-PURE = {"rotations": {"peft", "transformers", "trl", "datasets"}}
+PURE = {room: {"peft", "transformers", "trl", "datasets"} for room in ("kernels", "rotations")}
 
 
 def imports_of(file: Path) -> set[str]:
