@@ -1,7 +1,7 @@
 """The products of a rotation in plain PyTorch, for any device and dtype; `ropo.kernels.rotation` has them for GPUs.
 
-Activations are laid out block by block, (blocks, tokens, B): so all blocks are one batched product whose factors lie in
-order, which is worth a copy before and one after.
+A block's coordinates are read where they lie, d numbers apart from token to token, but products are written block by
+block, (blocks, tokens, B): so all blocks are one batched product, and only its result has to be copied.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from torch.nn import functional
 def rows_of(
     flat: Float[Tensor, "tokens d"], local: Float[Tensor, "blocks size size"]
 ) -> Float[Tensor, "blocks tokens size"]:
-    """Lay activations out block by block, zeros behind the last coordinate, in the arithmetic's dtype."""
+    """See activations block by block, zeros behind the last coordinate, in the arithmetic's dtype."""
     blocks, size, _ = local.shape
-    tokens, width = flat.shape
-    if blocks * size != width:
-        flat = functional.pad(flat, (0, blocks * size - width))
-    rows = local.new_empty(blocks, tokens, size)
-    return rows.copy_(flat.view(tokens, blocks, size).transpose(0, 1))
+    flat = flat.to(local.dtype)
+    if blocks * size != flat.shape[1]:
+        flat = functional.pad(flat, (0, blocks * size - flat.shape[1]))
+    return flat.view(-1, blocks, size).transpose(0, 1)
 
 
 def read_channels(
