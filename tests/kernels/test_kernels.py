@@ -14,7 +14,7 @@ from ropo.kernels import fused_on, trust
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 
-with_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: it is for Linux only")
+with_triton = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here: pip install triton, on Linux")
 
 
 def run(*command: str, **environment: str) -> str:
