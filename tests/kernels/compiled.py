@@ -4,6 +4,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from ropo.kernels import rotation, stretch
+from ropo.rotations.plan import MAX_BLOCK
 
 TARGETS = {("A100", "bf16"): 80, ("H100", "fp32"): 90}
 POINTERS = {
@@ -15,9 +16,9 @@ POINTERS = {
 }
 ACTIVATIONS = {"x", "out", "grad", "y", "z", "bias", "grad_y"}
 CONSTANTS = {
-    "_read": {"CHANNELS": 3, "BLOCK": rotation.BLOCK, "TOKENS": rotation.TOKENS},
-    "_turn": {"CHANNELS": 3, "BLOCK": rotation.BLOCK, "TOKENS": rotation.TOKENS},
-    "_gradients": {"CHANNELS": 3, "ROWS": 16, "BLOCK": rotation.BLOCK, "TOKENS": rotation.SUMMED},
+    "_read": {"CHANNELS": 3, "BLOCK": MAX_BLOCK, "TOKENS": rotation.TOKENS},
+    "_turn": {"CHANNELS": 3, "BLOCK": MAX_BLOCK, "TOKENS": rotation.TOKENS},
+    "_gradients": {"CHANNELS": 3, "ROWS": 16, "BLOCK": MAX_BLOCK, "TOKENS": rotation.SUMMED},
     "_stretch": {"NEURONS": stretch.NEURONS, "TOKENS": stretch.TOKENS},
     "_stretch_gradients": {"NEURONS": stretch.NEURONS, "TOKENS": stretch.TOKENS},
 }

@@ -11,8 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 32
-"""Coordinates in a block, all these kernels know (`MAX_BLOCK` of the plan)."""
 TOKENS = 64
 """Tokens that one program works on."""
 SUMMED = 32
@@ -29,11 +27,11 @@ def rows_of(flat: Tensor, local: Tensor) -> Tensor:
 def read_channels(rows: Tensor, read: Tensor) -> Tensor:
     """Return (blocks + k, tokens): channel 0 of each block, then the sums over blocks of the others."""
     tokens, width = rows.shape
-    blocks, channels, _ = read.shape
+    blocks, channels, size = read.shape
     each = read.new_empty(channels, blocks, tokens)
     if tokens:
         _read[triton.cdiv(tokens, TOKENS), blocks](
-            rows, read.contiguous(), each, tokens, width, blocks, *rows.stride(), channels, BLOCK, TOKENS
+            rows, read.contiguous(), each, tokens, width, blocks, *rows.stride(), channels, size, TOKENS
         )
     return torch.cat([each[0], each[1:].sum(1)])
 
@@ -49,11 +47,11 @@ def turn(rows: Tensor, local: Tensor, passed: Tensor, write: Tensor, out: Tensor
         out: (tokens, d).
     """
     tokens, width = rows.shape
-    blocks, channels, _ = write.shape
+    blocks, channels, size = write.shape
     if tokens:
         _turn[triton.cdiv(tokens, TOKENS), blocks](
             *(rows, local, passed.contiguous(), write.contiguous(), out, tokens, width),
-            *(*rows.stride(), *local.stride(), *out.stride(), channels, BLOCK, TOKENS),
+            *(*rows.stride(), *local.stride(), *out.stride(), channels, size, TOKENS),
         )
 
 
@@ -68,7 +66,7 @@ def add_gradients(totals: list[Tensor], rows: Tensor, grad_rows: Tensor, passed_
         passed: (blocks, 1 + k, tokens), what the channels brought to each block.
     """
     tokens, width = rows.shape
-    blocks, channels, _ = passed.shape
+    blocks, channels, size = totals[1].shape
     steps = triton.cdiv(tokens, SUMMED)
     splits = max(min(steps, PROGRAMS // blocks), 1)
     parts = [total.new_empty(splits, *total.shape) for total in totals]
@@ -76,7 +74,7 @@ def add_gradients(totals: list[Tensor], rows: Tensor, grad_rows: Tensor, passed_
         _gradients[blocks, splits](
             *(rows, grad_rows, passed_back.contiguous(), passed.contiguous(), *parts, tokens, width),
             *(*rows.stride(), *grad_rows.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
-            *(max(triton.next_power_of_2(channels), 16), BLOCK, SUMMED),
+            *(max(triton.next_power_of_2(channels), 16), size, SUMMED),
         )
         for total, part in zip(totals, parts, strict=True):
             total += part.sum(0)
