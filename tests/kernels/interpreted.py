@@ -33,16 +33,14 @@ def results(x, grad, blocks):
     return [output, *torch.autograd.grad(output, leaves, grad)]
 
 
-def assert_close(ours, expected, dtype):
+def assert_close(ours, expected, dtype, sizes=None):
     # Sums of up to 250 products in another order, then one rounding to the dtype, which may fall otherwise.
     # The interpreter cuts float32 off to bfloat16 (a GPU rounds): up to 2^-7 where PyTorch is off by up to 2^-8.
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11}[dtype]
-    assert len(ours) == len(expected)
-    for mine, theirs in zip(ours, expected, strict=True):
+    for mine, theirs, size in zip(ours, expected, sizes or expected, strict=True):
         assert mine.dtype == theirs.dtype
         assert mine.shape == theirs.shape
-        scale = theirs.double().norm() if theirs.numel() else torch.tensor(0.0)
-        assert (mine.double() - theirs.double()).norm() <= tolerance * scale + 1e-30
+        assert (mine.double() - theirs.double()).norm() <= tolerance * size.double().norm() + 1e-30
 
 
 @pytest.mark.parametrize(("width", "tokens", "dtype"), list(itertools.product(WIDTHS, TOKENS, DTYPES)))
@@ -98,11 +96,11 @@ def test_stretch_and_its_gradients(neurons, tokens, dtype, bias, monkeypatch):
         [each.stretched(y, log_scale, kept), *each.gradients(grad, y, log_scale, kept)]
         for each in (stretch_kernels, plain_stretch)
     )
-    assert_close(ours[:2], expected[:2], dtype)
-    # grad (z - bias) may cancel: compared with the sum of what it is made of
-    size = (grad.float().abs() * (y.float().abs() + (0 if kept is None else kept.float().abs()))).sum(0)
-    assert ours[2].dtype == torch.float32
-    assert ((ours[2] - expected[2]).abs() <= 1e-6 * size + 1e-30).all()
+    # scale (y - bias) + bias and grad (z - bias) may cancel: compared with the sums of what they are made of
+    size, kept_size = y.float().abs(), 0 if kept is None else kept.float().abs()
+    output_size = log_scale.exp() * (size + kept_size) + kept_size
+    assert_close(ours[:2], expected[:2], dtype, [output_size, expected[1]])
+    assert_close(ours[2:], expected[2:], torch.float32, [(grad.float().abs() * (size + kept_size)).sum(0)])
 
 
 def test_a_stretched_layer_learns_as_in_plain_pytorch(monkeypatch):
