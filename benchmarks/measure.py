@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ropo.environment import kernels_in_use
 from ropo.record import git_commit, library_versions
 
 
@@ -23,6 +24,7 @@ def setting() -> dict[str, Any]:
     return {
         "device": device,
         "threads": torch.get_num_threads(),
+        "kernels": kernels_in_use(),
         "python": platform.python_version(),
         "versions": library_versions(),
         "commit": git_commit(),

@@ -12,7 +12,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from ropo.kernels import Family, works_on
 from ropo.record import git_commit, library_versions
+from ropo.rotations.products import differences_on
 
 
 def device_name() -> str:
@@ -20,6 +22,13 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def kernels_in_use() -> list[str]:
+    """Return for which of this machine's devices `ropo.kernels` work; others use plain PyTorch."""
+    families: tuple[Family, ...] = ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
+    devices = {"cpu": torch.device("cpu"), "gpu": torch.device("cuda")}
+    return [family for family in families if works_on(devices[family], family, differences_on)]
 
 
 def tested_ranges() -> dict[str, SpecifierSet]:
@@ -51,8 +60,8 @@ def describe_environment() -> dict[str, Any]:
     """Describe the installation and the machine.
 
     Returns:
-        `versions`, `untested` (library: the range that its version is outside of), `torch_build`, `devices`, `cores`,
-        `memory_gb`, `platform` and `git_commit`.
+        `versions`, `untested` (library: the range that its version is outside of), `torch_build`, `devices`, `kernels`
+        (see `kernels_in_use`), `cores`, `memory_gb`, `platform` and `git_commit`.
     """
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -60,6 +69,7 @@ def describe_environment() -> dict[str, Any]:
         "untested": untested_versions(),
         "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only",
         "devices": gpus or [device_name()],
+        "kernels": kernels_in_use(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "platform": platform.platform(),

@@ -10,6 +10,7 @@ import torch
 from ropo import environment
 from ropo.cli.main import main
 from ropo.environment import describe_environment
+from ropo.kernels.cpu.library import compiler
 from tests.cli.conftest import train
 
 
@@ -24,6 +25,15 @@ def test_lines_and_json_tell_the_same(capsys):
     assert found["devices"]
     for name, version in found["versions"].items():
         assert f"{name:<14}{version}" in lines
+
+
+def test_says_whether_kernels_are_used(monkeypatch, capsys):
+    assert main(["env"]) == 0
+    used = compiler() is not None
+    assert f"{'kernels':<14}{'cpu' if used else 'none: plain PyTorch'}" in capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(environment, "works_on", lambda device, family, trial: False)
+    assert main(["env"]) == 0
+    assert f"{'kernels':<14}none: plain PyTorch" in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture

@@ -1,18 +1,18 @@
-"""Compile the kernels for GPUs, which Triton can without one; run by test_kernels.py in a process of its own."""
+"""Compile the kernels for GPUs, which Triton can without one; run by test_gpu.py in a process of its own."""
 
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from ropo.kernels import rotation, stretch
+from ropo.kernels.gpu import rotation, stretch
 from ropo.rotations.plan import MAX_BLOCK
 
 TARGETS = {("A100", "bf16"): 80, ("H100", "fp32"): 90}
 POINTERS = {
     "_read": ("x", "read", "each"),
-    "_turn": ("x", "local", "passed", "write", "out"),
-    "_gradients": ("x", "grad", "passed_back", "passed", "d_local", "d_read", "d_write"),
-    "_stretch": ("y", "log_scale", "bias", "z"),
-    "_stretch_gradients": ("grad", "z", "log_scale", "bias", "grad_y", "parts"),
+    "_turn": ("x", "local", "mixed", "write", "out"),
+    "_gradients": ("x", "grad", "mixed_back", "mixed", "d_local", "d_read", "d_write"),
+    "_stretch": ("y", "scale", "bias", "z"),
+    "_stretch_gradients": ("grad", "z", "scale", "bias", "grad_y", "parts"),
 }
 ACTIVATIONS = {"x", "out", "grad", "y", "z", "bias", "grad_y"}
 CONSTANTS = {

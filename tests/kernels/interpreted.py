@@ -1,4 +1,4 @@
-"""The kernels in Triton's interpreter, against plain PyTorch; run by test_kernels.py in a process of its own."""
+"""The kernels in Triton's interpreter, against plain PyTorch; run by test_gpu.py in a process of its own."""
 
 import itertools
 import sys
@@ -8,8 +8,8 @@ import torch
 
 from ropo.adapter import plain_stretch
 from ropo.adapter import stretch as adapter_stretch
-from ropo.kernels import rotation
-from ropo.kernels import stretch as stretch_kernels
+from ropo.kernels.gpu import rotation
+from ropo.kernels.gpu import stretch as stretch_kernels
 from ropo.rotations import batched, build_blocks, products, rotate
 from ropo.rotations.products import products_for
 
@@ -88,17 +88,17 @@ def test_what_the_kernels_do_not_know_goes_to_plain_pytorch():
 )
 def test_stretch_and_its_gradients(neurons, tokens, dtype, bias, monkeypatch):
     monkeypatch.setattr(stretch_kernels, "PROGRAMS", 4)  # several slices of tokens a program
-    log_scale = torch.randn(neurons)
+    scale = torch.randn(neurons).exp()
     kept = None if bias is None else torch.randn(neurons).to(bias)
     y, grad = torch.randn(tokens, neurons).to(dtype), torch.randn(neurons, tokens).to(dtype).T
-    assert adapter_stretch._arithmetic_for(y, log_scale) is stretch_kernels
+    assert adapter_stretch._arithmetic_for(y, scale) is stretch_kernels
     ours, expected = (
-        [each.stretched(y, log_scale, kept), *each.gradients(grad, y, log_scale, kept)]
+        [each.stretched(y, scale, kept), *each.gradients(grad, y, scale, kept)]
         for each in (stretch_kernels, plain_stretch)
     )
     # scale (y - bias) + bias and grad (z - bias) may cancel: compared with the sums of what they are made of
     size, kept_size = y.float().abs(), 0 if kept is None else kept.float().abs()
-    output_size = log_scale.exp() * (size + kept_size) + kept_size
+    output_size = scale * (size + kept_size) + kept_size
     assert_close(ours[:2], expected[:2], dtype, [output_size, expected[1]])
     assert_close(ours[2:], expected[2:], torch.float32, [(grad.float().abs() * (size + kept_size)).sum(0)])
 
@@ -111,5 +111,5 @@ def test_a_stretched_layer_learns_as_in_plain_pytorch(monkeypatch):
         return torch.autograd.grad((adapter_stretch.stretch(*leaves) ** 2).sum(), leaves)
 
     ours = gradients()
-    monkeypatch.setattr(adapter_stretch, "_arithmetic_for", lambda y, log_scale: plain_stretch)
+    monkeypatch.setattr(adapter_stretch, "_arithmetic_for", lambda y, scale: plain_stretch)
     assert_close(ours, gradients(), torch.float32)

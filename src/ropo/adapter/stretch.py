@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropo.adapter import plain_stretch
-from ropo.kernels import fused_on
+from ropo.kernels import Family, works_on
 
 
 def stretch(
@@ -35,39 +35,50 @@ def stretch(
 class _Stretch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, log_scale: Tensor, bias: Tensor | None) -> Tensor:
-        z = _arithmetic_for(y, log_scale).stretched(y.reshape(-1, y.shape[-1]), log_scale, bias).view(y.shape)
-        ctx.save_for_backward(z, log_scale, bias)
+        scale = log_scale.exp()
+        z = _arithmetic_for(y, scale).stretched(y.reshape(-1, y.shape[-1]), scale, bias).view(y.shape)
+        ctx.save_for_backward(z, scale, bias)
         return z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, log_scale, bias = ctx.saved_tensors
+        z, scale, bias = ctx.saved_tensors
         grad, z = (tensor.reshape(-1, z.shape[-1]) for tensor in (grads[0], z))
-        grad_y, grad_log_scale = _arithmetic_for(z, log_scale).gradients(grad, z, log_scale, bias)
+        grad_y, grad_log_scale = _arithmetic_for(z, scale).gradients(grad, z, scale, bias)
         grad_bias = None
         if ctx.needs_input_grad[2] and bias is not None:
-            grad_bias = ((1 - log_scale.exp()) * grad.sum(0)).to(bias.dtype)
+            grad_bias = ((1 - scale) * grad.sum(0)).to(bias.dtype)
         return grad_y.view(grads[0].shape), grad_log_scale, grad_bias
 
 
-def differences_on(device: torch.device) -> list[float]:
+def differences_on(device: torch.device, family: Family) -> list[float]:
     """Return how far the kernels are from plain PyTorch, relatively, for each of their results."""
-    from ropo.kernels import stretch as kernels
-
     generator = torch.Generator(device).manual_seed(0)
     grad, y = (torch.randn(300, 70, device=device, generator=generator) for _ in range(2))
-    log_scale, bias = (torch.randn(70, device=device, generator=generator) for _ in range(2))
-    results = [
-        [each.stretched(y, log_scale, bias), *each.gradients(grad, y, log_scale, bias)]
-        for each in (kernels, plain_stretch)
-    ]
-    return [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(*results, strict=True)]
+    scale, bias = (torch.randn(70, device=device, generator=generator) for _ in range(2))
+    ours, theirs = (
+        (each.stretched(y, scale, bias), *each.gradients(grad, y, scale, bias))
+        for each in (_kernels(family), plain_stretch)
+    )
+    return [float((our - their).norm() / their.norm()) for our, their in zip(ours, theirs, strict=True)]
 
 
-def _arithmetic_for(y: Tensor, log_scale: Tensor) -> ModuleType:
-    """Return `ropo.kernels.stretch` where it knows the device and the dtypes, else `plain_stretch`."""
-    if y.dtype == torch.float64 or log_scale.dtype != torch.float32 or not fused_on(y.device, differences_on):
+def _arithmetic_for(y: Tensor, scale: Tensor) -> ModuleType:
+    """Return the module with `stretched` and `gradients` that knows the device and the dtypes, else `plain_stretch`."""
+    if y.dtype == torch.float64 or scale.dtype != torch.float32:
         return plain_stretch
-    from ropo.kernels import stretch as kernels  # imports Triton, which is not on every machine
+    if works_on(y.device, "gpu", differences_on):
+        return _kernels("gpu")
+    if y.dtype == torch.float32 and works_on(y.device, "cpu", differences_on):
+        return _kernels("cpu")
+    return plain_stretch
 
-    return kernels
+
+def _kernels(family: Family) -> ModuleType:
+    if family == "gpu":
+        from ropo.kernels.gpu import stretch as on_gpu  # imports Triton, which is not on every machine
+
+        return on_gpu
+    from ropo.kernels.cpu import stretch as on_cpu
+
+    return on_cpu

@@ -35,6 +35,7 @@ def as_lines(environment: dict[str, Any]) -> list[str]:
     facts = {**environment["versions"]}
     facts["torch build"] = environment["torch_build"]
     facts["devices"] = ", ".join(environment["devices"])
+    facts["kernels"] = ", ".join(environment["kernels"]) or "none: plain PyTorch"
     facts["cores"] = environment["cores"]
     facts["memory"] = f"{environment['memory_gb']} GB"
     facts["platform"] = environment["platform"]

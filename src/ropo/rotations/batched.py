@@ -1,4 +1,4 @@
-"""The products of a rotation in plain PyTorch, for any device and dtype; `ropo.kernels.rotation` has them for GPUs.
+"""The products of a rotation in plain PyTorch, for any device and dtype; `ropo.kernels` has them for GPUs and CPUs.
 
 A block's coordinates are read where they lie, d numbers apart from token to token, but products are written block by
 block, (blocks, tokens, B): so all blocks are one batched product, and only its result has to be copied.
@@ -11,11 +11,72 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+CACHED_NUMBERS = 1 << 20
+"""Numbers of a slice of activations on a CPU: smaller ones would stay in a nearer cache, but make more calls."""
 
-def rows_of(
-    flat: Float[Tensor, "tokens d"], local: Float[Tensor, "blocks size size"]
-) -> Float[Tensor, "blocks tokens size"]:
-    """See activations block by block, zeros behind the last coordinate, in the arithmetic's dtype."""
+
+def rotated(
+    x: Float[Tensor, "tokens d"],
+    local: Float[Tensor, "blocks size size"],
+    read: Float[Tensor, "blocks channels size"],
+    write: Float[Tensor, "blocks channels size"],
+    mix: Float[Tensor, "all all"],
+) -> tuple[Float[Tensor, "tokens d"], Float[Tensor, "all tokens"]]:
+    """Return x R in the dtype of x, rounded once, and the channels c^T, in that of the blocks; see `RotationBlocks`."""
+    tokens, width = x.shape
+    blocks, _, size = local.shape
+    out, channels = x.new_empty(x.shape), local.new_empty(len(mix), tokens)
+    for part in _token_slices(x):
+        rows = _rows(x[part], local)
+        each = torch.bmm(read, rows.mT)
+        channels[:blocks, part], channels[blocks:, part] = each[:, 0], each[:, 1:].sum(0)
+        passed = _spread(mix.mT @ channels[:, part], blocks)
+        turned = torch.bmm(rows, local).baddbmm_(passed.mT, write).transpose(0, 1)
+        if blocks * size == width:
+            out[part].view(-1, blocks, size).copy_(turned)
+        else:
+            out[part].copy_(turned.reshape(-1, blocks * size)[:, :width])
+    return out, channels
+
+
+def gradients(
+    x: Float[Tensor, "tokens d"],
+    grad: Float[Tensor, "tokens d"],
+    mixed: Float[Tensor, "all tokens"],
+    mixed_back: Float[Tensor, "all tokens"],
+    local: Float[Tensor, "blocks size size"],
+    read: Float[Tensor, "blocks channels size"],
+) -> tuple[
+    Float[Tensor, "blocks size size"], Float[Tensor, "blocks channels size"], Float[Tensor, "blocks channels size"]
+]:
+    """Return the gradients of `local`, `read` and `write`.
+
+    Args:
+        x: Activations.
+        grad: The gradient of x R.
+        mixed: mix^T c^T, what was written.
+        mixed_back: mix times what the gradient's channels are, sum_b grad_b write_b^T: the gradient of c^T.
+        local: For its shape and dtype.
+        read: For its shape, which is that of `write` too.
+    """
+    d_local, d_read, d_write = torch.zeros_like(local), torch.zeros_like(read), torch.zeros_like(read)
+    for part in _token_slices(x):
+        rows, grad_rows = _rows(x[part], local), _rows(grad[part], local)
+        d_local.baddbmm_(rows.mT, grad_rows)
+        d_read.baddbmm_(_spread(mixed_back[:, part], len(local)), rows)
+        d_write.baddbmm_(_spread(mixed[:, part], len(local)), grad_rows)
+    return d_local, d_read, d_write
+
+
+def _token_slices(flat: Tensor) -> list[slice]:
+    """Cut (tokens, d) so that on a CPU a slice stays in its cache; on other devices one slice is all."""
+    tokens, width = flat.shape
+    step = max(CACHED_NUMBERS // width, 1) if flat.device.type == "cpu" else max(tokens, 1)
+    return [slice(start, start + step) for start in range(0, tokens, step)]
+
+
+def _rows(flat: Tensor, local: Tensor) -> Tensor:
+    """See activations block by block, (blocks, tokens, B), in the blocks' dtype, zeros behind the last coordinate."""
     blocks, size, _ = local.shape
     flat = flat.to(local.dtype)
     if blocks * size != flat.shape[1]:
@@ -23,55 +84,6 @@ def rows_of(
     return flat.view(-1, blocks, size).transpose(0, 1)
 
 
-def read_channels(
-    rows: Float[Tensor, "blocks tokens size"], read: Float[Tensor, "blocks channels size"]
-) -> Float[Tensor, "blocks_and_k tokens"]:
-    """Return channel 0 of each block, then the sums over blocks of the others."""
-    each = torch.bmm(read, rows.mT)
-    return torch.cat([each[:, 0], each[:, 1:].sum(0)])
-
-
-def turn(
-    rows: Float[Tensor, "blocks tokens size"],
-    local: Float[Tensor, "blocks size size"],
-    passed: Float[Tensor, "blocks channels tokens"],
-    write: Float[Tensor, "blocks channels size"],
-    out: Float[Tensor, "tokens d"],
-) -> None:
-    """Write x_b local_b + passed_b^T write_b to `out`, rounding once to its dtype.
-
-    Args:
-        rows: x, block by block.
-        local: (blocks, B, B).
-        passed: What each channel brings to each block.
-        write: (blocks, 1 + k, B).
-        out: (tokens, d).
-    """
-    blocks, tokens, size = rows.shape
-    turned = torch.bmm(rows, local).baddbmm_(passed.mT, write).transpose(0, 1)
-    if blocks * size == out.shape[-1]:
-        out.view(tokens, blocks, size).copy_(turned)
-    else:
-        out.copy_(turned.reshape(tokens, blocks * size)[:, : out.shape[-1]])
-
-
-def add_gradients(
-    totals: list[Tensor],
-    rows: Float[Tensor, "blocks tokens size"],
-    grad_rows: Float[Tensor, "blocks tokens size"],
-    passed_back: Float[Tensor, "blocks channels tokens"],
-    passed: Float[Tensor, "blocks channels tokens"],
-) -> None:
-    """Add to `totals` the gradients of `local`, `read` and `write`.
-
-    Args:
-        totals: (blocks, B, B) and twice (blocks, 1 + k, B).
-        rows: x, block by block.
-        grad_rows: The gradient of its rotation, block by block.
-        passed_back: What the channels' gradients bring to each block.
-        passed: What the channels brought to each block.
-    """
-    d_local, d_read, d_write = totals
-    d_local.baddbmm_(rows.mT, grad_rows)
-    d_read.baddbmm_(passed_back, rows)
-    d_write.baddbmm_(passed, grad_rows)
+def _spread(mixed: Tensor, blocks: int) -> Tensor:
+    """Repeat the last k of (blocks + k, tokens) channels for every block: (blocks, 1 + k, tokens)."""
+    return torch.cat([mixed[:blocks].unsqueeze(1), mixed[blocks:].expand(blocks, -1, -1)], 1)

@@ -1,4 +1,4 @@
-"""The products of a rotation on a GPU; `ropo.rotations.batched` has the same three in plain PyTorch.
+"""The products of a rotation on a GPU; `ropo.rotations.batched` has the same two in plain PyTorch.
 
 Activations are read in their own dtype and multiplied in float32, so that no float32 copy of them is ever made. Sums
 over tokens and over blocks are written in parts and added by PyTorch: no atomics, hence the same result each time.
@@ -19,65 +19,39 @@ PROGRAMS = 1024
 """Programs for the gradients: some for each multiprocessor of a large GPU."""
 
 
-def rows_of(flat: Tensor, local: Tensor) -> Tensor:
-    """Take (tokens, d) activations as they are: kernels need no copy in another dtype."""
-    return flat
-
-
-def read_channels(rows: Tensor, read: Tensor) -> Tensor:
-    """Return (blocks + k, tokens): channel 0 of each block, then the sums over blocks of the others."""
-    tokens, width = rows.shape
+def rotated(x: Tensor, local: Tensor, read: Tensor, write: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rotated activations, (tokens, d), and the channels, (blocks + k, tokens)."""
+    tokens, width = x.shape
     blocks, channels, size = read.shape
-    each = read.new_empty(channels, blocks, tokens)
+    each, out = read.new_empty(channels, blocks, tokens), x.new_empty(x.shape)
+    grid = triton.cdiv(tokens, TOKENS), blocks
     if tokens:
-        _read[triton.cdiv(tokens, TOKENS), blocks](
-            rows, read.contiguous(), each, tokens, width, blocks, *rows.stride(), channels, size, TOKENS
-        )
-    return torch.cat([each[0], each[1:].sum(1)])
-
-
-def turn(rows: Tensor, local: Tensor, passed: Tensor, write: Tensor, out: Tensor) -> None:
-    """Write x_b local_b + passed_b^T write_b to `out`, (tokens, d), rounding once to its dtype.
-
-    Args:
-        rows: (tokens, d).
-        local: (blocks, B, B).
-        passed: (blocks, 1 + k, tokens), what each channel brings to each block.
-        write: (blocks, 1 + k, B).
-        out: (tokens, d).
-    """
-    tokens, width = rows.shape
-    blocks, channels, size = write.shape
+        _read[grid](x, read.contiguous(), each, tokens, width, blocks, *x.stride(), channels, size, TOKENS)
+    read_from_x = torch.cat([each[0], each[1:].sum(1)])
     if tokens:
-        _turn[triton.cdiv(tokens, TOKENS), blocks](
-            *(rows, local, passed.contiguous(), write.contiguous(), out, tokens, width),
-            *(*rows.stride(), *local.stride(), *out.stride(), channels, size, TOKENS),
+        _turn[grid](
+            *(x, local, mix.mT @ read_from_x, write.contiguous(), out, tokens, width),
+            *(*x.stride(), *local.stride(), *out.stride(), channels, size, TOKENS),
         )
+    return out, read_from_x
 
 
-def add_gradients(totals: list[Tensor], rows: Tensor, grad_rows: Tensor, passed_back: Tensor, passed: Tensor) -> None:
-    """Add to `totals` the gradients of `local`, `read` and `write`.
-
-    Args:
-        totals: (blocks, B, B) and twice (blocks, 1 + k, B).
-        rows: (tokens, d) activations.
-        grad_rows: (tokens, d) gradient of their rotation.
-        passed_back: (blocks, 1 + k, tokens), what the channels' gradients bring to each block.
-        passed: (blocks, 1 + k, tokens), what the channels brought to each block.
-    """
-    tokens, width = rows.shape
-    blocks, channels, size = totals[1].shape
+def gradients(
+    x: Tensor, grad: Tensor, mixed: Tensor, mixed_back: Tensor, local: Tensor, read: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `local`, `read` and `write`, the latter two of one shape."""
+    tokens, width = x.shape
+    blocks, channels, size = read.shape
     steps = triton.cdiv(tokens, SUMMED)
     splits = max(min(steps, PROGRAMS // blocks), 1)
-    parts = [total.new_empty(splits, *total.shape) for total in totals]
+    d_local, d_read, d_write = (each.new_zeros(splits, *each.shape) for each in (local, read, read))
     if tokens:
         _gradients[blocks, splits](
-            *(rows, grad_rows, passed_back.contiguous(), passed.contiguous(), *parts, tokens, width),
-            *(*rows.stride(), *grad_rows.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
+            *(x, grad, mixed_back.contiguous(), mixed.contiguous(), d_local, d_read, d_write, tokens, width),
+            *(*x.stride(), *grad.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
             *(max(triton.next_power_of_2(channels), 16), size, SUMMED),
         )
-        for total, part in zip(totals, parts, strict=True):
-            total += part.sum(0)
+    return d_local.sum(0), d_read.sum(0), d_write.sum(0)
 
 
 @triton.jit
@@ -106,7 +80,7 @@ def _read(
 def _turn(
     x,
     local,
-    passed,
+    mixed,
     write,
     out,
     tokens,
@@ -128,9 +102,9 @@ def _turn(
     entry = block * stride_block + coordinate[:, None] * stride_from + coordinate[None, :] * stride_to
     turned = tl.dot(rows, tl.load(local + entry), input_precision="ieee")
     for channel in tl.static_range(CHANNELS):
-        row = block * CHANNELS + channel
-        brought = tl.load(passed + row.to(tl.int64) * tokens + token, mask=token < tokens, other=0.0)
-        turned += brought[:, None] * tl.load(write + row * BLOCK + coordinate)[None, :]
+        place = _place(block, channel, tl.num_programs(1)).to(tl.int64) * tokens + token
+        brought = tl.load(mixed + place, mask=token < tokens, other=0.0)
+        turned += brought[:, None] * tl.load(write + (block * CHANNELS + channel) * BLOCK + coordinate)[None, :]
     to = out + token[:, None] * stride_out_token + column[None, :] * stride_out_coordinate
     tl.store(to, turned.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (column < width)[None, :])
 
@@ -139,8 +113,8 @@ def _turn(
 def _gradients(
     x,
     grad,
-    passed_back,
-    passed,
+    mixed_back,
+    mixed,
     d_local,
     d_read,
     d_write,
@@ -158,7 +132,7 @@ def _gradients(
 ):
     block, split = tl.program_id(0), tl.program_id(1)
     coordinate, channel = tl.arange(0, BLOCK), tl.arange(0, ROWS)
-    column, row = block * BLOCK + coordinate, block * CHANNELS + channel
+    column, row = block * BLOCK + coordinate, _place(block, channel, tl.num_programs(0))
     sum_local = tl.zeros((BLOCK, BLOCK), tl.float32)
     sum_read = tl.zeros((ROWS, BLOCK), tl.float32)
     sum_write = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -169,8 +143,8 @@ def _gradients(
         place = row[:, None].to(tl.int64) * tokens + token[None, :]
         inside = (channel < CHANNELS)[:, None] & (token < tokens)[None, :]
         sum_local += tl.dot(tl.trans(rows), grads, input_precision="ieee")
-        sum_read += tl.dot(tl.load(passed_back + place, mask=inside, other=0.0), rows, input_precision="ieee")
-        sum_write += tl.dot(tl.load(passed + place, mask=inside, other=0.0), grads, input_precision="ieee")
+        sum_read += tl.dot(tl.load(mixed_back + place, mask=inside, other=0.0), rows, input_precision="ieee")
+        sum_write += tl.dot(tl.load(mixed + place, mask=inside, other=0.0), grads, input_precision="ieee")
     part = split * tl.num_programs(0) + block
     square = coordinate[:, None] * BLOCK + coordinate[None, :]
     tl.store(d_local + part * BLOCK * BLOCK + square, sum_local)
@@ -178,6 +152,12 @@ def _gradients(
     real = (channel < CHANNELS)[:, None]
     tl.store(d_read + strip, sum_read, mask=real)
     tl.store(d_write + strip, sum_write, mask=real)
+
+
+@triton.jit
+def _place(block, channel, blocks):
+    # Where a block's channel is among all of them: its own stands at its number, the shared ones behind all blocks'.
+    return tl.where(channel == 0, block, blocks + channel - 1)
 
 
 @triton.jit

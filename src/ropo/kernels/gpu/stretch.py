@@ -14,27 +14,27 @@ PROGRAMS = 1024
 """Programs for the gradients: some for each multiprocessor of a large GPU."""
 
 
-def stretched(y: Tensor, log_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """Return exp(log_scale) (y - bias) + bias for (tokens, n) outputs, in their dtype."""
+def stretched(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """Return scale (y - bias) + bias for (tokens, n) outputs, in their dtype."""
     tokens, neurons = y.shape
     z = y.new_empty(y.shape)
     if tokens:
         _stretch[triton.cdiv(tokens, TOKENS), triton.cdiv(neurons, NEURONS)](
-            y, log_scale, bias, z, tokens, neurons, *y.stride(), NEURONS, TOKENS
+            y, scale, bias, z, tokens, neurons, *y.stride(), NEURONS, TOKENS
         )
     return z
 
 
-def gradients(grad: Tensor, z: Tensor, log_scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the gradients of y, exp(log_scale) grad, and of log_scale, the sum over tokens of grad (z - bias)."""
+def gradients(grad: Tensor, z: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the gradients of y, scale grad, and of the scale's logarithm, the sum over tokens of grad (z - bias)."""
     tokens, neurons = grad.shape
     columns, steps = triton.cdiv(neurons, NEURONS), triton.cdiv(tokens, TOKENS)
     splits = max(min(steps, PROGRAMS // columns), 1)
     grad_y = grad.new_empty(grad.shape)
-    parts = log_scale.new_zeros(splits, neurons)
+    parts = scale.new_zeros(splits, neurons)
     if tokens:
         _stretch_gradients[columns, splits](
-            *(grad, z, log_scale, bias, grad_y, parts, tokens, neurons, *grad.stride(), *z.stride()),
+            *(grad, z, scale, bias, grad_y, parts, tokens, neurons, *grad.stride(), *z.stride()),
             *(triton.cdiv(steps, splits) * TOKENS, NEURONS, TOKENS),
         )
     return grad_y, parts.sum(0)
@@ -43,7 +43,7 @@ def gradients(grad: Tensor, z: Tensor, log_scale: Tensor, bias: Tensor | None) -
 @triton.jit
 def _stretch(
     y,
-    log_scale,
+    scale,
     bias,
     z,
     tokens,
@@ -57,12 +57,12 @@ def _stretch(
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     real = neuron < neurons
     inside = (token < tokens)[:, None] & real[None, :]
-    scale = tl.exp(tl.load(log_scale + neuron, mask=real, other=0.0))
+    factor = tl.load(scale + neuron, mask=real, other=0.0)
     value = tl.load(y + token[:, None] * stride_token + neuron[None, :] * stride_neuron, mask=inside, other=0.0)
-    value = value.to(tl.float32) * scale[None, :]
+    value = value.to(tl.float32) * factor[None, :]
     if bias is not None:
         kept = tl.load(bias + neuron, mask=real, other=0.0).to(tl.float32)
-        value += (kept - kept * scale)[None, :]
+        value += (kept - kept * factor)[None, :]
     tl.store(z + token[:, None] * neurons + neuron[None, :], value.to(z.dtype.element_ty), mask=inside)
 
 
@@ -70,7 +70,7 @@ def _stretch(
 def _stretch_gradients(
     grad,
     z,
-    log_scale,
+    scale,
     bias,
     grad_y,
     parts,
@@ -86,7 +86,7 @@ def _stretch_gradients(
 ):
     neuron, split = tl.program_id(0) * NEURONS + tl.arange(0, NEURONS), tl.program_id(1)
     real = neuron < neurons
-    scale = tl.exp(tl.load(log_scale + neuron, mask=real, other=0.0))
+    factor = tl.load(scale + neuron, mask=real, other=0.0)
     total = tl.zeros((NEURONS,), tl.float32)
     for start in range(0, tokens_of_split, TOKENS):
         token = split.to(tl.int64) * tokens_of_split + start + tl.arange(0, TOKENS)
@@ -99,5 +99,5 @@ def _stretch_gradients(
             value -= tl.load(bias + neuron, mask=real, other=0.0).to(tl.float32)[None, :]
         total += tl.sum(grads * value, 0)
         to = grad_y + token[:, None] * neurons + neuron[None, :]
-        tl.store(to, (grads * scale[None, :]).to(grad_y.dtype.element_ty), mask=inside)
+        tl.store(to, (grads * factor[None, :]).to(grad_y.dtype.element_ty), mask=inside)
     tl.store(parts + split * neurons + neuron, total, mask=real)

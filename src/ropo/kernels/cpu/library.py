@@ -1,0 +1,69 @@
+"""Compile the C kernels with the machine's own compiler, once a machine, and load them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+# Not -ffast-math: a library linked with it would make every thread of the process flush small numbers to zero.
+FLAGS = ("-O3", "-funroll-loops", "-march=native", "-fopenmp", "-shared", "-fPIC")
+
+
+@cache
+def compiler() -> str | None:
+    """Return the C compiler to use, that of the variable CC or else cc; None without one, or without OpenMP's ABI."""
+    # Elsewhere torch's threads come from another library than the compiler's, and the two would fight for the cores.
+    return shutil.which(os.environ.get("CC", "cc")) if sys.platform == "linux" else None
+
+
+def call(function: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    """Call a kernel with its sizes, torch's number of threads and contiguous float32 tensors, ordered as in C."""
+    _kernel(function, len(sizes) + 1, len(tensors))(
+        *sizes, torch.get_num_threads(), *(tensor.data_ptr() for tensor in tensors)
+    )
+
+
+@cache
+def _kernel(function: str, integers: int, pointers: int) -> Callable[..., None]:
+    kernel = getattr(_library(), function)
+    kernel.argtypes = [ctypes.c_longlong] * integers + [ctypes.c_void_p] * pointers
+    kernel.restype = None
+    return kernel
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """Load the kernels, compiled for this very processor: a home folder may serve machines of several kinds."""
+    command = [str(compiler()), *FLAGS, *map(str, SOURCES)]
+    content = [*command, *(file.read_text("utf-8") for file in SOURCES), _processor()]
+    name = f"kernels-{hashlib.sha256('|'.join(content).encode()).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropo"
+    if not (folder / name).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            made = Path(unfinished, name)
+            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise OSError(f"{command[0]} could not compile them: {done.stderr.strip()[:500]}")
+            made.replace(folder / name)  # at once: another process may be compiling the same
+    return ctypes.CDLL(str(folder / name))
+
+
+def _processor() -> str:
+    """Return what Linux says of the first processor, less what changes with time."""
+    described = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
+    return "\n".join(
+        line for line in described.splitlines() if line.startswith(("vendor_id", "model", "flags", "CPU", "Features"))
+    )
