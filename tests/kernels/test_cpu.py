@@ -48,6 +48,7 @@ def build(request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.Monke
     """Kernels of one build, called with three threads."""
     monkeypatch.setattr(library, "FLAGS", BUILDS[request.param])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(library, "NUMBERS_FOR_A_THREAD", 1)
 
 
 def assert_close(ours: tuple[Tensor, ...], exact: tuple[Tensor, ...], sizes: tuple[Tensor, ...] | None = None) -> None:
@@ -99,6 +100,7 @@ def test_stretches_and_their_gradients() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "NUMBERS_FOR_A_THREAD", 1)
     local, read, write, mix = blocks_of(224, 2)
     x, grad = torch.randn(300, 224), torch.randn(300, 224)
     mixed = torch.randn(len(mix), 300)
@@ -114,6 +116,15 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
         )
     for others in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
+
+
+def test_small_work_wakes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    threads: list[int] = []
+    monkeypatch.setattr(library, "_kernel", lambda *of: lambda *arguments: threads.append(arguments[2]))
+    for tokens in (0, 1, 1023, 1024, 2048, 100_000):
+        library.call("ropo_stretch", (tokens, 64), ())
+    assert threads == [1, 1, 1, 2, 4, 8]
 
 
 def test_an_adapted_layer_uses_them_for_what_they_know(monkeypatch: pytest.MonkeyPatch) -> None:

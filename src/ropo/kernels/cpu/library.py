@@ -20,6 +20,9 @@ SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 # Not -ffast-math: a library linked with it would make every thread of the process flush small numbers to zero.
 FLAGS = ("-O3", "-funroll-loops", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
+NUMBERS_FOR_A_THREAD = 1 << 15
+"""Of activations, as PyTorch deals them: fewer are worked on sooner than another thread is awake."""
+
 
 @cache
 def compiler() -> str | None:
@@ -29,10 +32,16 @@ def compiler() -> str | None:
 
 
 def call(function: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
-    """Call a kernel with its sizes, torch's number of threads and contiguous float32 tensors, ordered as in C."""
-    _kernel(function, len(sizes) + 1, len(tensors))(
-        *sizes, torch.get_num_threads(), *(tensor.data_ptr() for tensor in tensors)
-    )
+    """Call a kernel with its sizes, the number of threads and contiguous float32 tensors, ordered as in C.
+
+    Args:
+        function: Its name in C.
+        sizes: First those of a matrix of activations, (tokens, numbers of a token).
+        tensors: What it reads and writes.
+    """
+    threads = min(torch.get_num_threads(), max(sizes[0] * sizes[1] // NUMBERS_FOR_A_THREAD, 1))
+    kernel = _kernel(function, len(sizes) + 1, len(tensors))
+    kernel(*sizes, threads, *(tensor.data_ptr() for tensor in tensors))
 
 
 @cache

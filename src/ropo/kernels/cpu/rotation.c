@@ -75,12 +75,12 @@ static void read_channels(integer count, integer width, integer blocks, integer 
             }
 }
 
-/* mixed[m, t] = sum_n mix[n, m] channels[n, t] of one tile. */
-static void mix_channels(integer all, const float *mix, const float *channels, float *mixed) {
+/* mixed[m, t] = sum_n to_mixed[m, n] channels[n, t] of one tile. */
+static void mix_channels(integer all, const float *to_mixed, const float *channels, float *mixed) {
 #define MIX(rows)                                                      \
     do {                                                               \
         vector sums[rows][VECTORS] = {0};                              \
-        add_product(sums, rows, mix + m, 1, all, channels, TILE, all); \
+        add_product(sums, rows, to_mixed + m * all, all, 1, channels, TILE, all); \
         store(sums, rows, mixed + m * TILE, TILE);                     \
     } while (0)
     IN_GROUPS(m, all, MIX);
@@ -105,10 +105,10 @@ static void write_blocks(integer count, integer width, integer blocks, integer s
     }
 }
 
-/* x, out: (tokens, width); local: (blocks, 32, 32); read, write: (blocks, 1 + shared, 32); mix: (all, all);
+/* x, out: (tokens, width); local: (blocks, 32, 32); read, write: (blocks, 1 + shared, 32); to_mixed: the transpose of mix, (all, all);
    channels: (all, tokens); scratch: (threads, 2, all, 32); all = blocks + shared. */
 void ropo_rotate(integer tokens, integer width, integer shared, integer threads, const float *x, const float *local,
-                 const float *read, const float *write, const float *mix, float *out, float *channels, float *scratch) {
+                 const float *read, const float *write, const float *to_mixed, float *out, float *channels, float *scratch) {
     integer blocks = width / BLOCK, all = blocks + shared;
 #pragma omp parallel num_threads(threads)
     {
@@ -122,7 +122,7 @@ void ropo_rotate(integer tokens, integer width, integer shared, integer threads,
             read_channels(count, width, blocks, shared, x + first * width, read, own);
             for (integer m = 0; m < all; m++)
                 memcpy(channels + m * tokens + first, own + m * TILE, count * sizeof(float));
-            mix_channels(all, mix, own, mixed);
+            mix_channels(all, to_mixed, own, mixed);
             write_blocks(count, width, blocks, shared, x + first * width, local, write, mixed, out + first * width);
         }
     }

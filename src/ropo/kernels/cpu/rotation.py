@@ -16,11 +16,11 @@ TILE = 32
 
 def rotated(x: Tensor, local: Tensor, read: Tensor, write: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rotated activations, (tokens, d), and the channels, (blocks + k, tokens)."""
-    x, local, read, write, mix = (tensor.contiguous() for tensor in (x, local, read, write, mix))
+    x, local, read, write, to_mixed = (tensor.contiguous() for tensor in (x, local, read, write, mix.mT))
     out, channels = torch.empty_like(x), x.new_empty(len(mix), len(x))
     scratch = x.new_empty(torch.get_num_threads(), 2, len(mix), TILE)
     sizes = (*x.shape, read.shape[1] - 1)
-    call("ropo_rotate", sizes, (x, local, read, write, mix, out, channels, scratch))
+    call("ropo_rotate", sizes, (x, local, read, write, to_mixed, out, channels, scratch))
     return out, channels
 
 
