@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ropo.adapter import plain_stretch
 from ropo.adapter import stretch as adapter_stretch
+from ropo.kernels import trust
 from ropo.kernels.cpu import library, rotation, stretch
 from ropo.rotations import batched, build_blocks, products, rotate
 from ropo.rotations.products import products_for
@@ -29,22 +30,23 @@ if platform.machine() == "x86_64":  # vectors of four numbers instead of eight o
     BUILDS["any x86-64"] = tuple(flag for flag in library.FLAGS if flag != "-march=native")
 
 
-def forget_library() -> None:
+def forget() -> None:
     library._library.cache_clear()
     library._kernel.cache_clear()
+    trust._tried.cache_clear()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder for compiled kernels."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    forget_library()
+    forget()
     yield tmp_path / "ropo"
-    forget_library()
+    forget()
 
 
 @pytest.fixture(params=list(BUILDS))
-def build(request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of one build, called with three threads."""
     monkeypatch.setattr(library, "FLAGS", BUILDS[request.param])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
@@ -121,9 +123,10 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
 def test_small_work_wakes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     threads: list[int] = []
-    monkeypatch.setattr(library, "_kernel", lambda *of: lambda *arguments: threads.append(arguments[2]))
-    for tokens in (0, 1, 1023, 1024, 2048, 100_000):
-        library.call("ropo_stretch", (tokens, 64), ())
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "_kernel", lambda *of: lambda *arguments: threads.append(arguments[2]))
+        for tokens in (0, 1, 1023, 1024, 2048, 100_000):
+            library.call("ropo_stretch", (tokens, 64), ())
     assert threads == [1, 1, 1, 2, 4, 8]
 
 
@@ -168,7 +171,7 @@ def test_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     for _ in range(2):
         stretch.stretched(torch.ones(2, 3), torch.ones(3), None)
-        forget_library()
+        forget()
     assert len(runs) == 1
     assert [file.suffix for file in cache.iterdir()] == [".so"]
     monkeypatch.setattr(library, "_processor", lambda: "another one, that shares the home folder")
@@ -176,7 +179,12 @@ def test_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(runs) == 2
 
 
-@pytest.mark.usefixtures("cache")
+def test_where_nothing_can_be_kept_they_work_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert torch.equal(stretch.stretched(torch.ones(2, 3), torch.full((3,), 2.0), None), torch.full((2, 3), 2.0))
+
+
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-march=abacus"))
     with pytest.raises(OSError, match=r"(?s)could not compile them: .*abacus"):

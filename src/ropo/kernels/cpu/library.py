@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -59,15 +60,24 @@ def _library() -> ctypes.CDLL:
     content = [*command, *(file.read_text("utf-8") for file in SOURCES), _processor()]
     name = f"kernels-{hashlib.sha256('|'.join(content).encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropo"
-    if not (folder / name).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-            made = Path(unfinished, name)
-            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise OSError(f"{command[0]} could not compile them: {done.stderr.strip()[:500]}")
-            made.replace(folder / name)  # at once: another process may be compiling the same
-    return ctypes.CDLL(str(folder / name))
+    if (folder / name).exists():
+        return ctypes.CDLL(str(folder / name))
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary, name)
+        done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"{command[0]} could not compile them: {done.stderr.strip()[:500]}")
+        with contextlib.suppress(OSError):  # where nothing can be kept, the next process compiles again
+            _keep(made, folder)
+        return ctypes.CDLL(str(made))
+
+
+def _keep(made: Path, folder: Path) -> None:
+    """Copy a file into a folder, where it appears as a whole: another process may be doing the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        shutil.copy(made, unfinished)
+        Path(unfinished, made.name).replace(folder / made.name)
 
 
 def _processor() -> str:
