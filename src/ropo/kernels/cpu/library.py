@@ -27,7 +27,7 @@ NUMBERS_FOR_A_THREAD = 1 << 15
 
 @cache
 def compiler() -> str | None:
-    """Return the C compiler to use, that of the variable CC or else cc; None without one, or without OpenMP's ABI."""
+    """Return the C compiler to use, that of the variable CC or else cc; None without one and off Linux."""
     # Elsewhere torch's threads come from another library than the compiler's, and the two would fight for the cores.
     return shutil.which(os.environ.get("CC", "cc")) if sys.platform == "linux" else None
 

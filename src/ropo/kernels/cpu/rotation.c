@@ -1,4 +1,4 @@
-/* A rotation and its gradients in one pass each; ropo.rotations.batched has the same in plain PyTorch, with the equations.
+/* A rotation and its gradients in one pass each; RotationBlocks has the equations, ropo.rotations.batched the same in PyTorch.
 
    Every large product here has rows of BLOCK = 32 numbers on its right and few rows on its left, whose sums then stay in
    registers: `add_product`. Activations are worked on in tiles of 32 tokens, which stay in the cache between the reading of
@@ -46,7 +46,7 @@ INLINED void add_product(vector sums[][VECTORS], int rows, const float *a, integ
     }
 }
 
-/* Run `work(rows, first)` for all of 0 <= first < count, ROWS at a time while there are as many. */
+/* Run `work(rows)` for rows `first` to `first + rows` until all `count` are done: ROWS at a time, then one by one. */
 #define IN_GROUPS(first, count, work)                                  \
     do {                                                               \
         integer first = 0;                                             \

@@ -14,7 +14,7 @@ SLAB = 64
 def stretched(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """Return scale (y - bias) + bias for (tokens, n) outputs."""
     y = y.contiguous()
-    shift = torch.zeros_like(scale) if bias is None else bias - bias * scale
+    shift = torch.zeros_like(scale) if bias is None else (bias - bias * scale).to(scale.dtype)
     z = torch.empty_like(y)
     call("ropo_stretch", tuple(y.shape), (y, scale, shift, z))
     return z
