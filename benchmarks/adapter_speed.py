@@ -26,7 +26,7 @@ from torch import nn
 import ropo
 from ropo.adapter import RopoLayer
 from ropo.models import load_model
-from ropo.rotations import RotationBlocks, build_blocks, build_blocks_of_layers
+from ropo.rotations import Planes, build_blocks, build_blocks_of_layers, by_planes
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, Callable[[], PeftConfig | None]] = {
@@ -99,12 +99,17 @@ def layer_step(layer: nn.Module, tokens: int, width: int) -> Callable[[], None]:
     return step
 
 
-def layer_with_blocks(frozen: nn.Module, width: int) -> RopoLayer:
-    """Return an adapted layer as it stands in a model: its blocks are there, built for all layers together."""
+def layer_in_a_model(frozen: nn.Module, width: int) -> RopoLayer:
+    """Return an adapted layer as it stands in a model: blocks, if there are any, were built for all layers together."""
     layer = RopoLayer(frozen, "default", ropo.RopoConfig())
     parameters = layer.ropo_parameters["default"]
-    built = build_blocks(width, parameters.givens, parameters.reflections)
-    parameters.shared_blocks = RotationBlocks(*(part.detach().requires_grad_() for part in built))
+    parts = parameters.givens, parameters.reflections
+    rotation = Planes(*parts)
+    if not by_planes(parts[0]):
+        built = build_blocks(width, *parts)
+        layer.packed_blocks = nn.Parameter(built.packed.detach())
+        rotation = built._replace(packed=layer.packed_blocks)
+    parameters.shared = rotation, parameters.log_magnitude
     return layer
 
 
@@ -120,7 +125,7 @@ def measure_layers(arguments: argparse.Namespace) -> None:
     few = ("lora r=8", "oft block 32", "road", "hra r=2")
     for width, tokens, kin in ((4096, 512, few), (576, 1024, (*few, "psoft r=46", "boft m=2 b=8"))):
         frozen = nn.Linear(width, width, bias=False).requires_grad_(False)
-        layers = {"frozen": frozen, "ropo": layer_with_blocks(frozen, width)}
+        layers = {"frozen": frozen, "ropo": layer_in_a_model(frozen, width)}
         layers["ropo called alone"] = RopoLayer(frozen, "default", ropo.RopoConfig())
         for name in kin if arguments.kin else ():
             holder = nn.ModuleDict({"q_proj": frozen})
@@ -136,11 +141,11 @@ def blocks_step(width: int, layers: int) -> Callable[[], None]:
     """Return building the blocks of some layers, and the gradient of their parameters."""
     givens = torch.zeros(layers, 2, width - 1, requires_grad=True)
     reflections = torch.randn(layers, 2, width, requires_grad=True)
-    grads = [torch.randn_like(part) for part in build_blocks(width, givens[0], reflections[0])] * layers
+    grads = [torch.randn_like(build_blocks(width, givens[0], reflections[0]).packed)] * layers
 
     def step() -> None:
-        parts = [part for blocks in build_blocks_of_layers(width, givens, reflections) for part in blocks]
-        torch.autograd.grad(parts, (givens, reflections), grads)
+        packed = [blocks.packed for blocks in build_blocks_of_layers(width, givens, reflections)]
+        torch.autograd.grad(packed, (givens, reflections), grads)
 
     return step
 
@@ -159,8 +164,8 @@ def measure_widths(arguments: argparse.Namespace) -> None:
     keep_freed_memory()
     steps = {}
     for width in (512, 1024, 2048, 4096, 8192, 16384):
-        layer = layer_with_blocks(nn.Linear(width, 1, bias=False), width)
-        layer.ropo_parameters["default"].log_magnitude = None
+        layer = layer_in_a_model(nn.Linear(width, 1, bias=False), width)
+        layer.ropo_parameters["default"].shared = layer.ropo_parameters["default"].shared[0], None
         layer.base_layer = nn.Identity()
         steps[f"d = {width}"] = layer_step(layer, 512, width)
     rows = summary(interleave(steps, arguments.rounds), "d = 512")

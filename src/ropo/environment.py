@@ -12,9 +12,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ropo.kernels import Family, works_on
+from ropo.kernels import Family, kernels_on
 from ropo.record import git_commit, library_versions
-from ropo.rotations.products import differences_on
+from ropo.rotations.trial import differences_on
 
 
 def device_name() -> str:
@@ -24,11 +24,10 @@ def device_name() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def kernels_in_use() -> list[str]:
-    """Return for which of this machine's devices `ropo.kernels` work; others use plain PyTorch."""
-    families: tuple[Family, ...] = ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
-    devices = {"cpu": torch.device("cpu"), "gpu": torch.device("cuda")}
-    return [family for family in families if works_on(devices[family], family, differences_on)]
+def kernels_in_use() -> list[Family]:
+    """Return which of `ropo.kernels` work on this machine's devices; where none do, plain PyTorch does."""
+    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    return [family for device in devices if (family := kernels_on(device, differences_on)) is not None]
 
 
 def tested_ranges() -> dict[str, SpecifierSet]:

@@ -1,4 +1,4 @@
-"""A call of the model builds the rotations of all its layers together: the same numbers, never left over."""
+"""A call of the model gives all its layers their rotations together: the same numbers, never left over."""
 
 import copy
 from functools import partial
@@ -13,6 +13,9 @@ from ropo import RopoConfig
 from ropo.adapter import RopoLayer, sharing
 from ropo.adapter.parameters import RopoParameters
 from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
+
+pytestmark = pytest.mark.usefixtures("way")
+with_blocks = pytest.mark.parametrize("way", ["blocks"], indirect=True)
 
 TOKENS = torch.arange(14).view(2, 7) % VOCABULARY
 WHOLE = {"task_type": "CAUSAL_LM"}  # PEFT calls the tuner with a task, the base model without one
@@ -49,12 +52,14 @@ def group_sizes(monkeypatch) -> list[int]:
     return sizes
 
 
+@with_blocks
 @pytest.mark.parametrize("options", [{}, WHOLE], ids=["no task", "causal_lm"])
 def test_all_layers_of_one_width_are_built_at_once(options, group_sizes) -> None:
     gradients(adapted(**options))
     assert group_sizes == [4]
 
 
+@with_blocks
 def test_widths_are_built_apart(group_sizes) -> None:
     gradients(adapted(target_modules=["q_proj", "v_proj", "down_proj"]))
     assert sorted(group_sizes) == [2, 4]
@@ -69,13 +74,14 @@ def test_gradients_are_those_of_single_builds(make, options) -> None:
     assert_close(shared, gradients(model))
 
 
+@with_blocks
 def test_magnitudes_alone_need_no_blocks(group_sizes) -> None:
     assert gradients(adapted(givens="none", reflections=0))
     assert not group_sizes
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointed_layers_have_the_same_gradients(reentrant, group_sizes) -> None:
+def test_checkpointed_layers_have_the_same_gradients(reentrant, group_sizes, way) -> None:
     """Computed again in the backward pass, a layer builds its own blocks and saves what it saved before."""
     model = adapted()
     plain = gradients(model)
@@ -83,7 +89,7 @@ def test_checkpointed_layers_have_the_same_gradients(reentrant, group_sizes) -> 
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     assert model.get_base_model().model.layers[0].gradient_checkpointing
     assert_close(gradients(model), plain)
-    assert group_sizes == [4, 4]
+    assert group_sizes == ([4, 4] if way == "blocks" else [])
 
 
 @pytest.mark.parametrize("change", ["step", "data", "load", "set_adapter"])
@@ -109,10 +115,10 @@ def test_a_changed_parameter_is_seen_by_the_next_call(change) -> None:
 def left_over(model: nn.Module) -> list[RopoParameters]:
     found = [module for module in model.modules() if isinstance(module, RopoParameters)]
     assert len(found) >= 4
-    return [module for module in found if module.shared_blocks is not None]
+    return [module for module in found if module.shared is not None]
 
 
-def test_no_blocks_are_left_over(group_sizes) -> None:
+def test_nothing_is_left_over(group_sizes, way) -> None:
     model = adapted()
     gradients(model)
     assert not left_over(model)
@@ -124,10 +130,11 @@ def test_no_blocks_are_left_over(group_sizes) -> None:
     inner.norm.forward = fail
     with pytest.raises(RuntimeError, match="half way"):
         model(input_ids=TOKENS)
-    assert group_sizes == [4, 4]
+    assert group_sizes == ([4, 4] if way == "blocks" else [])
     assert not left_over(model)
 
 
+@with_blocks
 def test_disabled_and_merged_adapters_build_nothing(group_sizes) -> None:
     model = adapted()
     with model.disable_adapter():
@@ -140,22 +147,24 @@ def test_disabled_and_merged_adapters_build_nothing(group_sizes) -> None:
     assert group_sizes == [4]
 
 
-def test_two_active_adapters_are_built_together(group_sizes) -> None:
+def test_two_active_adapters_are_built_together(group_sizes, way) -> None:
     model = adapted()
     model.add_adapter("other", RopoConfig(init_weights=False))
     model.base_model.set_adapter(["default", "other"])
     shared = gradients(model)
-    assert group_sizes == [8]
+    assert group_sizes == ([8] if way == "blocks" else [])
     sharing.build_alone(model.get_base_model())
     assert_close(shared, gradients(model))
 
 
+@with_blocks
 def test_without_gradients_the_caches_serve(group_sizes) -> None:
     with torch.no_grad():
         adapted()(input_ids=TOKENS)
     assert not group_sizes
 
 
+@with_blocks
 def test_hooks_are_put_in_once_and_taken_out(group_sizes) -> None:
     model = adapted()
     model.add_adapter("other", RopoConfig(init_weights=False))
@@ -180,6 +189,7 @@ def test_narrowed_parameters_are_widened_before_they_are_built() -> None:
     assert widths == {torch.float32}
 
 
+@with_blocks
 def test_sharded_parameters_are_left_to_their_own_layer(group_sizes, monkeypatch) -> None:
     """FSDP gathers a layer's parameters only while that layer runs; before, they are DTensors."""
     model = adapted()

@@ -33,7 +33,7 @@ def test_says_whether_kernels_are_used(monkeypatch, capsys):
     assert main(["env"]) == 0
     used = compiler() is not None
     assert f"{'kernels':<14}{'cpu' if used else 'none: plain PyTorch'}" in capsys.readouterr().out.splitlines()
-    monkeypatch.setattr(environment, "works_on", lambda device, family, trial: False)
+    monkeypatch.setattr(environment, "kernels_on", lambda device, trial: None)
     assert main(["env"]) == 0
     assert f"{'kernels':<14}none: plain PyTorch" in capsys.readouterr().out.splitlines()
 

@@ -28,9 +28,10 @@ def blocks_of(width: int, reflections: int = 2):
 
 
 def results(x, grad, blocks):
-    leaves = [x.detach().requires_grad_(), *(part.detach().requires_grad_() for part in blocks)]
-    output = rotate(leaves[0], type(blocks)(*leaves[1:]))
-    return [output, *torch.autograd.grad(output, leaves, grad)]
+    leaves = [x.detach().requires_grad_(), blocks.packed.detach().requires_grad_()]
+    output = rotate(leaves[0], blocks._replace(packed=leaves[1]))
+    grad_x, grad_packed = torch.autograd.grad(output, leaves, grad)
+    return [output, grad_x, *blocks._replace(packed=grad_packed).parts()]
 
 
 def assert_close(ours, expected, dtype, sizes=None):
@@ -47,9 +48,9 @@ def assert_close(ours, expected, dtype, sizes=None):
 def test_rotation_and_its_gradients(width, tokens, dtype, monkeypatch):
     x, grad = torch.randn(tokens, width).to(dtype), torch.randn(tokens, width).to(dtype)
     blocks = blocks_of(width)
-    assert products_for(x, blocks.local) is rotation
+    assert products_for(x, blocks.packed) is rotation
     ours = results(x, grad, blocks)
-    monkeypatch.setattr(ROTATE, "products_for", lambda x, local: batched)
+    monkeypatch.setattr(ROTATE, "products_for", lambda x, packed: batched)
     assert_close(ours, results(x, grad, blocks), dtype)
 
 
@@ -58,7 +59,7 @@ def test_any_number_of_reflections(reflections, monkeypatch):
     x, grad = torch.randn(2, 40, 101), torch.randn(2, 40, 101)
     blocks = blocks_of(101, reflections)
     ours = results(x, grad, blocks)
-    monkeypatch.setattr(ROTATE, "products_for", lambda x, local: batched)
+    monkeypatch.setattr(ROTATE, "products_for", lambda x, packed: batched)
     assert_close(ours, results(x, grad, blocks), torch.float32)
 
 
@@ -70,16 +71,16 @@ def test_activations_that_do_not_lie_in_order(monkeypatch):
         assert not x.is_contiguous()
         monkeypatch.setattr(ROTATE, "products_for", products.products_for)
         ours = results(x, grad, blocks)
-        monkeypatch.setattr(ROTATE, "products_for", lambda x, local: batched)
+        monkeypatch.setattr(ROTATE, "products_for", lambda x, packed: batched)
         assert_close(ours, results(x, grad, blocks), torch.float32)
 
 
 def test_what_the_kernels_do_not_know_goes_to_plain_pytorch():
     blocks = blocks_of(101)
-    assert products_for(torch.randn(3, 101).double(), blocks.local) is batched
-    assert products_for(torch.randn(3, 101), blocks.local.double()) is batched
-    assert products_for(torch.randn(3, 8), blocks_of(8).local) is batched  # blocks of 8
-    assert adapter_stretch._arithmetic_for(torch.randn(3, 4).double(), torch.randn(4)) is plain_stretch
+    assert products_for(torch.randn(3, 101).double(), blocks.packed) is batched
+    assert products_for(torch.randn(3, 101), blocks.packed.double()) is batched
+    assert products_for(torch.randn(3, 8), blocks_of(8).packed) is batched  # blocks of 8
+    assert adapter_stretch.arithmetic_for(torch.randn(3, 4).double(), torch.randn(4)) is plain_stretch
 
 
 @pytest.mark.parametrize(
@@ -88,12 +89,13 @@ def test_what_the_kernels_do_not_know_goes_to_plain_pytorch():
 )
 def test_stretch_and_its_gradients(neurons, tokens, dtype, bias, monkeypatch):
     monkeypatch.setattr(stretch_kernels, "PROGRAMS", 4)  # several slices of tokens a program
-    scale = torch.randn(neurons).exp()
+    log_scale = torch.randn(neurons)
+    scale = log_scale.exp()
     kept = None if bias is None else torch.randn(neurons).to(bias)
     y, grad = torch.randn(tokens, neurons).to(dtype), torch.randn(neurons, tokens).to(dtype).T
-    assert adapter_stretch._arithmetic_for(y, scale) is stretch_kernels
+    assert adapter_stretch.arithmetic_for(y, scale) is stretch_kernels
     ours, expected = (
-        [each.stretched(y, scale, kept), *each.gradients(grad, y, scale, kept)]
+        [each.stretched(y, log_scale, kept)[0], *each.gradients(grad, y, scale, kept)]
         for each in (stretch_kernels, plain_stretch)
     )
     # scale (y - bias) + bias and grad (z - bias) may cancel: compared with the sums of what they are made of
@@ -111,5 +113,5 @@ def test_a_stretched_layer_learns_as_in_plain_pytorch(monkeypatch):
         return torch.autograd.grad((adapter_stretch.stretch(*leaves) ** 2).sum(), leaves)
 
     ours = gradients()
-    monkeypatch.setattr(adapter_stretch, "_arithmetic_for", lambda y, scale: plain_stretch)
+    monkeypatch.setattr(adapter_stretch, "arithmetic_for", lambda y, scale: plain_stretch)
     assert_close(ours, gradients(), torch.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from ropo.adapter import plain_stretch
 from ropo.adapter import stretch as adapter_stretch
 from ropo.kernels import trust
 from ropo.kernels.cpu import library, rotation, stretch
-from ropo.rotations import batched, build_blocks, products, rotate
-from ropo.rotations.products import products_for
+from ropo.rotations import Planes, build_blocks, by_planes, ropo_rotation, rotate
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler here, or not Linux")
 
-WIDTHS = [32, 64, 224]
-TOKENS = [0, 1, 31, 33, 130]
-TOLERANCE = 1e-6  # sums of up to 250 float32 products
+WIDTHS = [1, 2, 3, 8, 33, 128, 300]  # whole vectors and not, less and more than the kernels' blocks
+TOKENS = [0, 1, 15, 16, 17, 70]
+TOLERANCE = 1e-6  # sums of up to 300 float32 products
 BUILDS = {"this processor": library.FLAGS}
 if platform.machine() == "x86_64":  # vectors of four numbers instead of eight or sixteen
     BUILDS["any x86-64"] = tuple(flag for flag in library.FLAGS if flag != "-march=native")
@@ -61,106 +59,127 @@ def assert_close(ours: tuple[Tensor, ...], exact: tuple[Tensor, ...], sizes: tup
         assert (mine.double() - truth).norm() <= TOLERANCE * size.double().norm()
 
 
-def blocks_of(width: int, shared: int) -> list[Tensor]:
-    """Return local, read, write and mix; `local` lies transposed, as in a backward pass."""
-    blocks, channels = width // 32, width // 32 + shared
-    read, write = torch.randn(blocks, 1 + shared, 32), torch.randn(32, 1 + shared, blocks).mT.transpose(0, 1).mT
-    return [torch.randn(blocks, 32, 32).mT, read, write.reshape(read.shape), torch.randn(channels, channels)]
+def reference(x: Tensor, grad: Tensor, givens: Tensor | None, reflections: Tensor | None) -> list[Tensor]:
+    """Return x R and the gradients in float64, factor by factor; one coordinate has no planes, so no gradient."""
+    leaves = [None if part is None else part.double().requires_grad_() for part in (x, givens, reflections)]
+    output = ropo_rotation(x.shape[-1], *leaves[1:]).apply(leaves[0])
+    given = [leaf for leaf in leaves if leaf is not None]
+    grads = torch.autograd.grad(output, given, grad.double(), allow_unused=True, materialize_grads=True)
+    return [output.detach(), *grads]
 
 
 @pytest.mark.usefixtures("build")
-def test_rotations_and_their_gradients() -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rotations_and_their_gradients(width: int) -> None:
     seen = 0
-    for width, tokens, shared in itertools.product(WIDTHS, TOKENS, [0, 2, 5]):
-        local, read, write, mix = blocks_of(width, shared)
+    for tokens, trees, k in itertools.product(TOKENS, [0, 1, 2], [0, 1, 2, 5]):
+        if trees == k == 0:
+            continue
         x, grad = torch.randn(width, tokens).T, torch.randn(tokens, 2 * width)[:, ::2]
-        mixed, mixed_back = torch.randn(2, len(mix), tokens)
-        exact = [each.double() for each in (x, grad, mixed, mixed_back, local, read)]
-        assert_close(
-            rotation.rotated(x, local, read, write, mix),
-            batched.rotated(*(each.double() for each in (x, local, read, write, mix))),
-        )
-        assert_close(rotation.gradients(x, grad, mixed, mixed_back, local, read), batched.gradients(*exact))
+        givens = 3 * torch.randn(width - 1, trees).T if trees else None
+        reflections = torch.randn(width, k).T if k else None
+        output, table = rotation.rotated(x, givens, reflections)
+        grads = rotation.rotated_back(x, grad, table, trees, k)
+        assert [part is None for part in grads] == [False, not trees, not k]
+        ours = output, *(part for part in grads if part is not None)
+        of_sums = x.norm() * grad.norm()  # of what is a sum of products of both, and may cancel
+        sizes = [x, grad] + [of_sums] * bool(trees)
+        if reflections is not None:
+            sizes.append(4 * of_sums / reflections.norm(dim=1).min())
+        assert_close(ours, tuple(reference(x, grad, givens, reflections)), tuple(sizes))
         seen += 1
-    assert seen == 45
+    assert seen == 66
 
 
 @pytest.mark.usefixtures("build")
 def test_stretches_and_their_gradients() -> None:
     seen = 0
     for neurons, tokens, biased in itertools.product([1, 33, 192], [*TOKENS, 64, 65], [True, False]):
-        y, grad = torch.randn(tokens, neurons), torch.randn(neurons, tokens).T
-        scale, bias = torch.randn(neurons).exp(), torch.randn(neurons) if biased else None
-        wide = [None if each is None else each.double() for each in (y, grad, scale, bias)]
-        ours = stretch.stretched(y, scale, bias), *stretch.gradients(grad, y, scale, bias)
-        exact = plain_stretch.stretched(wide[0], *wide[2:]), *plain_stretch.gradients(wide[1], wide[0], *wide[2:])
+        y, grad = torch.randn(2, tokens, neurons), torch.randn(neurons, tokens, 2).permute(2, 1, 0)
+        log_scale, bias = torch.randn(neurons), torch.randn(neurons) if biased else None
+        wide = [None if each is None else each.double() for each in (y, grad, log_scale, bias)]
+        z, scale = stretch.stretched(y, log_scale, bias)
+        ours = z, scale, *stretch.gradients(grad, y, scale, bias)
+        exact_z, exact_scale = plain_stretch.stretched(wide[0], *wide[2:])
+        exact = exact_z, exact_scale, *plain_stretch.gradients(wide[1], wide[0], exact_scale, wide[3])
         kept = bias.abs() if biased else torch.zeros(())
-        sizes = scale * (y.abs() + kept) + kept, exact[1], (grad.abs() * (y.abs() + kept)).sum(0)
+        sizes = scale * (y.abs() + kept) + kept, scale, exact[2], (grad.abs() * (y.abs() + kept)).sum((0, 1))
         assert_close(ours, exact, sizes)
         seen += 1
-    assert seen == 42
+    assert seen == 48
 
 
-def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over tokens do, in their last bits: each thread adds up its own tokens first."""
     monkeypatch.setattr(library, "NUMBERS_FOR_A_THREAD", 1)
-    local, read, write, mix = blocks_of(224, 2)
-    x, grad = torch.randn(300, 224), torch.randn(300, 224)
-    mixed = torch.randn(len(mix), 300)
-    results = []
+    x, grad, givens, reflections = (
+        torch.randn(300, 224),
+        torch.randn(300, 224),
+        torch.randn(2, 223),
+        torch.randn(2, 224),
+    )
+    results, sums = [], []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        results.append(
-            (
-                *rotation.rotated(x, local, read, write, mix),
-                *rotation.gradients(x, grad, mixed, mixed.flip(0), local, read),
-                *stretch.gradients(grad, x, x[0].exp(), None),
-            )
-        )
-    for others in results[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
+        output, table = rotation.rotated(x, givens, reflections)
+        grad_x, *grads = rotation.rotated_back(x, grad, table, 2, 2)
+        results.append((output, table, grad_x, *stretch.gradients(grad, x, x[0].exp(), None)))
+        sums.append(grads)
+    for number in (1, 2):
+        assert all(torch.equal(one, other) for one, other in zip(results[0], results[number], strict=True))
+        assert_close(tuple(sums[number]), tuple(each.double() for each in sums[0]))
 
 
 def test_small_work_wakes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    threads: list[int] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(library, "_kernel", lambda *of: lambda *arguments: threads.append(arguments[2]))
-        for tokens in (0, 1, 1023, 1024, 2048, 100_000):
-            library.call("ropo_stretch", (tokens, 64), ())
-    assert threads == [1, 1, 1, 2, 4, 8]
+    numbers = (0, 1, 1 << 15, (1 << 16) - 1, 1 << 16, 1 << 17, 1 << 23)
+    assert [library.threads_for(each) for each in numbers] == [1, 1, 1, 1, 2, 4, 8]
 
 
 def test_an_adapted_layer_uses_them_for_what_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, local = torch.randn(3, 96), build_blocks(96, torch.randn(2, 95), None).local
-    assert products_for(x, local) is rotation
-    assert products_for(x.bfloat16(), local) is batched
-    assert products_for(x.double(), local.double()) is batched
-    assert products_for(torch.randn(3, 101), build_blocks(101, torch.randn(2, 100), None).local) is batched
-    assert products_for(torch.randn(3, 16), build_blocks(16, torch.randn(2, 15), None).local) is batched  # blocks of 16
-    assert adapter_stretch._arithmetic_for(x, torch.ones(96)) is stretch
-    assert adapter_stretch._arithmetic_for(x.bfloat16(), torch.ones(96)) is plain_stretch
+    x = torch.randn(3, 96)
+    assert by_planes(torch.nn.Parameter(x))
+    assert not by_planes(x.double())
+    assert not by_planes(x.bfloat16())
+    assert not by_planes(x.to("meta"))
+    assert not by_planes(x.as_subclass(type("Sharded", (Tensor,), {})))
+    assert adapter_stretch.arithmetic_for(x, torch.ones(96)) is stretch
+    assert adapter_stretch.arithmetic_for(x.bfloat16(), torch.ones(96)) is plain_stretch
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert products_for(x, local) is batched
+    assert not by_planes(x)
+    assert adapter_stretch.arithmetic_for(x, torch.ones(96)) is plain_stretch
 
 
-def test_under_autocast_and_in_many_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rotate as a layer does, gradients included, in float32 whatever autocast says."""
-    leaves = [torch.randn(2, 3, 5, 96), torch.randn(2, 95), torch.randn(2, 96)]
-    weights = torch.randn(2, 3, 5, 96)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_activations_of_another_dtype(dtype: torch.dtype) -> None:
+    """Rotated in float32 and rounded once, but for float64: blocks rotate that in float64."""
+    leaves = [torch.randn(5, 101).to(dtype), torch.randn(2, 100), torch.randn(2, 101)]
+    grad = torch.randn(5, 101).to(dtype)
+    x, givens, reflections = (leaf.requires_grad_() for leaf in leaves)
+    output = rotate(x, Planes(givens, reflections))
+    grads = torch.autograd.grad(output, leaves, grad)
+    assert output.dtype == grads[0].dtype == dtype
+    assert grads[1].dtype == grads[2].dtype == torch.float32
+    epsilon = 1e-6 if dtype == torch.float64 else torch.finfo(dtype).eps  # the matrices are float32
+    bounds = [epsilon, epsilon, 1e-5, 1e-5]
+    for mine, truth, bound in zip((output, *grads), reference(x.detach(), grad, *leaves[1:]), bounds, strict=True):
+        assert (mine.double() - truth).norm() <= bound * truth.norm()
 
-    def results(dtype: torch.dtype) -> list[Tensor]:
-        x, givens, vectors = (leaf.to(dtype).requires_grad_() for leaf in leaves)
-        with torch.autocast("cpu", enabled=dtype == torch.float32):
-            output = rotate(x, build_blocks(96, givens, vectors))
-            return [output, *torch.autograd.grad((output * weights.to(dtype)).sum(), (x, givens, vectors))]
 
-    used: list[object] = []
-    choose = products.products_for
-    monkeypatch.setattr(
-        sys.modules["ropo.rotations.rotate"], "products_for", lambda *of: used.append(choose(*of)) or used[-1]
-    )
-    assert_close(tuple(results(torch.float32)), tuple(results(torch.float64)))
-    assert used == [rotation, rotation, batched, batched]
+def test_in_many_dimensions_under_autocast() -> None:
+    x, givens, reflections = torch.randn(2, 3, 5, 96), torch.randn(2, 95), torch.randn(2, 96)
+    grad = torch.randn(2, 3, 5, 96)
+    leaves = [each.clone().requires_grad_() for each in (x, givens, reflections)]
+    with torch.autocast("cpu"):
+        output = rotate(leaves[0], Planes(*leaves[1:]))
+    ours = output.detach(), *torch.autograd.grad(output, leaves, grad)
+    assert_close(ours, tuple(reference(x, grad, givens, reflections)))
+
+
+def test_a_rotation_is_what_blocks_make_of_it() -> None:
+    x, givens, reflections = torch.randn(40, 576), torch.randn(2, 575), torch.randn(2, 576)
+    by_blocks = rotate(x.double(), build_blocks(576, givens.double(), reflections.double()))
+    assert_close((rotate(x, Planes(givens, reflections)),), (by_blocks,))
 
 
 def test_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,25 +189,26 @@ def test_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         library.subprocess, "run", lambda command, **options: runs.append(command) or run(command, **options)
     )
     for _ in range(2):
-        stretch.stretched(torch.ones(2, 3), torch.ones(3), None)
+        stretch.stretched(torch.ones(2, 3), torch.zeros(3), None)
         forget()
     assert len(runs) == 1
     assert [file.suffix for file in cache.iterdir()] == [".so"]
     monkeypatch.setattr(library, "_processor", lambda: "another one, that shares the home folder")
-    stretch.stretched(torch.ones(2, 3), torch.ones(3), None)
+    stretch.stretched(torch.ones(2, 3), torch.zeros(3), None)
     assert len(runs) == 2
 
 
 def test_where_nothing_can_be_kept_they_work_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert torch.equal(stretch.stretched(torch.ones(2, 3), torch.full((3,), 2.0), None), torch.full((2, 3), 2.0))
+    z, _ = stretch.stretched(torch.full((2, 3), 2.0), torch.zeros(3), None)
+    assert torch.equal(z, torch.full((2, 3), 2.0))
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-march=abacus"))
     with pytest.raises(OSError, match=r"(?s)could not compile them: .*abacus"):
-        stretch.stretched(torch.ones(2, 3), torch.ones(3), None)
+        stretch.stretched(torch.ones(2, 3), torch.zeros(3), None)
 
 
 def test_compiles_for_avx512_too(tmp_path: Path) -> None:
@@ -196,5 +216,13 @@ def test_compiles_for_avx512_too(tmp_path: Path) -> None:
     if platform.machine() != "x86_64":
         pytest.skip("not an x86-64 machine")
     flags = [flag for flag in library.FLAGS if flag != "-march=native"]
-    command = [library.compiler(), *flags, "-march=skylake-avx512", *library.SOURCES, "-o", tmp_path / "kernels.so"]
+    command = [
+        library.compiler(),
+        *flags,
+        "-march=skylake-avx512",
+        *library.SOURCES,
+        "-o",
+        tmp_path / "kernels.so",
+        "-lm",
+    ]
     subprocess.run(command, check=True)

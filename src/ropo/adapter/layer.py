@@ -68,13 +68,15 @@ class RopoLayer(nn.Module, BaseTunerLayer):
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        adapters = [parameters() for parameters in self.acting_parameters()]
+        adapters = [parameters.shared or parameters() for parameters in self.acting_parameters()]
         for blocks, _ in reversed(adapters):
             if blocks is not None:
                 x = rotate(x, blocks)
-        z = self.base_layer(x, *args, **kwargs)
+        base_layer = self.base_layer
+        z = base_layer(x, *args, **kwargs)
         log_scales = [log_scale for _, log_scale in adapters if log_scale is not None]
-        return stretch(z, sum(log_scales[1:], log_scales[0]), self.bias) if log_scales else z
+        bias: Tensor | None = base_layer.bias  # type: ignore[assignment]
+        return stretch(z, sum(log_scales[1:], log_scales[0]), bias) if log_scales else z
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fold adapters into the frozen weight: weight' = diag(exp s) weight R^T.

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropo.adapter.config import RopoConfig
-from ropo.rotations import Product, RotationBlocks, build_blocks, ropo_rotation
+from ropo.rotations import Planes, Product, RotationBlocks, build_blocks, by_planes, ropo_rotation
+
+Acting = tuple[RotationBlocks | Planes | None, Float[Tensor, " n"] | None]
 
 TREES = {"bidirectional": 2, "forward": 1, "none": 0}
 
@@ -34,7 +36,7 @@ class RopoParameters(nn.Module):
         self.givens = nn.Parameter(torch.empty(trees, in_features - 1)) if trees else None
         self.reflections = nn.Parameter(torch.empty(reflections, in_features)) if reflections else None
         self.log_magnitude = nn.Parameter(torch.empty(out_features)) if config.magnitude else None
-        self.shared_blocks: RotationBlocks | None = None
+        self.shared: Acting | None = None
         self._cached: tuple[list[Tensor], RotationBlocks] | None = None
         self._reset(identity=config.init_weights)
 
@@ -48,15 +50,22 @@ class RopoParameters(nn.Module):
                 with torch.no_grad():
                     self.reflections[1::2] = self.reflections[0::2]
 
-    def forward(self) -> tuple[RotationBlocks | None, Float[Tensor, " n"] | None]:
-        """Return R as small matrices, and log(m / ||w||); None for what is not trained.
+    def forward(self) -> Acting:
+        """Return R, as small matrices or as its parameters, and log(m / ||w||); None for what is not trained.
+
+        Within `sharing.build_together` both are in `shared` already.
 
         Where weights are cut over processes, as by DeepSpeed's ZeRO-3, a module has its own whole only while its
         forward pass runs. So this is one, and gives away no parameter itself.
         """
         self.keep_float32()
         log_scale = None if self.log_magnitude is None else self.log_magnitude.clone()
-        return self.blocks() if self.rotates else None, log_scale
+        if not self.rotates:
+            return None, log_scale
+        if by_planes(self.rotation_parts()[0]):
+            parts = (None if part is None else part.clone() for part in (self.givens, self.reflections))
+            return Planes(*parts), log_scale
+        return self.blocks(), log_scale
 
     @property
     def rotates(self) -> bool:
@@ -79,13 +88,9 @@ class RopoParameters(nn.Module):
     def blocks(self) -> RotationBlocks:
         """Return R as small matrices: differentiable while gradients are recorded, else from a cache.
 
-        Within `sharing.shared_blocks` they are already there, built for all layers together.
-
         The cache is compared by value with the parameters that made it: a version counter would miss writes through
         `.data`, and comparing a few thousand numbers costs less than building from them.
         """
-        if self.shared_blocks is not None:
-            return self.shared_blocks
         parts = self.rotation_parts()
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or parts[0].is_meta:
             return build_blocks(self.in_features, self.givens, self.reflections)

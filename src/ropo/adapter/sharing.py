@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ropo.adapter.layer import RopoLayer
 from ropo.adapter.parameters import RopoParameters
-from ropo.rotations import build_blocks_of_layers
+from ropo.rotations import Planes, build_blocks_of_layers, by_planes
 
 # Who holds blocks during a call, so that a call without any, as each token in generation is, looks for none afterwards.
 _sharing: WeakKeyDictionary[nn.Module, list[RopoParameters]] = WeakKeyDictionary()
@@ -54,7 +54,7 @@ def _forget_blocks(model: nn.Module, args: Any, output: Any) -> None:
     if torch.compiler.is_compiling():
         return
     for parameters in _sharing.pop(model, ()):
-        parameters.shared_blocks = None
+        parameters.shared = None
 
 
 def _acting(model: nn.Module) -> Iterator[RopoParameters]:
@@ -64,13 +64,17 @@ def _acting(model: nn.Module) -> Iterator[RopoParameters]:
 
 
 def _share(group: list[RopoParameters]) -> None:
+    if by_planes(group[0].rotation_parts()[0]):
+        for parameters in group:
+            parameters.shared = Planes(parameters.givens, parameters.reflections), parameters.log_magnitude
+        return
     givens, reflections = (
         None if parts[0] is None else torch.stack(parts)
         for parts in zip(*((each.givens, each.reflections) for each in group), strict=True)
     )
     blocks = build_blocks_of_layers(group[0].in_features, givens, reflections)
     for parameters, built in zip(group, blocks, strict=True):
-        parameters.shared_blocks = built
+        parameters.shared = built, parameters.log_magnitude
 
 
 def _kind(parameters: RopoParameters) -> tuple[Any, ...]:

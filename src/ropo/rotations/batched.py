@@ -1,4 +1,4 @@
-"""The products of a rotation in plain PyTorch, for any device and dtype; `ropo.kernels` has them for GPUs and CPUs.
+"""The products of a rotation in plain PyTorch, for any device and dtype; `ropo.kernels.gpu` has them for GPUs.
 
 A block's coordinates are read where they lie, d numbers apart from token to token, but products are written block by
 block, (blocks, tokens, B): so all blocks are one batched product, and only its result has to be copied.
@@ -39,33 +39,32 @@ def rotated(
     return out, channels
 
 
-def gradients(
+def add_gradients(
     x: Float[Tensor, "tokens d"],
     grad: Float[Tensor, "tokens d"],
     mixed: Float[Tensor, "all tokens"],
     mixed_back: Float[Tensor, "all tokens"],
-    local: Float[Tensor, "blocks size size"],
-    read: Float[Tensor, "blocks channels size"],
-) -> tuple[
-    Float[Tensor, "blocks size size"], Float[Tensor, "blocks channels size"], Float[Tensor, "blocks channels size"]
-]:
-    """Return the gradients of `local`, `read` and `write`.
+    d_local: Float[Tensor, "blocks size size"],
+    d_read: Float[Tensor, "blocks channels size"],
+    d_write: Float[Tensor, "blocks channels size"],
+) -> None:
+    """Add the gradients of `local`, `read` and `write`.
 
     Args:
         x: Activations.
         grad: The gradient of x R.
         mixed: mix^T c^T, what was written.
         mixed_back: mix times what the gradient's channels are, sum_b grad_b write_b^T: the gradient of c^T.
-        local: For its shape and dtype.
-        read: For its shape, which is that of `write` too.
+        d_local: Where to add.
+        d_read: Where to add.
+        d_write: Where to add.
     """
-    d_local, d_read, d_write = torch.zeros_like(local), torch.zeros_like(read), torch.zeros_like(read)
+    blocks = len(d_local)
     for part in _token_slices(x):
-        rows, grad_rows = _rows(x[part], local), _rows(grad[part], local)
+        rows, grad_rows = _rows(x[part], d_local), _rows(grad[part], d_local)
         d_local.baddbmm_(rows.mT, grad_rows)
-        d_read.baddbmm_(_spread(mixed_back[:, part], len(local)), rows)
-        d_write.baddbmm_(_spread(mixed[:, part], len(local)), grad_rows)
-    return d_local, d_read, d_write
+        d_read.baddbmm_(_spread(mixed_back[:, part], blocks), rows)
+        d_write.baddbmm_(_spread(mixed[:, part], blocks), grad_rows)
 
 
 def _token_slices(flat: Tensor) -> list[slice]:
@@ -75,10 +74,10 @@ def _token_slices(flat: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, tokens, step)]
 
 
-def _rows(flat: Tensor, local: Tensor) -> Tensor:
-    """See activations block by block, (blocks, tokens, B), in the blocks' dtype, zeros behind the last coordinate."""
-    blocks, size, _ = local.shape
-    flat = flat.to(local.dtype)
+def _rows(flat: Tensor, like: Tensor) -> Tensor:
+    """See activations block by block, (blocks, tokens, B), as `local` is, with zeros behind the last coordinate."""
+    blocks, size, _ = like.shape
+    flat = flat.to(like.dtype)
     if blocks * size != flat.shape[1]:
         flat = functional.pad(flat, (0, blocks * size - flat.shape[1]))
     return flat.view(-1, blocks, size).transpose(0, 1)

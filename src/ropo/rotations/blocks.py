@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ropo.rotations.plan import coarse_plan, fine_plan
+from ropo.rotations.plan import block_size, coarse_plan, fine_plan
 from ropo.rotations.trees import add_angle_gradient, angle_table, tree_factors, tree_matrices
 
 
@@ -23,18 +24,36 @@ class RotationBlocks(NamedTuple):
         c_a = x_a read_a[0]^T,     c_{blocks + j} = sum_a x_a read_a[j]^T     (1 <= j <= k),     c' = c mix
         y_b = x_b local_b + c'_b write_b[0] + sum_j c'_{blocks + j} write_b[j]
 
+    All four lie in one tensor, since on small tensors each that autograd handles costs more than its numbers:
+
+    - `local`: (blocks, B, B).
+    - `read` and `write`: (blocks, 1 + k, B) each.
+    - `mix`: (blocks + k, blocks + k); on its diagonal first the coarse levels less the identity, then minus the
+      triangular factor of the product of reflections, and zeros beside them.
+
     Args:
-        local: (blocks, B, B).
-        read: (blocks, 1 + k, B).
-        write: (blocks, 1 + k, B).
-        mix: (blocks + k, blocks + k); on its diagonal first the coarse levels less the identity, then minus the
-            triangular factor of the product of reflections, and zeros beside them.
+        packed: (*layers, numbers), their numbers one after the other.
+        dim: Number of coordinates d.
+        reflections: Number k of reflections.
     """
 
-    local: Float[Tensor, "blocks size size"]
-    read: Float[Tensor, "blocks channels size"]
-    write: Float[Tensor, "blocks channels size"]
-    mix: Float[Tensor, "blocks_and_k blocks_and_k"]
+    packed: Float[Tensor, "*layers numbers"]
+    dim: int
+    reflections: int
+
+    @property
+    def channels(self) -> int:
+        """Return blocks + k."""
+        return -(-self.dim // block_size(self.dim)) + self.reflections
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return views of `packed`: `local`, `read`, `write` and `mix`."""
+        size, channels, each = block_size(self.dim), self.channels, 1 + self.reflections
+        blocks = channels - self.reflections
+        shapes = (blocks, size, size), (blocks, each, size), (blocks, each, size), (channels, channels)
+        parts = self.packed.split([prod(shape) for shape in shapes], -1)
+        local, read, write, mix = (part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True))
+        return local, read, write, mix
 
 
 def build_blocks(
@@ -72,8 +91,7 @@ def build_blocks_of_layers(
         raise ValueError("a rotation without givens and without reflections is the identity; leave it out")
     angles = like.new_empty(len(like), 0, dim - 1) if givens is None else givens
     vectors = like.new_empty(len(like), 0, dim) if reflections is None else reflections
-    stacked = _Build.apply(angles, vectors)
-    return [RotationBlocks(*layer) for layer in zip(*(part.unbind(0) for part in stacked), strict=True)]
+    return [RotationBlocks(packed, dim, vectors.shape[1]) for packed in _Build.apply(angles, vectors).unbind(0)]
 
 
 class _Build(torch.autograd.Function):
@@ -93,7 +111,7 @@ class _Build(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, angles: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, angles: Tensor, vectors: Tensor) -> Tensor:
         with torch.autocast(angles.device.type, enabled=False):
             layers, trees, _ = angles.shape
             plans = [plan(vectors.shape[-1], trees, angles.device) for plan in (fine_plan, coarse_plan)]
@@ -112,17 +130,20 @@ class _Build(torch.autograd.Function):
             turned = cut @ local.mT + (coarse @ (cut @ row.mT).squeeze(-1)).unsqueeze(-1) * column
             ctx.dims = vectors.shape[-1], trees
             ctx.plans, ctx.factors, ctx.reflections = plans, factors, (norms, units, reflect)
-            ctx.trees = reverse, forward, coarse_reverse, coarse_forward, local.detach(), coarse
             mix = torch.cat([functional.pad(coarse, (0, len(reflect[0]))), functional.pad(reflect, (blocks, 0))], 1)
-            return local, torch.cat([column, turned], 2), torch.cat([row, cut], 2), mix
+            parts = local, torch.cat([column, turned], 2), torch.cat([row, cut], 2), mix
+            packed = torch.cat([part.flatten(1) for part in parts], 1)
+            local, *_ = RotationBlocks(packed.detach(), vectors.shape[-1], units.shape[1]).parts()
+            ctx.trees = reverse, forward, coarse_reverse, coarse_forward, local, coarse
+            return packed
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         reverse, forward, coarse_reverse, coarse_forward, local, coarse = ctx.trees
         norms, units, reflect = ctx.reflections
-        d_local, d_read, d_write, d_mix = grads
         with torch.autocast(local.device.type, enabled=False):
+            d_local, d_read, d_write, d_mix = RotationBlocks(grads[0], ctx.dims[0], units.shape[1]).parts()
             layers, blocks, size, _ = local.shape
             column, row = reverse[..., 0], forward[..., 0, :]
             d_coarse, d_reflect = d_mix[:, :blocks, :blocks], d_mix[:, blocks:, blocks:]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 # Not -ffast-math: a library linked with it would make every thread of the process flush small numbers to zero.
 FLAGS = ("-O3", "-funroll-loops", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
@@ -32,17 +33,21 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CC", "cc")) if sys.platform == "linux" else None
 
 
-def call(function: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
-    """Call a kernel with its sizes, the number of threads and contiguous float32 tensors, ordered as in C.
+def threads_for(numbers: int) -> int:
+    """Return how many threads are to work on so many numbers."""
+    return min(torch.get_num_threads(), max(numbers // NUMBERS_FOR_A_THREAD, 1))
+
+
+def call(function: str, sizes: tuple[int, ...], tensors: tuple[Tensor | None, ...]) -> None:
+    """Call a kernel with its sizes and contiguous float32 tensors, ordered as in C.
 
     Args:
         function: Its name in C.
-        sizes: First those of a matrix of activations, (tokens, numbers of a token).
-        tensors: What it reads and writes.
+        sizes: Whole numbers, the number of threads among them.
+        tensors: What it reads and writes; None for what is not there, in C a null pointer.
     """
-    threads = min(torch.get_num_threads(), max(sizes[0] * sizes[1] // NUMBERS_FOR_A_THREAD, 1))
-    kernel = _kernel(function, len(sizes) + 1, len(tensors))
-    kernel(*sizes, threads, *(tensor.data_ptr() for tensor in tensors))
+    kernel = _kernel(function, len(sizes), len(tensors))
+    kernel(*sizes, *(None if tensor is None else tensor.data_ptr() for tensor in tensors))
 
 
 @cache
@@ -56,8 +61,8 @@ def _kernel(function: str, integers: int, pointers: int) -> Callable[..., None]:
 @cache
 def _library() -> ctypes.CDLL:
     """Load the kernels, compiled for this very processor: a home folder may serve machines of several kinds."""
-    command = [str(compiler()), *FLAGS, *map(str, SOURCES)]
-    content = [*command, *(file.read_text("utf-8") for file in SOURCES), _processor()]
+    command = [str(compiler()), *FLAGS, *map(str, SOURCES), "-lm"]
+    content = [*command, *(file.read_text("utf-8") for file in SOURCES + HEADERS), _processor()]
     name = f"kernels-{hashlib.sha256('|'.join(content).encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropo"
     if (folder / name).exists():

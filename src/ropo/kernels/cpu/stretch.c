@@ -1,25 +1,32 @@
 /* The stretch of a layer's output and its gradients; ropo.adapter.stretch has the equation. Matrices are contiguous. */
 
+#include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 enum { SLAB = 64 }; /* tokens whose sum one thread makes: results do not depend on the number of threads */
 
 typedef long long integer;
 
-/* z = scale y + shift. y, z: (tokens, neurons); scale, shift: (neurons,). */
-void ropo_stretch(integer tokens, integer neurons, integer threads, const float *y, const float *scale, const float *shift,
-                  float *z) {
+/* z = scale (y - bias) + bias, scale = exp(log_scale).
+   y, z: (tokens, neurons); log_scale, scale: (neurons,); bias: (neurons,) or NULL. */
+void ropo_stretch(integer tokens, integer neurons, integer threads, const float *y, const float *log_scale, const float *bias,
+                  float *scale, float *z) {
+    for (integer neuron = 0; neuron < neurons; neuron++) scale[neuron] = expf(log_scale[neuron]);
 #pragma omp parallel for num_threads(threads)
     for (integer token = 0; token < tokens; token++) {
         const float *from = y + token * neurons;
         float *to = z + token * neurons;
-#pragma omp simd
-        for (integer neuron = 0; neuron < neurons; neuron++) to[neuron] = scale[neuron] * from[neuron] + shift[neuron];
+        if (bias == NULL)
+            for (integer neuron = 0; neuron < neurons; neuron++) to[neuron] = scale[neuron] * from[neuron];
+        else
+            for (integer neuron = 0; neuron < neurons; neuron++)
+                to[neuron] = scale[neuron] * (from[neuron] - bias[neuron]) + bias[neuron];
     }
 }
 
 /* grad_y = scale grad; sums[0] = the sum over tokens of grad (z - bias).
-   grad, z, grad_y: (tokens, neurons); scale, bias: (neurons,); sums: (slabs, neurons), at least one. */
+   grad, z, grad_y: (tokens, neurons); scale: (neurons,); bias: (neurons,) or NULL; sums: (slabs, neurons), at least one. */
 void ropo_stretch_gradients(integer tokens, integer neurons, integer threads, const float *grad, const float *z,
                             const float *scale, const float *bias, float *grad_y, float *sums) {
     integer slabs = (tokens + SLAB - 1) / SLAB;
@@ -31,7 +38,7 @@ void ropo_stretch_gradients(integer tokens, integer neurons, integer threads, co
             float *to = grad_y + token * neurons, *sum = sums + slab * neurons;
 #pragma omp simd
             for (integer neuron = 0; neuron < neurons; neuron++) {
-                sum[neuron] += grads[neuron] * (outputs[neuron] - bias[neuron]);
+                sum[neuron] += grads[neuron] * (bias ? outputs[neuron] - bias[neuron] : outputs[neuron]);
                 to[neuron] = scale[neuron] * grads[neuron];
             }
         }

@@ -36,22 +36,23 @@ def rotated(x: Tensor, local: Tensor, read: Tensor, write: Tensor, mix: Tensor) 
     return out, read_from_x
 
 
-def gradients(
-    x: Tensor, grad: Tensor, mixed: Tensor, mixed_back: Tensor, local: Tensor, read: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `local`, `read` and `write`, the latter two of one shape."""
+def add_gradients(
+    x: Tensor, grad: Tensor, mixed: Tensor, mixed_back: Tensor, d_local: Tensor, d_read: Tensor, d_write: Tensor
+) -> None:
+    """Add the gradients of `local`, `read` and `write`, the latter two of one shape."""
     tokens, width = x.shape
-    blocks, channels, size = read.shape
+    blocks, channels, size = d_read.shape
     steps = triton.cdiv(tokens, SUMMED)
     splits = max(min(steps, PROGRAMS // blocks), 1)
-    d_local, d_read, d_write = (each.new_zeros(splits, *each.shape) for each in (local, read, read))
+    parts = [each.new_zeros(splits, *each.shape) for each in (d_local, d_read, d_write)]
     if tokens:
         _gradients[blocks, splits](
-            *(x, grad, mixed_back.contiguous(), mixed.contiguous(), d_local, d_read, d_write, tokens, width),
+            *(x, grad, mixed_back.contiguous(), mixed.contiguous(), *parts, tokens, width),
             *(*x.stride(), *grad.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
             *(max(triton.next_power_of_2(channels), 16), size, SUMMED),
         )
-    return d_local.sum(0), d_read.sum(0), d_write.sum(0)
+    for total, part in zip((d_local, d_read, d_write), parts, strict=True):
+        total += part.sum(0)
 
 
 @triton.jit

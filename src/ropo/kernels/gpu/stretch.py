@@ -14,27 +14,29 @@ PROGRAMS = 1024
 """Programs for the gradients: some for each multiprocessor of a large GPU."""
 
 
-def stretched(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """Return scale (y - bias) + bias for (tokens, n) outputs, in their dtype."""
-    tokens, neurons = y.shape
+def stretched(y: Tensor, log_scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return exp(log_scale) (y - bias) + bias for outputs y, in their dtype, and exp(log_scale)."""
+    scale, rows = log_scale.exp(), y.reshape(-1, y.shape[-1])
+    tokens, neurons = rows.shape
     z = y.new_empty(y.shape)
     if tokens:
         _stretch[triton.cdiv(tokens, TOKENS), triton.cdiv(neurons, NEURONS)](
-            y, scale, bias, z, tokens, neurons, *y.stride(), NEURONS, TOKENS
+            rows, scale, bias, z, tokens, neurons, *rows.stride(), NEURONS, TOKENS
         )
-    return z
+    return z, scale
 
 
 def gradients(grad: Tensor, z: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the gradients of y, scale grad, and of the scale's logarithm, the sum over tokens of grad (z - bias)."""
-    tokens, neurons = grad.shape
+    grads, outputs = (each.reshape(-1, len(scale)) for each in (grad, z))
+    tokens, neurons = grads.shape
     columns, steps = triton.cdiv(neurons, NEURONS), triton.cdiv(tokens, TOKENS)
     splits = max(min(steps, PROGRAMS // columns), 1)
     grad_y = grad.new_empty(grad.shape)
     parts = scale.new_zeros(splits, neurons)
     if tokens:
         _stretch_gradients[columns, splits](
-            *(grad, z, scale, bias, grad_y, parts, tokens, neurons, *grad.stride(), *z.stride()),
+            *(grads, outputs, scale, bias, grad_y, parts, tokens, neurons, *grads.stride(), *outputs.stride()),
             *(triton.cdiv(steps, splits) * TOKENS, NEURONS, TOKENS),
         )
     return grad_y, parts.sum(0)
