@@ -34,13 +34,25 @@ def forget() -> None:
     trust._tried.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests keep kernels: each build takes two seconds."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def _own_folder(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled))
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for compiled kernels."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    forget()
-    yield tmp_path / "ropo"
-    forget()
+    return tmp_path / "ropo"
 
 
 @pytest.fixture(params=list(BUILDS))
@@ -193,9 +205,11 @@ def test_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         forget()
     assert len(runs) == 1
     assert [file.suffix for file in cache.iterdir()] == [".so"]
-    monkeypatch.setattr(library, "_processor", lambda: "another one, that shares the home folder")
-    stretch.stretched(torch.ones(2, 3), torch.zeros(3), None)
-    assert len(runs) == 2
+    for changed, value in (("_processor", lambda: "another one, that shares the home folder"), ("HEADERS", ())):
+        monkeypatch.setattr(library, changed, value)
+        forget()
+        stretch.stretched(torch.ones(2, 3), torch.zeros(3), None)
+    assert len(runs) == 3
 
 
 def test_where_nothing_can_be_kept_they_work_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

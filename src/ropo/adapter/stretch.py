@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ropo.adapter import plain_stretch
 from ropo.kernels import Family, kernels_on
+from ropo.kernels.cpu import stretch as on_cpu
 
 
 def stretch(
@@ -73,10 +74,8 @@ def arithmetic_for(y: Tensor, scale: Tensor) -> ModuleType:
 
 
 def _kernels(family: Family) -> ModuleType:
-    if family == "gpu":
-        from ropo.kernels.gpu import stretch as on_gpu  # imports Triton, which is not on every machine
+    if family == "cpu":
+        return on_cpu
+    from ropo.kernels.gpu import stretch as on_gpu  # imports Triton, which is not on every machine
 
-        return on_gpu
-    from ropo.kernels.cpu import stretch as on_cpu
-
-    return on_cpu
+    return on_gpu

@@ -31,10 +31,10 @@ def kernels_on(device: torch.device, trial: Trial) -> Family | None:
         trial: Runs the kernels on something small there and returns how far each result is from that of plain PyTorch,
             relatively. Called once a device; where it fails or a difference is too large, a warning says so.
     """
-    # What is being compiled has no numbers yet, and a compiler makes its own CPU kernels of plain PyTorch.
-    if device.type == "cpu" and torch.compiler.is_compiling():
-        return None
-    return _constant(str(device), trial) if torch.compiler.is_compiling() else _tried(device, trial)
+    if not torch.compiler.is_compiling():
+        return _tried(device, trial)
+    # A compiler makes its own CPU kernels of plain PyTorch.
+    return None if device.type == "cpu" else _constant(str(device), trial)
 
 
 @torch.compiler.assume_constant_result  # a compiler must neither trace the trial nor break the graph for it
