@@ -75,8 +75,10 @@ class RopoLayer(nn.Module, BaseTunerLayer):
         base_layer = self.base_layer
         z = base_layer(x, *args, **kwargs)
         log_scales = [log_scale for _, log_scale in adapters if log_scale is not None]
+        if not log_scales:
+            return z
         bias: Tensor | None = base_layer.bias  # type: ignore[assignment]
-        return stretch(z, sum(log_scales[1:], log_scales[0]), bias) if log_scales else z
+        return stretch(z, sum(log_scales[1:], log_scales[0]), bias)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fold adapters into the frozen weight: weight' = diag(exp s) weight R^T.
