@@ -86,7 +86,8 @@ def measure_memory(arguments: argparse.Namespace) -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=mapped)
         loaded, peak = (int(number) / 1024 for number in done.stdout.split()[-2:])
         rows.append({"name": name, "loaded_mib": loaded, "peak_mib": peak})
-    report("peak memory of a training step, 4 x 256 tokens", rows, arguments.output)
+    checkpointed = ", gradient checkpointing" if arguments.checkpointing else ""
+    report(f"peak memory of a training step, 4 x 256 tokens{checkpointed}", rows, arguments.output)
 
 
 def layer_step(layer: nn.Module, tokens: int, width: int) -> Callable[[], None]:
