@@ -41,11 +41,12 @@ METHODS: dict[str, Callable[[], PeftConfig | None]] = {
 }
 
 
-def training_step(model_path: str, method: str, checkpointing: bool) -> Callable[[], None]:
+def training_step(method: str, arguments: argparse.Namespace) -> Callable[[], None]:
     """Return one step on 4 x 256 tokens: forward, backward, optimizer."""
     torch.manual_seed(0)
-    model = get_peft_model(load_model(model_path, torch.float32), METHODS[method]())
-    if checkpointing:
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float32
+    model = get_peft_model(load_model(arguments.model, dtype), METHODS[method]())
+    if arguments.checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -62,7 +63,7 @@ def training_step(model_path: str, method: str, checkpointing: bool) -> Callable
 
 def measure_steps(arguments: argparse.Namespace) -> None:
     """Compare a training step of every method with LoRA's."""
-    steps = {name: training_step(arguments.model, name, arguments.checkpointing) for name in arguments.methods}
+    steps = {name: training_step(name, arguments) for name in arguments.methods}
     seconds = interleave(steps, arguments.rounds)
     report("one training step, 4 x 256 tokens, q_proj and v_proj", summary(seconds, "lora r=8"), arguments.output)
 
@@ -70,7 +71,7 @@ def measure_steps(arguments: argparse.Namespace) -> None:
 def measure_memory(arguments: argparse.Namespace) -> None:
     """Compare the peak memory of two steps, a fresh process for every method."""
     if arguments.one:
-        step = training_step(arguments.model, arguments.one, arguments.checkpointing)
+        step = training_step(arguments.one, arguments)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         step()
         step()
@@ -79,15 +80,14 @@ def measure_memory(arguments: argparse.Namespace) -> None:
     rows = []
     for name in arguments.methods:
         command = [sys.executable, __file__, "memory", "--model", arguments.model, "--one", name]
-        if arguments.checkpointing:
-            command.append("--checkpointing")
+        command += ["--checkpointing"] * arguments.checkpointing + ["--bf16"] * arguments.bf16
         # Each tensor is mapped on its own, so that memory which the allocator has idle is not counted.
         mapped = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=mapped)
         loaded, peak = (int(number) / 1024 for number in done.stdout.split()[-2:])
         rows.append({"name": name, "loaded_mib": loaded, "peak_mib": peak})
-    checkpointed = ", gradient checkpointing" if arguments.checkpointing else ""
-    report(f"peak memory of a training step, 4 x 256 tokens{checkpointed}", rows, arguments.output)
+    how = ", bfloat16" * arguments.bf16 + ", gradient checkpointing" * arguments.checkpointing
+    report(f"peak memory of a training step, 4 x 256 tokens{how}", rows, arguments.output)
 
 
 def layer_step(layer: nn.Module, tokens: int, width: int) -> Callable[[], None]:
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--checkpointing", action="store_true", help="train with gradient checkpointing")
+    parser.add_argument("--bf16", action="store_true", help="train a model in bfloat16")
     parser.add_argument("--kin", action="store_true", help="measure other methods' layers too")
     parser.add_argument("--output", type=Path, help="JSON Lines file to append to")
     parser.add_argument("--one", help=argparse.SUPPRESS)
