@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLayer, plain_stretch
 from tests.adapter.models import relative_difference, tiny_llama
 
 
@@ -42,3 +42,11 @@ def test_autocast_keeps_the_rotation_in_float32() -> None:
     gradients = [p.grad for p in layer.parameters() if p.requires_grad]
     assert len(gradients) == 3
     assert all(g.dtype == torch.float32 and g.abs().sum() > 0 for g in gradients)
+
+
+def test_magnitudes_learn_in_float32_whatever_autocast_says() -> None:
+    grad, z, scale = torch.randn(300, 8), torch.randn(300, 8), torch.randn(8).exp()
+    alone = plain_stretch.gradients(grad, z, scale, None)
+    with torch.autocast("cpu"):
+        within = plain_stretch.gradients(grad, z, scale, None)
+    assert all(torch.equal(one, other) for one, other in zip(alone, within, strict=True))

@@ -164,7 +164,7 @@ def test_an_adapted_layer_uses_them_for_what_they_know(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_activations_of_another_dtype(dtype: torch.dtype) -> None:
-    """Rotated in float32 and rounded once, but for float64: blocks rotate that in float64."""
+    """Rotated in float32, that of the parameters, and rounded once."""
     leaves = [torch.randn(5, 101).to(dtype), torch.randn(2, 100), torch.randn(2, 101)]
     grad = torch.randn(5, 101).to(dtype)
     x, givens, reflections = (leaf.requires_grad_() for leaf in leaves)
@@ -172,7 +172,7 @@ def test_activations_of_another_dtype(dtype: torch.dtype) -> None:
     grads = torch.autograd.grad(output, leaves, grad)
     assert output.dtype == grads[0].dtype == dtype
     assert grads[1].dtype == grads[2].dtype == torch.float32
-    epsilon = 1e-6 if dtype == torch.float64 else torch.finfo(dtype).eps  # the matrices are float32
+    epsilon = 1e-6 if dtype == torch.float64 else torch.finfo(dtype).eps
     bounds = [epsilon, epsilon, 1e-5, 1e-5]
     for mine, truth, bound in zip((output, *grads), reference(x.detach(), grad, *leaves[1:]), bounds, strict=True):
         assert (mine.double() - truth).norm() <= bound * truth.norm()

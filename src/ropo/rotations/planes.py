@@ -38,7 +38,7 @@ def turn_planes(x: Float[Tensor, "*batch d"], planes: Planes) -> Float[Tensor, "
     """Return x @ R for rows x.
 
     Args:
-        x: (*batch, d) activations, float32 or narrower.
+        x: (*batch, d) activations of any floating dtype.
         planes: R.
 
     Returns:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropo.rotations.blocks import RotationBlocks, build_blocks
+from ropo.rotations.blocks import RotationBlocks
 from ropo.rotations.planes import Planes, turn_planes
 from ropo.rotations.products import products_for
 
@@ -25,14 +25,12 @@ def rotate(x: Float[Tensor, "*batch d"], rotation: RotationBlocks | Planes) -> F
     Returns:
         (*batch, d) in the dtype of x.
 
-    Cost: 2 tokens d (B + 2 + 2 k) multiplications forward, three times that backward. Arithmetic in the blocks' dtype
-    (or the wider of the two), one rounding. For the backward pass it keeps x itself and d / B + k numbers a token. With
-    planes as `turn_planes` says.
+    Cost: 2 tokens d (B + 2 + 2 k) multiplications forward, three times that backward. Arithmetic in the blocks' dtype,
+    one rounding. For the backward pass it keeps x itself and d / B + k numbers a token. With planes as `turn_planes`
+    says.
     """
     if isinstance(rotation, Planes):
-        if x.dtype != torch.float64:
-            return turn_planes(x, rotation)
-        rotation = build_blocks(x.shape[-1], *rotation)
+        return turn_planes(x, rotation)
     return _Rotate.apply(x, rotation.packed, rotation.reflections)
 
 
