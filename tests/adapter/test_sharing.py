@@ -189,16 +189,17 @@ def test_narrowed_parameters_are_widened_before_they_are_built() -> None:
     assert widths == {torch.float32}
 
 
-@with_blocks
-def test_sharded_parameters_are_left_to_their_own_layer(group_sizes, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["givens", "reflections", "log_magnitude"])
+def test_sharded_parameters_are_left_to_their_own_layer(name, group_sizes, way, monkeypatch) -> None:
     """FSDP gathers a layer's parameters only while that layer runs; before, they are DTensors."""
     model = adapted()
     sharded = model.get_base_model().model.layers[0].self_attn.q_proj.ropo_parameters["default"]
-    is_plain = sharing._is_plain
-    parts = {id(part) for part in sharded.parameters()}
-    monkeypatch.setattr(sharing, "_is_plain", lambda part: id(part) not in parts and is_plain(part))
+    is_plain, forward, own = sharing._is_plain, RopoParameters.forward, []
+    monkeypatch.setattr(sharing, "_is_plain", lambda part: part is not getattr(sharded, name) and is_plain(part))
+    monkeypatch.setattr(RopoParameters, "forward", lambda self: own.append(self) or forward(self))
     assert gradients(model)
-    assert group_sizes == [3]
+    assert own == [sharded]
+    assert group_sizes == ([3] if way == "blocks" else [])
 
 
 def test_what_counts_as_plain(tmp_path) -> None:

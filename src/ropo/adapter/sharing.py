@@ -1,4 +1,4 @@
-"""Build the rotations of all layers of one width at once, for each call of the model."""
+"""Give all layers their rotations at once, for each call of the model: those of one width are built together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ropo.adapter.layer import RopoLayer
 from ropo.adapter.parameters import RopoParameters
 from ropo.rotations import Planes, build_blocks_of_layers, by_planes
 
-# Who holds blocks during a call, so that a call without any, as each token in generation is, looks for none afterwards.
+# Who holds a rotation during a call: a call without any, as each token in generation is, looks for none afterwards.
 _sharing: WeakKeyDictionary[nn.Module, list[RopoParameters]] = WeakKeyDictionary()
 
 
@@ -23,34 +23,35 @@ def build_together(model: nn.Module) -> None:
 
     Building costs some forty operations on small tensors, and their number does not grow with the layers. Where a layer
     is called without the model (a part of the model by itself, a checkpointed layer computed again) it builds its own.
+    Where kernels turn plane by plane, nothing is built: layers get the parameters themselves.
     """
-    if _share_blocks not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_share_blocks)
-        model.register_forward_hook(_forget_blocks, always_call=True)
+    if _share_rotations not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_share_rotations)
+        model.register_forward_hook(_forget_rotations, always_call=True)
 
 
 def build_alone(model: nn.Module) -> None:
     """Take back `build_together`."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (_share_blocks, _forget_blocks)]:
+        for key in [key for key, hook in hooks.items() if hook in (_share_rotations, _forget_rotations)]:
             del hooks[key]
 
 
-def _share_blocks(model: nn.Module, args: Any) -> None:
+def _share_rotations(model: nn.Module, args: Any) -> None:
     # Without gradients the layers' caches serve better, and a compiler sees through single builds more easily.
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
     groups: defaultdict[Any, list[RopoParameters]] = defaultdict(list)
     for parameters in _acting(model):
         parameters.keep_float32()
-        if parameters.rotates and all(_is_plain(part) for part in parameters.rotation_parts()):
+        if parameters.rotates and all(_is_plain(part) for part in parameters.parameters(recurse=False)):
             groups[_kind(parameters)].append(parameters)
     for group in groups.values():
         _sharing.setdefault(model, []).extend(group)
         _share(group)
 
 
-def _forget_blocks(model: nn.Module, args: Any, output: Any) -> None:
+def _forget_rotations(model: nn.Module, args: Any, output: Any) -> None:
     if torch.compiler.is_compiling():
         return
     for parameters in _sharing.pop(model, ()):
