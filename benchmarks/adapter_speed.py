@@ -26,8 +26,8 @@ from torch import nn
 
 import ropo
 from ropo.adapter import RopoLayer
-from ropo.models import load_model
-from ropo.rotations import Planes, build_blocks, build_blocks_of_layers, by_planes
+from ropo.lm.loading import load_model
+from ropo.ops import Planes, build_blocks, build_blocks_of_layers, by_planes
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, Callable[[], PeftConfig | None]] = {

@@ -22,9 +22,9 @@ import torch
 from transformers import TrainerCallback
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
-from ropo.models import load_model, load_tokenizer
+from ropo.core.record import git_commit, library_versions
+from ropo.lm.loading import load_model, load_tokenizer
 from ropo.preferences.data import load_preferences
-from ropo.record import git_commit, library_versions
 from ropo.training.monitor import HackingMonitor
 
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time

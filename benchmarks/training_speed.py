@@ -82,7 +82,7 @@ def build_trainer(arguments: argparse.Namespace, contestant: str, data: str, ord
     from trl import DPOConfig, DPOTrainer
 
     import ropo
-    from ropo.models import load_model, load_tokenizer
+    from ropo.lm.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
     on_gpu = torch.cuda.is_available()

@@ -22,10 +22,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ropo.bootstrap import bootstrap_interval
 from ropo.cli.main import main as ropo
-from ropo.files import write_atomically
-from ropo.generation import (
+from ropo.core.bootstrap import bootstrap_interval
+from ropo.core.files import write_atomically
+from ropo.core.record import read_record
+from ropo.instructions import satisfied
+from ropo.lm.loading import load_tokenizer
+from ropo.lm.sampling import (
     Answer,
     PromptRecord,
     SamplingSettings,
@@ -34,9 +37,6 @@ from ropo.generation import (
     read_prompts,
     sample_batches,
 )
-from ropo.instructions import satisfied
-from ropo.models import load_tokenizer
-from ropo.record import read_record
 
 DATA = Path(__file__).parents[1] / "experiments" / "verifiable_pairs" / "full"
 OUTPUT = Path("runs/demo")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from peft import get_peft_model
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.methods import METHODS, adapter_config, check_target_modules
-from tests.generation.tiny import tiny_model
+from tests.lm.sampling.tiny import tiny_model
 
 
 def test_every_method_is_there():

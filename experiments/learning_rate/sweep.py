@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from ropo.cli.main import main as ropo
-from ropo.models import load_policy, load_tokenizer
-from ropo.record import git_commit, library_versions, read_record
+from ropo.core.record import git_commit, library_versions, read_record
+from ropo.lm.loading import load_policy, load_tokenizer
 
 HERE = Path(__file__).parent
 PAIRS = HERE.parent / "verifiable_pairs/full/train.pairs.jsonl"

@@ -26,14 +26,14 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
+from ropo.core.record import git_commit, library_versions
 from ropo.diagnostics.layers import pair_layers
 from ropo.diagnostics.report import summarise_layers
-from ropo.diagnostics.scoring import compare_on_pairs, pair_log_probs, text_loss
-from ropo.diagnostics.tokens import shorten_pair, text_windows, tokenize_pair
 from ropo.diagnostics.weights import measure_layer
-from ropo.models import load_model, load_tokenizer
+from ropo.lm.loading import load_model, load_tokenizer
+from ropo.lm.log_probs import compare_on_pairs, pair_log_probs, text_loss
+from ropo.lm.tokens import shorten_pair, text_windows, tokenize_pair
 from ropo.preferences.data import load_preferences
-from ropo.record import git_commit, library_versions
 from ropo.training.monitor import measuring, unwrapped
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

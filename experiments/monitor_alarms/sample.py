@@ -12,11 +12,11 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from ropo.core.record import git_commit, library_versions
 from ropo.diagnostics.sampling import sample_answers
 from ropo.diagnostics.text import repetition, words
-from ropo.generation import SamplingSettings, encode_prompts, read_prompts
-from ropo.models import load_model, load_tokenizer
-from ropo.record import git_commit, library_versions
+from ropo.lm.loading import load_model, load_tokenizer
+from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts
 
 HERE = Path(__file__).parent
 PROMPTS = HERE.parent / "verifiable_pairs" / "full" / "test.prompts.jsonl"

@@ -12,9 +12,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ropo.kernels import Family, kernels_on
-from ropo.record import git_commit, library_versions
-from ropo.rotations.trial import differences_on
+from ropo.core.record import git_commit, library_versions
+from ropo.ops.trial import differences_on
+from ropo.ops.trust import Family, kernels_on
 
 
 def device_name() -> str:
@@ -25,7 +25,7 @@ def device_name() -> str:
 
 
 def kernels_in_use() -> list[Family]:
-    """Return which of `ropo.kernels` work on this machine's devices; where none do, plain PyTorch does."""
+    """Return which of `ropo.ops` work on this machine's devices; where none do, plain PyTorch does."""
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     return [family for device in devices if (family := kernels_on(device, differences_on)) is not None]
 

@@ -11,7 +11,7 @@ from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel
 
 from ropo.adapter import RopoConfig
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 COMMON_OPTIONS = ("target_modules", "exclude_modules", "layers_to_transform")
 

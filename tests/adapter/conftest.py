@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropo.adapter import parameters, sharing
-from ropo.kernels.cpu.library import compiler
+from ropo.ops.cpu.library import compiler
 
 
 @pytest.fixture(params=["blocks", "planes"])

@@ -34,7 +34,7 @@ from transformers import (
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLayer, RopoModel
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from tests.adapter.models import VOCABULARY, logits, relative_difference
 from tests.adapter.test_trl import PAIRS
 from tests.tiny_tokenizer import tiny_tokenizer

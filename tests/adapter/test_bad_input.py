@@ -3,7 +3,7 @@ from peft import get_peft_model
 from torch import nn
 
 from ropo import RopoConfig
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from tests.adapter.models import tiny_llama
 
 

@@ -7,7 +7,7 @@ from peft import get_peft_model
 from ropo import RopoConfig
 from ropo.adapter import RopoLayer
 from ropo.diagnostics import hyperspherical_energy
-from ropo.rotations import rotate
+from ropo.ops import rotate
 from tests.adapter.models import tiny_llama, tiny_qwen2, tokens
 
 
@@ -97,7 +97,7 @@ def test_gradients_equal_those_of_an_explicit_weight(make) -> None:
     tensors = [x, parameters.givens, parameters.reflections, parameters.log_magnitude]
     weights = torch.randn(3, 5, layer.out_features, dtype=torch.float64)
 
-    from ropo.rotations import ropo_rotation
+    from ropo.ops import ropo_rotation
 
     base = layer.get_base_layer()
     dense = ropo_rotation(layer.in_features, parameters.givens, parameters.reflections)

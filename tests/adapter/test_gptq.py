@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLayer
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from tests.adapter.models import logits, relative_difference
 from tests.adapter.test_trl import PAIRS
 from tests.tiny_tokenizer import tiny_tokenizer

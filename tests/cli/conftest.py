@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ropo.cli.main import main
-from tests.generation.tiny import save_tiny
+from tests.lm.sampling.tiny import save_tiny
 
 PAIRS = [
     {"prompt": "the cat sat", "chosen": "on the mat .", "rejected": "on the dog ."},

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ropo.cli.main import main
-from ropo.record import read_record
+from ropo.core.record import read_record
 from tests.cli.conftest import MANY, write_pairs
 from tests.test_accelerate_configs import FOLDER
 

@@ -15,7 +15,7 @@ from ropo.cli.main import main
 from ropo.diagnostics import DiagnosticReport
 from tests.adapter.models import tiny_qwen2
 from tests.cli.conftest import write_pairs
-from tests.generation.tiny import tiny_model, write_prompts
+from tests.lm.sampling.tiny import tiny_model, write_prompts
 from tests.tiny_tokenizer import tiny_tokenizer
 
 

@@ -10,8 +10,8 @@ import torch
 from ropo import environment
 from ropo.cli.main import main
 from ropo.environment import describe_environment
-from ropo.kernels import trust
-from ropo.kernels.cpu.library import compiler
+from ropo.ops import trust
+from ropo.ops.cpu.library import compiler
 from tests.cli.conftest import train
 
 

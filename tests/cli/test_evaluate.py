@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.main import main
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.results import Change, Comparison, Estimate, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import SUITES, Suite, load_suite
 from ropo.evaluation.table import print_results, title_of
@@ -60,7 +60,7 @@ def test_help_loads_none_of_the_suites_libraries(module):
     names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert "ropo.evaluation.settings" in names
-    light = {"ropo.errors", "ropo.evaluation.settings", "ropo.evaluation.judges.flags", "pydantic"}
+    light = {"ropo.core.errors", "ropo.evaluation.settings", "ropo.judging.flags", "pydantic"}
     light |= {"ropo.evaluation.sampled"}
     assert {name for name in names if name.split(".")[0] not in sys.stdlib_module_names} <= light
 

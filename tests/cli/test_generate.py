@@ -8,7 +8,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from ropo.cli.main import main
-from tests.generation.tiny import TEXTS, save_tiny, tiny_model, write_prompts
+from tests.lm.sampling.tiny import TEXTS, save_tiny, tiny_model, write_prompts
 from tests.tiny_tokenizer import tiny_tokenizer
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ropo.cli import env
 from ropo.cli.main import COMMANDS, available_commands, main
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 def test_help_lists_the_commands_that_exist(capsys):

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropo.cli.main import main
-from ropo.models import load_model, load_policy
-from ropo.record import read_record
+from ropo.core.record import read_record
+from ropo.lm.loading import load_model, load_policy
 from tests.cli.conftest import train
 
 PROBE = torch.arange(14)[None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropo.cli.output import check_output, display, finished_folder, working_folder
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 def make(output, overwrite=False, resume=False, **files):

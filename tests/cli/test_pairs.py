@@ -15,7 +15,7 @@ import pytest
 from ropo.cli.main import main
 from ropo.instructions.counting import words
 from tests.evaluation.fake_endpoint import serving
-from tests.generation.tiny import save_tiny, write_prompts
+from tests.lm.sampling.tiny import save_tiny, write_prompts
 from tests.tiny_reward import rewards, save_tiny_reward
 from tests.tiny_tokenizer import WORDS
 

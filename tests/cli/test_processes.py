@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from ropo.cli import processes, train_job
 from ropo.cli.main import main
-from ropo.errors import ProcessLostError
-from ropo.record import read_record
+from ropo.core.errors import ProcessLostError
+from ropo.core.record import read_record
 from tests.cli.conftest import write_pairs
 from tests.cli.test_resume import MANY
 from tests.training.together import start_together

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ropo.errors import UserError
-from ropo.generation import load_sampler_model
-from ropo.generation.vllm_sampler import plain_checkpoint
-from ropo.models import load_policy, load_tokenizer
+from ropo.core.errors import UserError
+from ropo.lm.loading import load_policy, load_tokenizer
+from ropo.lm.sampling import load_sampler_model
+from ropo.lm.sampling.vllm_sampler import plain_checkpoint
 from tests.adapter import test_quantised
 from tests.adapter.models import relative_difference
 from tests.cli.conftest import train

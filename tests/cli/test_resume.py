@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from ropo.cli import resume
 from ropo.cli.main import main
-from ropo.record import read_record
+from ropo.core.record import read_record
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints import resumable
 from tests.cli import killing

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from ropo.cli.main import main
+from ropo.core.record import read_record
+from ropo.lm.loading import load_model, load_policy, load_tokenizer
 from ropo.methods import METHODS
-from ropo.models import load_model, load_policy, load_tokenizer
-from ropo.record import read_record
 from tests.cli.conftest import MANY, PAIRS, train, write_pairs
 
 LN2 = math.log(2)

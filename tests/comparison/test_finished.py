@@ -9,10 +9,10 @@ import pytest
 
 from ropo.cli.main import main
 from ropo.comparison.finished import read_finished
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.results import read_results
 from tests.cli.conftest import train, write_pairs
-from tests.generation.tiny import save_tiny
+from tests.lm.sampling.tiny import save_tiny
 from tests.report.made import Page, make_result
 
 PLAIN = ("--monitor_steps", 0, "--logging_steps", 1)

@@ -22,7 +22,7 @@ from ropo.comparison.execution import Outcome, locked, run_in_process_of_its_own
 from ropo.comparison.pictures import pictured_layers
 from ropo.comparison.recipe import Budget
 from ropo.comparison.selection import candidate, select
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.results import Estimate, Metric, ModelResult, SuiteResult
 
 PAIRS = [{"prompt": f"p{number // 2}", "chosen": f"c{number}", "rejected": "r"} for number in range(20)]
@@ -40,7 +40,7 @@ def test_a_prompt_is_on_one_side_of_the_split():
 
 
 def test_the_budget_sets_the_steps(tmp_path):
-    from tests.generation.tiny import save_tiny
+    from tests.lm.sampling.tiny import save_tiny
 
     model = save_tiny(tmp_path)
     pairs = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran"}] * 3

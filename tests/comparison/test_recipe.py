@@ -13,7 +13,7 @@ from ropo.cli.main import main
 from ropo.comparison.places import without_folders
 from ropo.comparison.reading import RecipeFile
 from ropo.comparison.recipe import slug
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from tests.comparison.tiny import write_recipe
 
 GOOD = """\

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from ropo.core.errors import UserError
 from ropo.diagnostics import estimate_kl, measure_behaviour
 from ropo.diagnostics.behaviour import pearson
-from ropo.errors import UserError
 
 LENGTHS = torch.tensor([[2, 4], [5, 10]])
 

@@ -9,8 +9,8 @@ import torch
 
 from ropo.diagnostics import Generation
 from ropo.diagnostics.diagnose import diagnose_answers, sampled_kl
-from ropo.generation import SamplingSettings
-from tests.generation.tiny import tiny_model
+from ropo.lm.sampling import SamplingSettings
+from tests.lm.sampling.tiny import tiny_model
 from tests.tiny_tokenizer import tiny_tokenizer
 
 PROMPTS = [[1, 7, 8], [1, 9], [1, 10, 11, 12, 13], [1, 20]]

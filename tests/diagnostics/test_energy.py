@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ropo.core.errors import UserError
 from ropo.diagnostics import hyperspherical_energy, sampled_energy
 from ropo.diagnostics.pairs import BLOCK, all_cosines
-from ropo.errors import UserError
 
 
 def naive_energy(weight: Tensor) -> float:

@@ -7,9 +7,9 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from ropo import RopoConfig
+from ropo.core.errors import UserError
 from ropo.diagnostics import layer_weight, linear_layers
 from ropo.diagnostics.layers import linear_shape, pair_layers, rotations_of
-from ropo.errors import UserError
 from tests.adapter.models import tiny_gpt2, tiny_llama, tiny_qwen2
 
 TARGETS = ["q_proj", "v_proj"]

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from ropo.core.errors import UserError
 from ropo.diagnostics.neurons import BINS, cosine_counts, cosine_edges, project_neurons
-from ropo.errors import UserError
 
 
 def test_cosines_are_counted_in_their_bins():

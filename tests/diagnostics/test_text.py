@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from ropo.core.errors import UserError
 from ropo.diagnostics import (
     Generation,
     distinct,
@@ -14,7 +15,6 @@ from ropo.diagnostics import (
 )
 from ropo.diagnostics.answers import length_ratio
 from ropo.diagnostics.text import is_refusal, words
-from ropo.errors import UserError
 
 
 def answer(text: str, finished: bool = True) -> Generation:

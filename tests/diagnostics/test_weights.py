@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ropo.core.errors import UserError
 from ropo.diagnostics import hyperspherical_energy, measure_change, measure_layer, measure_weight
 from ropo.diagnostics import weights as weights_module
 from ropo.diagnostics.layers import LayerPair, pair_layers
-from ropo.errors import UserError
 from tests.diagnostics.test_layers import CONFIGS, adapted
 
 

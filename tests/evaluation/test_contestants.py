@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded, parse_contestants
-from tests.generation.tiny import save_tiny, tiny_model
+from tests.lm.sampling.tiny import save_tiny, tiny_model
 
 
 def save_adapter(base: str, folder) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.results import Change, Comparison, Estimate, Metric, ModelResult, SuiteResult, read_results
 
 METRIC = Metric.of("accuracy", Estimate(0.5, 0.4, 0.6, 10), "share of pairs")

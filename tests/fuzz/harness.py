@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 SECONDS = 60  # no reading of a few hundred bytes comes near, on a busy machine either
 LONGEST_LINE = 2000

@@ -11,7 +11,7 @@ import pyarrow.parquet
 from ropo.evaluation.alpaca_eval.formats import read_output_records
 from ropo.evaluation.knowledge.local import read_task
 from ropo.evaluation.mt_bench.questions import read_questions
-from ropo.generation.prompts import PromptRecord, read_prompts
+from ropo.lm.prompts import PromptRecord, read_prompts
 from ropo.preferences import PreferenceData, load_preferences
 from tests.fuzz import contents
 from tests.fuzz.harness import examples, fuzz

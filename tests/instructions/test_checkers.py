@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.instructions import INSTRUCTIONS, satisfied
 
 # name: (parameters, answers that satisfy it, answers that do not)

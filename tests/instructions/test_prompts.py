@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.instructions import HELD_OUT_FAMILY, INSTRUCTIONS, generate_prompts
 from ropo.instructions.prompts import compatible
 from ropo.instructions.topics import TEMPLATES, TOPICS

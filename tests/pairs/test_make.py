@@ -8,13 +8,13 @@ import pytest
 from datasets import load_dataset
 from trl.data_utils import is_conversational
 
-from ropo.errors import UserError
-from ropo.generation import SamplingSettings, sampler
+from ropo.core.errors import UserError
+from ropo.judging.scorers import FunctionScorer
+from ropo.lm.sampling import SamplingSettings, sampler
 from ropo.pairs import Selection, make_pairs
 from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path
-from ropo.scorers import FunctionScorer
-from tests.generation.tiny import save_tiny, tiny_prompts
+from tests.lm.sampling.tiny import save_tiny, tiny_prompts
 from tests.tiny_tokenizer import WORDS
 
 SAMPLING = SamplingSettings(samples=6, max_new_tokens=16, seed=2)
@@ -94,7 +94,7 @@ def test_a_failing_scorer_loses_nothing_that_was_sampled(model, tmp_path, monkey
 
 
 def test_missing_instructions_are_found_before_sampling(model, tmp_path):
-    from ropo.scorers import RuleScorer
+    from ropo.judging.scorers import RuleScorer
 
     with pytest.raises(UserError, match="prompt on line 1: the rule scorer needs"):
         make(model, tmp_path / "pairs.jsonl", scorer=RuleScorer())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.pairs import STRATEGIES, Candidate, Pair, Selection
 from ropo.pairs.selection import Dropped, select_pairs
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ropo.generation import read_prompts
 from ropo.instructions import HELD_OUT_FAMILY, satisfied
+from ropo.lm.sampling import read_prompts
 from ropo.pairs.length import TOLERANCE
 
 DATA = Path(__file__).parents[2] / "experiments" / "verifiable_pairs" / "full"

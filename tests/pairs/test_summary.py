@@ -7,7 +7,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from ropo.generation import PromptRecord
+from ropo.lm.sampling import PromptRecord
 from ropo.pairs import Candidate, Pair
 from ropo.pairs.summary import summarise, summary_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.preferences.data import collect, count_shared_prompts, load_preferences
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.preferences.records import read_records
 
 ROWS = [{"prompt": "a", "chosen": "b\u2028b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]

@@ -18,11 +18,11 @@ from ropo.comparison.results import (
     Sample,
     Selection,
 )
+from ropo.core.record import RunRecord, Source
 from ropo.diagnostics.movement import CosineChanges, NeuronMovement
 from ropo.diagnostics.report import DiagnosticReport, LayerSummary
 from ropo.diagnostics.weights import LayerMeasure, WeightChange, WeightMeasure
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
-from ropo.record import RunRecord, Source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 METHODS = ("RoPO", "LoRA", "full")

@@ -13,7 +13,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.dealing import DealtBatches, batch_sizes, deal, gathering_unequal, imbalance, packed_tokens
 from ropo.training.packing import pack_batch
 from tests.training.packing_helpers import draw, padded_batch

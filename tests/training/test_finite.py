@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.finite import Batch, find_fault, is_finite, join_places
 from ropo.training.trainer import PreferenceTrainer

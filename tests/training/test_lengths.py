@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.preferences.data import collect
 from ropo.training.lengths import leave_out_long_prompts, prompt_length
 from tests.tiny_tokenizer import tiny_tokenizer

@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from ropo import RopoConfig
+from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Signal
-from ropo.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.monitor import HackingMonitor, spread
 from ropo.training.trainer import PreferenceTrainer

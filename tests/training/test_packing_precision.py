@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
-from ropo.models import load_model
+from ropo.lm.loading import load_model
 from ropo.training.attention import PACKED
 from ropo.training.packed_model import enable_packing
 from tests.training.packing_helpers import with_fused_head

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from ropo import RopoConfig
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.finite import Batch
 from ropo.training.sharding import keep_adapters_whole

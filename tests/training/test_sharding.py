@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.finite import is_finite
 from ropo.training.sharding import check_deepspeed, check_sharding, is_cut

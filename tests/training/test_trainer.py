@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MambaConfig
 from trl import DPOConfig, DPOTrainer
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training import attention
 from ropo.training.config import PreferenceConfig
 from ropo.training.trainer import PreferenceTrainer

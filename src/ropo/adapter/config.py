@@ -8,7 +8,7 @@ from typing import Any
 from peft import PeftConfig
 
 from ropo.adapter.register import ROPO
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 GIVENS = ("bidirectional", "forward", "none")
 

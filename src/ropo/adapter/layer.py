@@ -13,9 +13,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.parameters import RopoParameters
-from ropo.adapter.stretch import stretch
-from ropo.errors import UserError
-from ropo.rotations import rotate
+from ropo.core.errors import UserError
+from ropo.ops import rotate
+from ropo.ops.stretch import stretch
 
 
 class RopoLayer(nn.Module, BaseTunerLayer):

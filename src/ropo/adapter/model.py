@@ -21,8 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.layer import RopoLayer
 from ropo.adapter.sharing import build_alone, build_together
-from ropo.adapter_values import check_values
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.lm.adapter_values import check_values
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
 LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers

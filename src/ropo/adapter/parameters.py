@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropo.adapter.config import RopoConfig
-from ropo.rotations import Planes, Product, RotationBlocks, build_blocks, by_planes, ropo_rotation
+from ropo.ops import Planes, Product, RotationBlocks, build_blocks, by_planes, ropo_rotation
 
 Acting = tuple[RotationBlocks | Planes | None, Float[Tensor, " n"] | None]
 

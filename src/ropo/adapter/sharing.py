@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ropo.adapter.layer import RopoLayer
 from ropo.adapter.parameters import RopoParameters
-from ropo.rotations import Planes, build_blocks_of_layers, by_planes
+from ropo.ops import Planes, build_blocks_of_layers, by_planes
 
 # Who holds a rotation during a call: a call without any, as each token in generation is, looks for none afterwards.
 _sharing: WeakKeyDictionary[nn.Module, list[RopoParameters]] = WeakKeyDictionary()

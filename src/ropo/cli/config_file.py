@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ropo.cli.parser import Parser
-from ropo.errors import UserError
-from ropo.names import did_you_mean
-from ropo.yaml_files import read_mapping, value_of
+from ropo.core.errors import UserError
+from ropo.core.names import did_you_mean
+from ropo.core.yaml_files import read_mapping, value_of
 
 
 def read_config(file: Path, parser: Parser) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 HELP = "measure energy, collapse, drift, variety and forgetting of a model or an adapter"
 
@@ -67,10 +67,10 @@ def measure(arguments: argparse.Namespace) -> Any:
     from rich.console import Console
     from rich.progress import track
 
+    from ropo.core.record import git_commit, library_versions
     from ropo.diagnostics import diagnose, layers, report, weights
-    from ropo.generation import SamplingSettings, encode_prompts, read_prompts
-    from ropo.models import load_model, load_policy, load_tokenizer
-    from ropo.record import git_commit, library_versions
+    from ropo.lm.loading import load_model, load_policy, load_tokenizer
+    from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts
 
     settings = SamplingSettings(samples=arguments.samples, max_new_tokens=arguments.max_new_tokens, seed=arguments.seed)
     prompts = read_prompts(arguments.prompts)[: arguments.max_prompts] if arguments.prompts else None
@@ -121,14 +121,14 @@ def read_pairs(source: str, most: int) -> list[dict[str, Any]]:
 
 def tokenize_pairs(tokenizer: Any, records: list[dict[str, Any]]) -> list[Any]:
     """Tokenise held-out pairs."""
-    from ropo.diagnostics.tokens import shorten_pair, tokenize_pair
+    from ropo.lm.tokens import shorten_pair, tokenize_pair
 
     return [shorten_pair(tokenize_pair(tokenizer, record), 1024) for record in records]
 
 
 def read_windows(tokenizer: Any, file: Path) -> list[list[int]]:
     """Read the beginning of a plain text: up to 8 windows of 256 tokens."""
-    from ropo.diagnostics.tokens import text_windows
+    from ropo.lm.tokens import text_windows
 
     try:
         return text_windows(tokenizer, file.read_text(encoding="utf-8"), window=256, most=8)

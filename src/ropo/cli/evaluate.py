@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.parser import Parser
-from ropo.errors import UserError
-from ropo.names import did_you_mean
+from ropo.core.errors import UserError
+from ropo.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from ropo.evaluation.suites import Suite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 @contextmanager

@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> None:
 
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
-    from ropo.files import write_atomically
-    from ropo.generation import Answer, Batch, Sampler, model_name, read_prompts, sample_with_journal
+    from ropo.core.files import write_atomically
+    from ropo.lm.sampling import Answer, Batch, Sampler, model_name, read_prompts, sample_with_journal
 
     quiet_libraries()
     settings = sampling_settings(args)

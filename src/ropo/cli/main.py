@@ -11,8 +11,8 @@ from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
 from ropo.cli.processes import let_the_first_speak
-from ropo.errors import ProcessLostError, RunStoppedError, UserError
-from ropo.names import did_you_mean
+from ropo.core.errors import ProcessLostError, RunStoppedError, UserError
+from ropo.core.names import did_you_mean
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env")
 

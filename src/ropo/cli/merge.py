@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropo.cli.parser import Parser
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ropo.cli.output import check_output, display, finished_folder
     from ropo.cli.quiet import quiet_libraries
-    from ropo.fingerprint import fingerprint_weights
-    from ropo.models import is_adapter, load_tokenizer
-    from ropo.record import RunRecord
+    from ropo.core.record import RunRecord
+    from ropo.lm.fingerprint import fingerprint_weights
+    from ropo.lm.loading import is_adapter, load_tokenizer
 
     quiet_libraries()
     source, output = arguments.adapter, Path(arguments.output).resolve()
@@ -66,7 +66,7 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
     """
     import torch
 
-    from ropo.models import adapter_base, dequantised, load_adapter, load_model
+    from ropo.lm.loading import adapter_base, dequantised, load_adapter, load_model
 
     name = adapter_base(source)
     policy: Any = load_adapter(dequantised(load_model(name, torch.float32, trust_remote_code)), source)

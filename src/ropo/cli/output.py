@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ropo.errors import UserError
-from ropo.files import sync, sync_tree
-from ropo.record import FILE_NAME
+from ropo.core.errors import UserError
+from ropo.core.files import sync, sync_tree
+from ropo.core.record import FILE_NAME
 
 INCOMPLETE = ".incomplete"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ropo.evaluation.judges.chat import Meter
-    from ropo.scorers import Scorer
+    from ropo.judging.chat import Meter
+    from ropo.judging.scorers import Scorer
 
 HELP = "make on-policy preference pairs from prompts"
 
@@ -16,7 +16,7 @@ HELP = "make on-policy preference pairs from prompts"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ropo pairs`."""
     from ropo.cli.sampling import add_sampling_arguments
-    from ropo.evaluation.judges.flags import KINDS, add_chat_arguments
+    from ropo.judging.flags import KINDS, add_chat_arguments
 
     parser.add_argument("--model", required=True, help="the policy: hub id, folder, .gguf file or PEFT adapter folder")
     add_sampling_arguments(parser, samples=6, temperature=0.8, top_p=0.95)
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
-    from ropo.generation import read_prompts
+    from ropo.lm.sampling import read_prompts
     from ropo.pairs import Selection, make_pairs
     from ropo.pairs.summary import summary_table
 
@@ -67,11 +67,11 @@ def scorer_of(args: argparse.Namespace) -> Scorer:
     from ropo.cli.extras import evaluation_libraries_for
 
     with evaluation_libraries_for(f"scorer {args.scorer}"):
-        from ropo.evaluation.judges.chat import ChatModel
-        from ropo.evaluation.judges.flags import JudgeSettings, load_judge
-        from ropo.evaluation.judges.grading import ChatScorer
-        from ropo.evaluation.judges.verdicts import VerdictStore
         from ropo.evaluation.settings import settings_from
+        from ropo.judging.chat import ChatModel
+        from ropo.judging.flags import JudgeSettings, load_judge
+        from ropo.judging.grading import ChatScorer
+        from ropo.judging.verdicts import VerdictStore
 
         flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
         judge = load_judge(settings_from(JudgeSettings, flags), args.batch_size)

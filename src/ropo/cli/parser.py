@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ropo.errors import UserError
-from ropo.names import did_you_mean
+from ropo.core.errors import UserError
+from ropo.core.names import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ropo.errors import ProcessLostError, UserError
+from ropo.core.errors import ProcessLostError, UserError
 
 Result = TypeVar("Result")
 

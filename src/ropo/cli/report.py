@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

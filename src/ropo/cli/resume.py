@@ -14,8 +14,8 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from ropo.cli.output import display
-from ropo.errors import RunStoppedError, UserError
-from ropo.record import FILE_NAME, RunRecord, read_record
+from ropo.core.errors import RunStoppedError, UserError
+from ropo.core.record import FILE_NAME, RunRecord, read_record
 from ropo.training.checkpoints.folder import checkpoints_of, newest_whole
 
 # Sources, which are compared by their content instead; and what changes no weight.

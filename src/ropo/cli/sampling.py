@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ropo.generation import Batch, SamplingSettings
+    from ropo.lm.sampling import Batch, SamplingSettings
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, samples: int, temperature: float, top_p: float) -> None:
@@ -29,7 +29,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, samples: int, temper
 
 def sampling_settings(args: argparse.Namespace) -> SamplingSettings:
     """Check the flags that `add_sampling_arguments` added, before anything is loaded or written."""
-    from ropo.generation import SamplingSettings
+    from ropo.lm.sampling import SamplingSettings
 
     if args.output.is_dir():
         raise UserError(f"output {args.output}: is a folder; name a .jsonl file")

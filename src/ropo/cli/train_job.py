@@ -21,13 +21,13 @@ from ropo.cli.processes import by_the_first, rank, telling_of_lost_processes
 from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
 from ropo.cli.train_report import report
+from ropo.core.errors import UserError
+from ropo.core.record import RunRecord, Source
 from ropo.environment import device_name, untested_lines
-from ropo.errors import UserError
-from ropo.fingerprint import fingerprint_weights
+from ropo.lm.fingerprint import fingerprint_weights
+from ropo.lm.loading import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.methods import METHODS, adapter_config, check_target_modules
-from ropo.models import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
-from ropo.record import RunRecord, Source
 from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import checkpoints_of

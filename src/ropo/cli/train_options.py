@@ -13,9 +13,9 @@ from transformers.hf_argparser import string_to_bool
 
 from ropo.cli.config_file import read_config
 from ropo.cli.parser import Parser
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.core.names import did_you_mean
 from ropo.methods import METHODS
-from ropo.names import did_you_mean
 from ropo.training.config import PreferenceConfig
 
 TRAINER_TYPES = get_type_hints(PreferenceConfig)

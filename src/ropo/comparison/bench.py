@@ -13,8 +13,8 @@ from ropo.comparison.cells import Cell
 from ropo.comparison.execution import Execute
 from ropo.comparison.places import typed
 from ropo.comparison.results import Status
+from ropo.core.record import FILE_NAME as RECORD
 from ropo.evaluation.results import FILE_NAME as RESULTS
-from ropo.record import FILE_NAME as RECORD
 
 DIVERGED = "training diverged"  # what `ropo train` says then
 MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": ""}

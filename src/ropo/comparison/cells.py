@@ -11,7 +11,7 @@ from typing import Any
 from ropo.comparison.data import PreparedData
 from ropo.comparison.places import typed
 from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe, slug
-from ropo.evaluation.kept import content_key
+from ropo.core.kept import content_key
 
 CACHE = "cache"
 

@@ -14,9 +14,9 @@ from ropo.comparison.pictures import Pictures
 from ropo.comparison.places import without_folders
 from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import DataSuite, RunResult
+from ropo.core.record import RunRecord, read_record, read_typed
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.results import ModelResult, SuiteResult
-from ropo.record import RunRecord, read_record, read_typed
 
 METRICS = "metrics.jsonl"
 

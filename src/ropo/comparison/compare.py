@@ -17,10 +17,10 @@ from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult, Sample, Selection
 from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import candidate, select
+from ropo.core.record import read_record
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.contestants import fingerprint_source
 from ropo.evaluation.results import SuiteResult, read_results
-from ropo.record import read_record
 
 Trained = tuple[Training, End]
 

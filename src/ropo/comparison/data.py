@@ -13,11 +13,11 @@ from typing import Any
 
 from ropo.comparison.places import typed
 from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
+from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
 from ropo.diagnostics.measure import mean
-from ropo.diagnostics.tokens import tokenize_pair
-from ropo.errors import UserError
-from ropo.files import write_atomically
-from ropo.models import load_tokenizer
+from ropo.lm.loading import load_tokenizer
+from ropo.lm.tokens import tokenize_pair
 from ropo.preferences import load_preferences
 from ropo.preferences.data import Pair, as_conversation
 

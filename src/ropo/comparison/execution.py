@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 LOCK = ".lock"
 PATIENCE = 120  # seconds that an interrupted command has to save what it has

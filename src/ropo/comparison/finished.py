@@ -11,13 +11,13 @@ from typing import Any
 from ropo.comparison.collect import METRICS, portable_record, read_curves, read_diagnosis, reference_run
 from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult, read_comparison
+from ropo.core.errors import UserError
+from ropo.core.record import FILE_NAME as RECORD
+from ropo.core.record import RunRecord
 from ropo.diagnostics.report import DiagnosticReport
-from ropo.errors import UserError
 from ropo.evaluation.contestants import fingerprint_source
 from ropo.evaluation.results import FILE_NAME as RESULTS
 from ropo.evaluation.results import ModelResult, SuiteResult, read_results
-from ropo.record import FILE_NAME as RECORD
-from ropo.record import RunRecord
 
 TITLE = "Finished runs"
 PLACES = ("model", "data", "eval_data", "output", "overwrite", "resume", "trainer", "adapter")

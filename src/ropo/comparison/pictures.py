@@ -10,12 +10,12 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 
 import ropo  # noqa: F401  registers the adapter
 from ropo.comparison.results import CosineHistogram, NeuronProjection
+from ropo.core.files import write_atomically
+from ropo.core.record import read_typed
 from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.neurons import cosine_counts, cosine_edges, project_neurons
-from ropo.files import write_atomically
-from ropo.models import load_model, load_policy
-from ropo.record import read_typed
+from ropo.lm.loading import load_model, load_policy
 
 QUERY_AND_VALUE = ("q_proj", "v_proj")
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 PACKAGE = "package:"
 

@@ -9,9 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
-from ropo.errors import UserError
-from ropo.names import did_you_mean
-from ropo.yaml_files import read_mapping, value_of
+from ropo.core.errors import UserError
+from ropo.core.names import did_you_mean
+from ropo.core.yaml_files import read_mapping, value_of
 
 Place = tuple[str | int, ...]
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from ropo.comparison.places import resolve, resolve_all
+from ropo.core.names import did_you_mean
 from ropo.evaluation.suites import SUITES
 from ropo.methods import METHODS
-from ropo.names import did_you_mean
 
 Criterion = Literal["loss", "accuracy", "margin"]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

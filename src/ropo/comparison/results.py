@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ropo.core.record import RunRecord, read_typed
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.results import FILE_NAME, SuiteResult, WrittenResult
-from ropo.record import RunRecord, read_typed
 
 Status = Literal["finished", "diverged", "failed", "unfinished"]
 

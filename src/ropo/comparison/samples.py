@@ -10,8 +10,8 @@ from ropo.comparison.results import Sample
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.results import SuiteResult
-from ropo.generation import SamplingSettings, read_prompts
 from ropo.instructions import satisfied
+from ropo.lm.sampling import SamplingSettings, read_prompts
 
 SAMPLED = ("instructions", "diversity")  # suites whose result says how they sampled
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ropo.comparison.recipe import Criterion
 from ropo.comparison.results import Candidate, Selection, Status
-from ropo.evaluation.intervals import mean_interval, share_interval
+from ropo.core.intervals import mean_interval, share_interval
 from ropo.evaluation.results import Estimate
 
 MEANINGS: dict[Criterion, str] = {

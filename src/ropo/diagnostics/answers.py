@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ropo.core.errors import UserError
 from ropo.diagnostics.measure import Measure, mean
 from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, is_refusal, repetition, self_bleu, words
-from ropo.errors import UserError
 
 
 @dataclass(frozen=True)

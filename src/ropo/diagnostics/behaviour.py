@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ropo.core.errors import UserError
 from ropo.diagnostics.measure import Measure
-from ropo.errors import UserError
 
 
 class Behaviour(Measure):

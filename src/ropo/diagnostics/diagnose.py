@@ -16,7 +16,7 @@ from ropo.diagnostics.behaviour import Behaviour, KlEstimate, estimate_kl
 from ropo.diagnostics.collapse import effective_rank, isotropy
 from ropo.diagnostics.report import AnswerComparison, TextComparison, TextMeasure
 from ropo.diagnostics.sampling import sample_answers
-from ropo.diagnostics.scoring import (
+from ropo.lm.log_probs import (
     TokenPair,
     answer_log_probs,
     compare_on_pairs,
@@ -25,7 +25,7 @@ from ropo.diagnostics.scoring import (
     pair_log_probs,
     text_losses,
 )
-from ropo.generation.settings import SamplingSettings
+from ropo.lm.sampling.settings import SamplingSettings
 
 OpenReference = Callable[[], Any]
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ropo.core.errors import UserError
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, sampled_cosines
-from ropo.errors import UserError
 
 # A float32 weight knows its directions to about 1e-7, so a shorter distance carries no information; the floor keeps
 # the energy of neurons that coincide finite: such a pair adds 2e6.

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 @runtime_checkable
 class Factor(Protocol):
-    """A rotation, such as those of `ropo.rotations`."""
+    """A rotation, such as those of `ropo.ops`."""
 
     def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Return x @ R for rows x."""

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ropo.core.errors import UserError
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, unit_rows
-from ropo.errors import UserError
 
 BINS = 200  # of width 0.01 between -1 and 1
 MOST = 300

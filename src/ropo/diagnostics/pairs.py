@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 BLOCK = 1024
 SAMPLE_CHUNK = 8192

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ropo.diagnostics.answers import Generation
-from ropo.generation.batches import draw_uniforms
-from ropo.generation.decoding import decode
-from ropo.generation.settings import SamplingSettings
+from ropo.lm.sampling.batches import draw_uniforms
+from ropo.lm.sampling.decoding import decode
+from ropo.lm.sampling.settings import SamplingSettings
 
 ROWS = 32
 
@@ -33,7 +33,7 @@ def sample_answers(
     Returns:
         For each prompt its samples.
 
-    Cost: see `ropo.generation.decoding.decode`; up to 32 answers at a time.
+    Cost: see `ropo.lm.sampling.decoding.decode`; up to 32 answers at a time.
     """
     stops = stop_tokens(model, tokenizer)
     stop_ids = torch.tensor(stops, device=model.device)

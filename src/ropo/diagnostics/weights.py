@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ropo.core.errors import UserError
 from ropo.diagnostics.collapse import CosineDistribution, cosine_distribution, effective_rank, isotropy
 from ropo.diagnostics.energy import hyperspherical_energy, sampled_energy
 from ropo.diagnostics.layers import FactorProduct, LayerPair, layer_weight, rotations_of
@@ -21,7 +22,6 @@ from ropo.diagnostics.movement import (
     rotation_size,
 )
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, sampled_cosines
-from ropo.errors import UserError
 
 EXACT_NEURONS = 16_384
 SAMPLED_PAIRS = 1_000_000

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from ropo.core.kept import content_key
 from ropo.evaluation.contestants import Contestant, fingerprint_source
-from ropo.evaluation.kept import content_key
 from ropo.evaluation.suites import Workplace
-from ropo.generation import (
+from ropo.lm.sampling import (
     Answer,
     Batch,
     PromptRecord,
@@ -66,7 +66,7 @@ def answer_prompts(
     Raises:
         UserError: If the model cannot be loaded or has no chat template.
 
-    Cost: see `ropo.generation.sample_batches`; the model is not even loaded when all answers are kept.
+    Cost: see `ropo.lm.sampling.sample_batches`; the model is not even loaded when all answers are kept.
     """
     if not prompts:
         return []

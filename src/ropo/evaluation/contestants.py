@@ -17,11 +17,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.results import Change, Metric, ModelResult
-from ropo.generation.batches import load_sampler_model
-from ropo.generation.journalled import model_name
-from ropo.models import WEIGHT_PATTERNS, adapter_base, is_adapter, load_tokenizer
+from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, is_adapter, load_tokenizer
+from ropo.lm.sampling.batches import load_sampler_model
+from ropo.lm.sampling.journalled import model_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 CHUNK = 1 << 20
@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Contestant:
-    """Name one model: `source` is whatever `ropo.models.load_policy` takes."""
+    """Name one model: `source` is whatever `ropo.lm.loading.load_policy` takes."""
 
     name: str
     source: str
@@ -99,7 +99,7 @@ def fingerprint_source(source: str) -> str:
     Names and places do not count: a copy has the fingerprint of the original. A hub model has that of its commit.
 
     Args:
-        source: Whatever `ropo.models.load_policy` takes.
+        source: Whatever `ropo.lm.loading.load_policy` takes.
 
     Returns:
         A SHA-256 in hexadecimal digits.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ropo.evaluation.intervals import (
+from ropo.core.intervals import (
     jackknife_interval,
     mean_interval,
     paired_difference,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ropo.core.files import write_atomically
+from ropo.core.record import Source, git_commit, library_versions, read_typed
 from ropo.diagnostics.measure import Measure
 from ropo.environment import device_name
-from ropo.files import write_atomically
-from ropo.record import Source, git_commit, library_versions, read_typed
 
 FILE_NAME = "results.json"
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.settings import Settings
 
 if TYPE_CHECKING:
-    from ropo.generation import SamplingSettings
+    from ropo.lm.sampling import SamplingSettings
 
 
 class SampledSettings(Settings):
@@ -35,8 +35,8 @@ class SampledSettings(Settings):
     max_new_tokens: int = Field(256, ge=1)
 
     def sampling(self, seed: int) -> SamplingSettings:
-        """Return the settings with a seed, as `ropo.generation` takes them."""
-        from ropo.generation import SamplingSettings
+        """Return the settings with a seed, as `ropo.lm.sampling` takes them."""
+        from ropo.lm.sampling import SamplingSettings
 
         return SamplingSettings(self.samples, self.temperature, self.top_p, self.max_new_tokens, seed)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 class Settings(BaseModel):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.instructions import checkers
 
 # No training prompt has an instruction of this family, so that it measures generalisation.

@@ -8,7 +8,7 @@ from functools import cache
 from random import Random
 from typing import Any, Literal
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.instructions.library import HELD_OUT_FAMILY, INSTRUCTIONS, Instruction
 from ropo.instructions.topics import TEMPLATES, TOPICS
 

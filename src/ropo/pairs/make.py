@@ -10,14 +10,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ropo.errors import UserError
-from ropo.files import write_atomically
-from ropo.generation import Batch, PromptRecord, Sampler, SamplingSettings, model_name, sample_with_journal
+from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
+from ropo.judging.scorers import RuleScorer, Scorer, scores_of, verdicts_of
+from ropo.lm.sampling import Batch, PromptRecord, Sampler, SamplingSettings, model_name, sample_with_journal
 from ropo.pairs.candidates import Candidate, Pair
 from ropo.pairs.length import match_lengths
 from ropo.pairs.selection import Dropped, Selection, select_pairs
 from ropo.pairs.summary import Row, summarise
-from ropo.scorers import RuleScorer, Scorer, scores_of, verdicts_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def make_pairs(
     continues from them. The output appears complete or not at all.
 
     Args:
-        source: The policy: whatever `ropo.models.load_policy` takes.
+        source: The policy: whatever `ropo.lm.loading.load_policy` takes.
         prompts: What to answer.
         output: The JSON Lines file to write, in TRL's conversational preference format.
         scorer: Gives each answer a number; one without a verdict is not used.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.pairs.candidates import Candidate, Pair
 
 

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from rich.table import Table
 
-from ropo.generation.prompts import PromptRecord
+from ropo.lm.prompts import PromptRecord
 from ropo.pairs.candidates import Candidate, Pair
 
 EVERYTHING = "all"

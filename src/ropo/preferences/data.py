@@ -22,8 +22,8 @@ from datasets import Dataset
 from pyarrow import ArrowException
 from trl.data_utils import extract_prompt
 
-from ropo.errors import UserError
-from ropo.json_lines import parse_json
+from ropo.core.errors import UserError
+from ropo.core.json_lines import parse_json
 from ropo.preferences.records import Record, read_records
 
 ANSWERS = ("chosen", "rejected")

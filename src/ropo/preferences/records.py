@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ropo.errors import UserError
-from ropo.json_lines import read_json, read_json_lines
+from ropo.core.errors import UserError
+from ropo.core.json_lines import read_json, read_json_lines
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult, Sample, Selection
 from ropo.comparison.summary import MethodRuns, methods_of
-from ropo.files import write_atomically
+from ropo.core.files import write_atomically
 from ropo.report.figures.estimates import estimates_chart, frontier_chart
 from ropo.report.figures.style import Chart, marks_of
 from ropo.report.figures.training import log_probs_chart, series_chart

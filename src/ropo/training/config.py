@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from trl import DPOConfig
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 @dataclass

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 
 
 class DealtBatches(BatchSampler):

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import newest_whole
 from ropo.training.checkpoints.resumable import ResumableTrainer
 from ropo.training.config import PreferenceConfig

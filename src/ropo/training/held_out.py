@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.bootstrap import bootstrap_interval
+from ropo.core.bootstrap import bootstrap_interval
 
 
 def implicit_margins(

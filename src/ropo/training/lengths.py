@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.lm.templating import apply_template
 from ropo.preferences.data import ANSWERS, Pair, PreferenceData, template_options
-from ropo.templating import apply_template
 
 
 def leave_out_long_prompts(

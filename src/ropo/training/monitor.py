@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.utils import use_adapter
 
+from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
 from ropo.diagnostics.answers import AnswerMeasure, measure_answers
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
 from ropo.diagnostics.sampling import sample_answers
-from ropo.diagnostics.scoring import TokenPair, compare_on_pairs, mean_loss, pair_log_probs, text_losses
 from ropo.diagnostics.signals import FEWEST
-from ropo.diagnostics.tokens import shorten_pair, text_windows
-from ropo.errors import UserError
-from ropo.generation.settings import SamplingSettings
+from ropo.lm.log_probs import TokenPair, compare_on_pairs, mean_loss, pair_log_probs, text_losses
+from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.tokens import shorten_pair, text_windows
 
 LONGEST = 256  # tokens of a held-out prompt or answer
 NEURONS = 4096  # of a watched layer, the first ones

@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ropo.errors import RunStoppedError, UserError
+from ropo.core.errors import RunStoppedError, UserError
 from ropo.training.callbacks.journal import Journal
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.config import PreferenceConfig

@@ -17,7 +17,7 @@ from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from ropo.evaluation.alpaca_eval.formats import Outputs
 from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
-from ropo.evaluation.judges.chat import Meter
-from ropo.evaluation.judges.pairwise import Preference
-from ropo.evaluation.judges.scored import ScorerJudge
-from ropo.generation import PromptRecord
-from ropo.scorers import FunctionScorer
+from ropo.judging.chat import Meter
+from ropo.judging.pairwise import Preference
+from ropo.judging.scored import ScorerJudge
+from ropo.judging.scorers import FunctionScorer
+from ropo.lm.sampling import PromptRecord
 
 COUNT = 200
 PROMPTS = [PromptRecord({}, [{"role": "user", "content": f"request {i}"}], i + 1) for i in range(COUNT)]

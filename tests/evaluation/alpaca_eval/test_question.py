@@ -7,9 +7,9 @@ import math
 import pytest
 
 from ropo.evaluation.alpaca_eval.question import pair_question, read_preference
-from ropo.evaluation.judges.chat import Reply
-from ropo.evaluation.judges.pairwise import Duel
-from ropo.generation import PromptRecord
+from ropo.judging.chat import Reply
+from ropo.judging.pairwise import Duel
+from ropo.lm.sampling import PromptRecord
 
 
 @pytest.mark.parametrize(

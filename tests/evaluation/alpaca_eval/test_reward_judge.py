@@ -10,7 +10,7 @@ import pytest
 from ropo.cli.main import main
 from ropo.evaluation.alpaca_eval import metrics
 from ropo.evaluation.results import read_results
-from ropo.scorers import RewardModelScorer
+from ropo.judging.scorers import RewardModelScorer
 from tests.tiny_reward import rewards, save_tiny_reward
 from tests.tiny_tokenizer import WORDS
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.diversity.embeddings import HUB, WHEEL, Encoder, default_encoder
 
 TEXTS = ["A cat sat on the mat.", "A kitten was sitting on a rug.", "Interest rates rose by half a percent.", "", "Cat"]

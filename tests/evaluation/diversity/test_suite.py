@@ -9,9 +9,9 @@ from ropo.diagnostics.text import distinct, words
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.results import read_results
-from ropo.generation import SamplingSettings, read_prompts, sampler
+from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
 from tests.evaluation.test_contestants import save_adapter
-from tests.generation.tiny import save_tiny, write_prompts
+from tests.lm.sampling.tiny import save_tiny, write_prompts
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.knowledge.local import query_text, read_task, spaced_continuation
 
 CHOICE = {"query": "Question: which one\n", "choices": ["cat", "dog"], "gold": 1}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ropo.evaluation.intervals import jackknife_interval
+from ropo.core.intervals import jackknife_interval
 from ropo.evaluation.knowledge.outcomes import outcome_of, read_results
 from ropo.evaluation.readings import ratio_reading
 

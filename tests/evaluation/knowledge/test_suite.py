@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from ropo.cli.main import main
-from ropo.diagnostics.scoring import text_loss
-from ropo.diagnostics.tokens import text_windows
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.knowledge import STANDARD, harness
 from ropo.evaluation.results import read_results
-from ropo.models import load_policy
+from ropo.lm.loading import load_policy
+from ropo.lm.log_probs import text_loss
+from ropo.lm.tokens import text_windows
 from tests.evaluation.test_contestants import save_adapter
-from tests.generation.tiny import save_tiny, tiny_model
+from tests.lm.sampling.tiny import save_tiny, tiny_model
 from tests.tiny_tokenizer import WORDS, tiny_tokenizer
 
 GENERATOR = np.random.default_rng(0)

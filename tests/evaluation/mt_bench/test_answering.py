@@ -8,7 +8,7 @@ from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.mt_bench import answering
 from ropo.evaluation.mt_bench.questions import Question
 from ropo.evaluation.suites import Workplace
-from ropo.generation import Answer
+from ropo.lm.sampling import Answer
 
 QUESTIONS = [Question(1, "writing", ("w1", "w2")), Question(2, "math", ("m1", "m2")), Question(3, "stem", ("s1", "s2"))]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.mt_bench import FILES, MtBenchSettings, published
 from ropo.evaluation.mt_bench.prompts import NAMES
 from ropo.evaluation.mt_bench.published import published_file, read_benchmark

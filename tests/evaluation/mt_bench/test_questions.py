@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from ropo.errors import UserError
-from ropo.evaluation.judges.chat import Reply
+from ropo.core.errors import UserError
 from ropo.evaluation.mt_bench.prompts import NAMES, JudgePrompts, read_rating, read_winner
 from ropo.evaluation.mt_bench.questions import Question, read_answers, read_questions, write_answers
+from ropo.judging.chat import Reply
 
 GOOD = {"question_id": 1, "category": "math", "turns": ["a", "b"]}
 

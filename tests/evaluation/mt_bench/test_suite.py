@@ -9,11 +9,11 @@ import datasets
 import pytest
 
 from ropo.cli.main import main
-from ropo.evaluation.judges import local
 from ropo.evaluation.results import read_results
-from ropo.generation import sampler
+from ropo.judging import local
+from ropo.lm.sampling import sampler
 from tests.evaluation.fake_endpoint import serving
-from tests.generation.tiny import save_tiny
+from tests.lm.sampling.tiny import save_tiny
 
 KEY = "sk-secret-4711"
 CATEGORIES = ("writing", "math")

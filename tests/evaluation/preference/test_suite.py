@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from ropo.cli.main import main
-from ropo.diagnostics.scoring import pair_log_probs
-from ropo.diagnostics.tokens import tokenize_pair
 from ropo.evaluation.preference import scores
 from ropo.evaluation.results import read_results
-from ropo.models import load_policy
+from ropo.lm.loading import load_policy
+from ropo.lm.log_probs import pair_log_probs
+from ropo.lm.tokens import tokenize_pair
 from ropo.preferences import load_preferences
 from tests.evaluation.test_contestants import save_adapter
-from tests.generation.tiny import save_tiny
+from tests.lm.sampling.tiny import save_tiny
 from tests.tiny_tokenizer import WORDS, tiny_tokenizer
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ropo.errors import UserError
-from ropo.evaluation.judges.flags import JudgeSettings, add_judge_arguments
+from ropo.core.errors import UserError
 from ropo.evaluation.settings import settings_from
+from ropo.judging.flags import JudgeSettings, add_judge_arguments
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant

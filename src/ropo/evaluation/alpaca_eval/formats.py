@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.errors import UserError
-from ropo.files import write_atomically
-from ropo.generation.prompts import PromptRecord
-from ropo.json_lines import parse_json, read_json
+from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
+from ropo.core.json_lines import parse_json, read_json
+from ropo.lm.prompts import PromptRecord
 
 HUB = "tatsu-lab/alpaca_eval"
 PAGE = f"https://huggingface.co/datasets/{HUB}/resolve/main"

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 
 from ropo.evaluation.alpaca_eval.formats import Outputs, instruction_of
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT
-from ropo.evaluation.judges.pairwise import Duel, PairJudge, reasons
-from ropo.evaluation.judges.position import OrderCheck, check_orders
-from ropo.generation.prompts import PromptRecord
+from ropo.judging.pairwise import Duel, PairJudge, reasons
+from ropo.judging.position import OrderCheck, check_orders
+from ropo.lm.prompts import PromptRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.core.record import Source
 from ropo.evaluation.alpaca_eval import AlpacaEvalSettings, formats
 from ropo.evaluation.alpaca_eval.formats import Outputs
 from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
@@ -27,17 +28,16 @@ from ropo.evaluation.alpaca_eval.metrics import (
 from ropo.evaluation.alpaca_eval.question import pair_question, read_preference
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
-from ropo.evaluation.judges.chat import ChatModel, Meter
-from ropo.evaluation.judges.flags import load_judge
-from ropo.evaluation.judges.pairwise import ChatJudge, PairJudge
-from ropo.evaluation.judges.scored import ScorerJudge
-from ropo.evaluation.judges.verdicts import VerdictStore
 from ropo.evaluation.readings import metrics_of
 from ropo.evaluation.results import ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import PromptRecord, SamplingSettings, model_name, read_prompts
-from ropo.record import Source
-from ropo.scorers import Scorer
+from ropo.judging.chat import ChatModel, Meter
+from ropo.judging.flags import load_judge
+from ropo.judging.pairwise import ChatJudge, PairJudge
+from ropo.judging.scored import ScorerJudge
+from ropo.judging.scorers import Scorer
+from ropo.judging.verdicts import VerdictStore
+from ropo.lm.sampling import PromptRecord, SamplingSettings, model_name, read_prompts
 
 
 def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, workplace: Workplace) -> SuiteResult:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from ropo.evaluation.judges.chat import Reply
-from ropo.evaluation.judges.pairwise import Duel
-from ropo.generation.prompts import Turn
+from ropo.judging.chat import Reply
+from ropo.judging.pairwise import Duel
+from ropo.lm.prompts import Turn
 
 SYSTEM = (
     "You compare two answers to one request and decide which of them serves the person who asked better. Look at "

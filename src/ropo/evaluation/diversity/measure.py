@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ropo.core.record import Source
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
 from ropo.evaluation.diversity import DiversitySettings
@@ -18,9 +19,8 @@ from ropo.evaluation.diversity.metrics import Sample, embedding_readings, read_a
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import Answer, model_name, read_prompts
-from ropo.models import load_tokenizer
-from ropo.record import Source
+from ropo.lm.loading import load_tokenizer
+from ropo.lm.sampling import Answer, model_name, read_prompts
 
 
 def measure(contestants: Sequence[Contestant], settings: DiversitySettings, workplace: Workplace) -> SuiteResult:

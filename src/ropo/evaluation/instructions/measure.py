@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.core.record import Source
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
 from ropo.evaluation.instructions import InstructionSettings
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import Answer, PromptRecord, read_prompts
 from ropo.instructions import satisfied
-from ropo.record import Source
+from ropo.lm.sampling import Answer, PromptRecord, read_prompts
 
 
 def measure(contestants: Sequence[Contestant], settings: InstructionSettings, workplace: Workplace) -> SuiteResult:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.settings import Settings, settings_from
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropo.errors import UserError
-from ropo.json_lines import read_json_lines
+from ropo.core.errors import UserError
+from ropo.core.json_lines import read_json_lines
 
 Record = dict[str, Any]
 PREFIX = "local_"  # keeps a file's name apart from lm-eval's tasks

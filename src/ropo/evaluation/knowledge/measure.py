@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from ropo.core.record import LIBRARIES, Source, library_versions
 from ropo.evaluation.contestants import Contestant, fingerprint_source
 from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.harness import Task, check_data, find_tasks, quiet_harness, run_tasks
@@ -14,8 +15,7 @@ from ropo.evaluation.knowledge.text import TextScores, cut_text, read_text, scor
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import model_name
-from ropo.record import LIBRARIES, Source, library_versions
+from ropo.lm.sampling import model_name
 
 
 def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, workplace: Workplace) -> SuiteResult:

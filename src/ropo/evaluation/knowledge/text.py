@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ropo.diagnostics.scoring import answer_log_probs
-from ropo.diagnostics.tokens import text_windows
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded
-from ropo.evaluation.kept import content_key, kept_rows
 from ropo.evaluation.readings import Reading
 from ropo.evaluation.suites import Workplace
-from ropo.models import load_tokenizer
+from ropo.lm.loading import load_tokenizer
+from ropo.lm.log_probs import answer_log_probs
+from ropo.lm.tokens import text_windows
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
 from ropo.evaluation.suites import Workplace
-from ropo.generation import PromptRecord, Sampler, SamplingSettings
+from ropo.lm.sampling import PromptRecord, Sampler, SamplingSettings
 
 
 def answer_questions(

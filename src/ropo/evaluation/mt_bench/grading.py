@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.evaluation.judges.chat import ChatModel, Failure, Meter, Reply
-from ropo.evaluation.judges.pairwise import UNPARSABLE, Preference
-from ropo.evaluation.judges.position import OrderCheck, check_orders
-from ropo.evaluation.judges.verdicts import VerdictStore, ask_and_keep
 from ropo.evaluation.mt_bench.prompts import JudgePrompts, read_rating, read_winner
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
+from ropo.judging.chat import ChatModel, Failure, Meter, Reply
+from ropo.judging.pairwise import UNPARSABLE, Preference
+from ropo.judging.position import OrderCheck, check_orders
+from ropo.judging.verdicts import VerdictStore, ask_and_keep
 
 
 @dataclass(frozen=True)

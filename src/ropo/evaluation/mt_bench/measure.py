@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
+from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
-from ropo.evaluation.judges.chat import ChatModel, Meter
-from ropo.evaluation.judges.flags import load_judge
-from ropo.evaluation.judges.verdicts import VerdictStore
 from ropo.evaluation.mt_bench import MtBenchSettings
 from ropo.evaluation.mt_bench.answering import answer_questions
 from ropo.evaluation.mt_bench.grading import Grades, Judge, compare, grade
@@ -28,9 +27,10 @@ from ropo.evaluation.mt_bench.questions import (
 )
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.files import write_atomically
-from ropo.generation import model_name
-from ropo.record import Source
+from ropo.judging.chat import ChatModel, Meter
+from ropo.judging.flags import load_judge
+from ropo.judging.verdicts import VerdictStore
+from ropo.lm.sampling import model_name
 
 
 def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workplace: Workplace) -> SuiteResult:

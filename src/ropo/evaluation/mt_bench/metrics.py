@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.evaluation.intervals import mean_interval, share_interval, statistic_interval
-from ropo.evaluation.judges.pairwise import UNPARSABLE
+from ropo.core.intervals import mean_interval, share_interval, statistic_interval
 from ropo.evaluation.mt_bench.grading import Grades
 from ropo.evaluation.mt_bench.questions import TURNS, Question
 from ropo.evaluation.results import Change, Comparison, Estimate, Metric
+from ropo.judging.pairwise import UNPARSABLE
 
 SCORE, WIN_RATE = "score", "win_rate"
 MEANINGS = {

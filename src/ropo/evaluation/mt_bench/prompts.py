@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
+from ropo.core.json_lines import read_json_lines
 from ropo.evaluation.mt_bench.questions import Question
-from ropo.generation.prompts import Turn
-from ropo.json_lines import read_json_lines
+from ropo.lm.prompts import Turn
 
 RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]\]")
 BARE_RATING = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]")

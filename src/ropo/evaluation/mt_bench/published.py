@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.evaluation.mt_bench import FILES, PAGE, MtBenchSettings
 from ropo.evaluation.mt_bench.prompts import JudgePrompts
 from ropo.evaluation.mt_bench.questions import Answers, Question, read_answers, read_questions

@@ -9,9 +9,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ropo.errors import UserError
-from ropo.files import write_atomically
-from ropo.json_lines import read_json_lines
+from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
+from ropo.core.json_lines import read_json_lines
 
 TURNS = 2
 # Zheng et al. 2023 (arXiv 2306.05685): a judge grades these against a reference answer, as it errs in them itself.

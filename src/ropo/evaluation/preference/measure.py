@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
 from ropo.evaluation.preference import PreferenceSettings
 from ropo.evaluation.preference.metrics import read_scores
@@ -15,10 +16,9 @@ from ropo.evaluation.preference.scores import PairScores, score_pairs
 from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.generation import model_name
-from ropo.models import adapter_base, is_adapter
+from ropo.lm.loading import adapter_base, is_adapter
+from ropo.lm.sampling import model_name
 from ropo.preferences import load_preferences
-from ropo.record import Source
 
 
 def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, workplace: Workplace) -> SuiteResult:

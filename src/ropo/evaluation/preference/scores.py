@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ropo.diagnostics.scoring import pair_log_probs
-from ropo.diagnostics.tokens import shorten_pair, tokenize_pair
+from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded
-from ropo.evaluation.kept import content_key, kept_rows
 from ropo.evaluation.suites import Workplace
-from ropo.models import load_tokenizer
+from ropo.lm.loading import load_tokenizer
+from ropo.lm.log_probs import pair_log_probs
+from ropo.lm.tokens import shorten_pair, tokenize_pair
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ropo.files import write_atomically
+from ropo.core.files import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ropo.files import sync, sync_tree
+from ropo.core.files import sync, sync_tree
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import DPOTrainer
 
-from ropo.errors import UserError
+from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
 from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
 

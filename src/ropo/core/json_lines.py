@@ -1,0 +1,121 @@
+"""JSON that came from outside: read strictly, and every fault told with its file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ropo.core.errors import UserError
+
+DEEPEST = 64  # levels of nesting; what reads the records afterwards recurses
+
+
+def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the records of a JSON Lines file, each with the number of its line.
+
+    Args:
+        what: What the file holds, for messages.
+        path: UTF-8, with one object a line; blank lines are skipped.
+
+    Yields:
+        Pairs of a line's number, from 1, and its object.
+
+    Raises:
+        UserError: If there is no such file, it holds no record, or a line is no JSON object; names the line.
+
+    Cost: streamed, one line in memory at a time.
+    """
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file; check the path")
+    empty = True
+    with path.open("rb") as file:  # by line feeds only: JSON strings may hold other line separators as they are
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                empty = False
+                try:
+                    record = as_object(parse_json(line))
+                except ValueError as error:
+                    raise UserError(f"{what} {path}:{number}: {error}; write one JSON object a line") from error
+                yield number, record
+    if empty:
+        raise UserError(f"{what} {path}: holds no record; write one JSON object a line")
+
+
+def read_json(what: str, path: Path) -> Any:
+    """Read a whole JSON file.
+
+    Raises:
+        UserError: If there is no such file, or it is no JSON.
+    """
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file; check the path")
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{what} {path}: {error}; mend it") from error
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON, refusing what only some readers take, or later steps could not write again.
+
+    Args:
+        text: UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: If it is not UTF-8 or no JSON, an object has a name twice, a text holds half of a surrogate pair, or
+            values are nested more than `DEEPEST` levels deep.
+    """
+    try:
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON ({error.msg} at character {error.pos + 1})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 ({error.reason} at byte {error.start + 1})") from error
+    except RecursionError:
+        value = None
+        depth = DEEPEST + 1
+    else:
+        depth = _depth(value) if text.count(b"[") + text.count(b"{") > DEEPEST else 0
+    if depth > DEEPEST:
+        raise ValueError(f"is nested more than {DEEPEST} levels deep")
+    if b"\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"holds half of a surrogate pair, {error.object[error.start]!r}, no character") from error
+    return value
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return a parsed value that is an object.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"is a {type(value).__name__}, not an object")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has the field {repeated!r} twice")
+    return values
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth

@@ -1,0 +1,143 @@
+"""The typed record of a run that a command writes next to its output, as `run.json`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
+
+FILE_NAME = "run.json"
+LIBRARIES = ("ropo", "torch", "transformers", "peft", "trl", "datasets", "accelerate")
+
+Status = Literal["running", "finished"]
+Typed = TypeVar("Typed", bound=BaseModel)
+
+
+class Source(BaseModel):
+    """Say what a run read: its name, and a fingerprint of its content."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    sha256: str
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class RunRecord(BaseModel):
+    """Describe one run of a command: what went in, with which versions, and what came out.
+
+    Attributes:
+        schema_version: Version of this schema; readers refuse others.
+        command: The command line, without the program's name.
+        status: `finished` only if the output is complete.
+        started: When the run began, in UTC.
+        ended: When it ended.
+        seed: Seed of every random draw.
+        config: Every option with the value it had.
+        model: The base model; the fingerprint is that of `ropo.lm.fingerprint.fingerprint_weights`.
+        data: The data sets by their use, such as `train` and `held_out`.
+        metrics: What was measured, by name.
+        versions: Versions of Python and of the libraries that decide the result.
+        device: The device in words.
+        git_commit: The commit of ropo itself where it runs from a checkout.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    command: list[str]
+    status: Status = "running"
+    started: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    ended: datetime | None = None
+    seed: int | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    model: Source | None = None
+    data: dict[str, Source] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=lambda: library_versions())
+    device: str = ""
+    git_commit: str | None = Field(default_factory=lambda: git_commit())
+
+    def finish(self, metrics: dict[str, Any]) -> RunRecord:
+        """Return the record of the same run, finished now with these metrics."""
+        return self.model_copy(update={"status": "finished", "ended": datetime.now(UTC), "metrics": metrics})
+
+    def write(self, folder: Path) -> None:
+        """Write the record to `run.json` in a folder."""
+        write_atomically(folder / FILE_NAME, self.model_dump_json(indent=2) + "\n")
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of a run.
+
+    Raises:
+        UserError: If the folder has no `run.json`, or it is not a record of this schema.
+    """
+    mends = ("name the output folder of a ropo command", "run it again")
+    return read_typed(RunRecord, folder / FILE_NAME, "a run record of schema 1", *mends)
+
+
+def read_typed(kind: type[Typed], file: Path, what: str, where: str, mend: str) -> Typed:
+    """Read a typed JSON file.
+
+    Args:
+        kind: The pydantic model that it was written from.
+        file: The file.
+        what: What it should be, in words.
+        where: What to do where it is missing.
+        mend: What to do where it is something else.
+
+    Raises:
+        UserError: If there is no such file, or it does not follow the model.
+    """
+    if not file.is_file():
+        raise UserError(f"{file.parent}: has no {file.name}; {where}")
+    try:
+        return kind.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "content"
+        raise UserError(f"{file}: is not {what} ({field}: {first['msg']}); {mend}") from error
+
+
+def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that decide a result."""
+    return {"python": platform.python_version()} | {name: found for name in libraries if (found := _version(name))}
+
+
+def git_commit() -> str | None:
+    """Return the commit of ropo's own checkout, with `-dirty` for uncommitted changes; None for an installed wheel."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return _torch_version() if name == "torch" else version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _torch_version() -> str:
+    """Return torch's version with its build (+cu128), which the metadata of PyPI's wheels leave out, unimported."""
+    package = find_spec("torch")
+    if package is None or package.origin is None:
+        raise PackageNotFoundError("torch")
+    return str(run_path(str(Path(package.origin).with_name("version.py")))["__version__"])

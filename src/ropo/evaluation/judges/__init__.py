@@ -1,1 +1,0 @@
-"""Judges of answers: endpoints, local models, reward models and rules behind one small protocol."""

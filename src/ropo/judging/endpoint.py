@@ -1,0 +1,267 @@
+"""A judge behind any OpenAI-compatible endpoint: concurrent, patient, and never writing its key anywhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity.nap import sleep_using_event
+
+from ropo.core.errors import UserError
+from ropo.judging.chat import Conversation, Failure, Meter, Reply
+from ropo.judging.flags import DEFAULT_URL
+
+PLACEHOLDER = "[key]"
+SHORTEST_KEY = 8  # characters; less is a word for a server that asks for no key, which a verdict may well hold
+HOPELESS = 10  # questions in a row, at least, that fail before a server counts as down
+TOP_TOKENS = 20  # the most that OpenAI's endpoint reports; servers that allow fewer refuse, and say so
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """Hold how an endpoint is asked.
+
+    Args:
+        model: Name of the model there.
+        url: Base URL, as the `openai` client takes it.
+        key_variable: Environment variable that holds the key.
+        temperature: 0 for the likeliest answer.
+        max_tokens: Longest answer in tokens.
+        logprobs: Whether to ask for the log-probabilities of the first token.
+        concurrency: Questions asked at once.
+        attempts: How often a question is asked before it counts as failed.
+        timeout: Seconds to wait for an answer.
+        longest_wait: Longest pause between two attempts, in seconds.
+    """
+
+    model: str
+    url: str = DEFAULT_URL
+    key_variable: str = "OPENAI_API_KEY"
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    logprobs: bool = False
+    concurrency: int = 8
+    attempts: int = 6
+    timeout: float = 120.0
+    longest_wait: float = 60.0
+
+
+class Transient(Exception):
+    """A failed attempt that is worth another one."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.wait = wait
+
+
+class Refused(Exception):
+    """An attempt that the server will refuse again."""
+
+
+class EndpointChat:
+    """Ask an OpenAI-compatible endpoint.
+
+    Args:
+        settings: How to ask.
+
+    Raises:
+        UserError: If the environment has no key, or the URL is none or carries a secret.
+    """
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        self.settings = settings
+        self.name = f"openai:{settings.model}"
+        _check_url(settings.url)
+        self._key = os.environ.get(settings.key_variable, "").strip()
+        if not self._key:
+            raise UserError(
+                f"judge {self.name}: the environment variable {_safe_name(settings.key_variable)} holds no key; set it "
+                "(a server that asks for none takes any text)"
+            )
+        self._client = openai.OpenAI(api_key=self._key, base_url=settings.url, timeout=settings.timeout, max_retries=0)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return model, URL and sampling settings."""
+        asked = self.settings
+        return {
+            "model": asked.model,
+            "url": asked.url,
+            "temperature": asked.temperature,
+            "max_tokens": asked.max_tokens,
+            "logprobs": asked.logprobs,
+        }
+
+    def ask(
+        self, conversations: Sequence[Conversation], keep: Callable[[int, Reply], None], meter: Meter
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        """Yield answers as they come; see `ropo.judging.chat.ChatModel`.
+
+        Raises:
+            UserError: If the server does not know the key or the model, or so many questions in a row fail, however
+                patiently they are asked, that it is plainly down. What was answered until then is kept.
+        """
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="judge")
+
+        def answer(number: int) -> Reply | Failure:
+            if stop.is_set():
+                return Failure("not asked")
+            found = self._ask_patiently(conversations[number], meter, stop)
+            if isinstance(found, Reply):
+                keep(number, found)
+            return found
+
+        futures: dict[Future[Reply | Failure], int] = {
+            pool.submit(answer, number): number for number in range(len(conversations))
+        }
+        failed_in_a_row = 0
+        try:
+            for future in as_completed(futures):
+                found = future.result()
+                failed_in_a_row = failed_in_a_row + 1 if isinstance(found, Failure) and found.passing else 0
+                if isinstance(found, Failure):
+                    meter.count_failure(found.reason)
+                    if failed_in_a_row >= max(HOPELESS, 2 * self.settings.concurrency):
+                        raise UserError(
+                            f"judge {self.name} at {self.settings.url}: gave no answer to {failed_in_a_row} questions "
+                            f"in a row (the last: {found.reason}); mend the server and run again: answers are kept"
+                        )
+                yield futures[future], found
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask_patiently(self, turns: Conversation, meter: Meter, stop: threading.Event) -> Reply | Failure:
+        def give_up(state: RetryCallState) -> bool:
+            return stop.is_set() or stop_after_attempt(self.settings.attempts)(state)
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(Transient),
+            stop=give_up,
+            wait=self._pause,
+            sleep=sleep_using_event(stop),
+            before_sleep=lambda state: meter.count_retry(_reason(state)),
+            reraise=True,
+        )
+        try:
+            return retrying(self._ask_once, turns)
+        except Transient as error:
+            return Failure(error.reason, passing=True)
+        except Refused as error:
+            return Failure(str(error))
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Wait as long as the server asks for, else longer and longer with some chance, so that threads spread out."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait if isinstance(error, Transient) else None
+        drawn = wait_random_exponential(multiplier=1.0, max=self.settings.longest_wait)(state)
+        return min(asked, self.settings.longest_wait) if asked is not None else drawn
+
+    def _ask_once(self, turns: Conversation) -> Reply:
+        options: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP_TOKENS} if self.settings.logprobs else {}
+        try:
+            completion: Any = self._client.chat.completions.create(
+                model=self.settings.model,
+                messages=list(turns),  # type: ignore[arg-type]
+                temperature=self.settings.temperature,
+                max_tokens=self.settings.max_tokens,
+                **options,
+            )
+        except openai.APITimeoutError as error:
+            raise Transient(f"no answer within {self.settings.timeout:g} s") from error
+        except openai.APIConnectionError as error:
+            raise Transient("no connection") from error
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from error
+        except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not what it claims to be
+            raise Transient("nonsense instead of a completion") from error
+        return self._read(completion)
+
+    def _refusal(self, error: openai.APIStatusError) -> Exception:
+        """Tell what a status means: the user's mistake, a passing one, or one that only this question makes."""
+        status = error.status_code
+        where = f"judge {self.name} at {self.settings.url}"
+        if status in (401, 403):
+            return UserError(f"{where}: refuses the key of {self.settings.key_variable} ({status}); check it")
+        if status == 404:
+            return UserError(f"{where}: does not know this model or address (404); check --judge and --judge_url")
+        if error.code == "insufficient_quota":
+            return UserError(f"{where}: the account has no credit left; answers so far are kept")
+        if status == 429:
+            return Transient("too many requests (429)", _seconds(error.response.headers.get("retry-after")))
+        if status >= 500 or status in (408, 409, 425):
+            kind = "server error" if status >= 500 else "passing error"
+            return Transient(f"{kind} ({status})", _seconds(error.response.headers.get("retry-after")))
+        named = [part for part in (error.code, error.param) if isinstance(part, str) and part != str(status)]
+        why = self._strike(", ".join(named))[:80]  # its message may differ from question to question
+        return Refused(f"refused ({status}: {why})" if why else f"refused ({status})")
+
+    def _read(self, completion: Any) -> Reply:
+        """Take the answer out of a completion, whose fields the client does not check."""
+        try:
+            choices = completion.choices
+            if not choices:
+                raise Transient("empty choice")
+            text = choices[0].message.content
+            usage = getattr(completion, "usage", None)
+            tokens = [_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")]
+            first_token = {self._strike(token): value for token, value in _first_token(choices[0])} or None
+        except (AttributeError, TypeError, IndexError, KeyError, ValueError) as error:
+            raise Transient("nonsense instead of a completion") from error
+        if text is not None and not isinstance(text, str):
+            raise Transient("nonsense instead of a completion")
+        if not text or not text.strip():
+            raise Transient("empty choice")
+        return Reply(self._strike(text), tokens[0], tokens[1], first_token)
+
+    def _strike(self, text: str) -> str:
+        """Strike the key out of what a server says."""
+        return text if len(self._key) < SHORTEST_KEY else text.replace(self._key, PLACEHOLDER)
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"judge_url must be an http(s) address such as {DEFAULT_URL}, got {url!r}; change --judge_url")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UserError(
+            "judge_url must carry no user name, password or query, which would end up in reports; put the key into "
+            "the environment"
+        )
+
+
+def _safe_name(variable: str) -> str:
+    """Return the name of a variable, unless it may be a key that was given in its place."""
+    return variable if variable.isidentifier() and variable.isupper() else "that --judge_key_variable names"
+
+
+def _first_token(choice: Any) -> list[tuple[str, float]]:
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    return [(str(entry.token), float(entry.logprob)) for entry in content[0].top_logprobs or ()] if content else []
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _seconds(header: str | None) -> float | None:
+    """Read a Retry-After header in seconds; a date, which few servers send, counts as none."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _reason(state: RetryCallState) -> str:
+    error = state.outcome.exception() if state.outcome else None
+    return str(error)

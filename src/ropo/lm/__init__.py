@@ -1,0 +1,1 @@
+"""Language models: loading, templates, tokens, log-probs and sampling."""

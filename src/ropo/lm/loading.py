@@ -1,0 +1,225 @@
+"""Load causal language models and tokenizers from a hub id, a folder, a `.gguf` file or a PEFT adapter folder."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ropo.core.errors import UserError
+from ropo.lm.adapter_values import check_values
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+
+
+def is_adapter(source: str) -> bool:
+    """Tell whether `source` is a local PEFT adapter folder."""
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def load_model(source: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a causal language model without adapters.
+
+    Args:
+        source: Hub id, local folder, or path of a `.gguf` file.
+        dtype: Dtype of the weights; None keeps the checkpoint's own (float32 for GGUF files).
+        trust_remote_code: Whether code that ships with the checkpoint may run.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: If a local path exists but holds no weights or no configuration, or the hub does not answer.
+
+    Cost: one read of the checkpoint; a GGUF file is held twice for a moment while it is dequantised.
+    """
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return _load_gguf(path, dtype or torch.float32)
+    if is_adapter(source):
+        raise UserError(f"model {source}: is a PEFT adapter, not a model; name its base model, or merge it first")
+    _check_folder(path)
+    options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
+    return _from_pretrained(AutoModelForCausalLM, source, **options)
+
+
+def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a model, a `.gguf` file or an adapter folder.
+
+    Raises:
+        UserError: If none is found there.
+    """
+    path = Path(source)
+    if path.suffix == ".gguf":
+        _check_gguf(path)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    elif is_adapter(source) and not (path / "tokenizer_config.json").is_file():
+        return load_tokenizer(str(PeftConfig.from_pretrained(source).base_model_name_or_path), trust_remote_code)
+    else:
+        tokenizer = _from_pretrained(AutoTokenizer, source, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(
+    source: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel | PeftModel:
+    """Load a model, or an adapter on top of the base model that it names.
+
+    Args:
+        source: Whatever `load_model` takes, or a PEFT adapter folder (any PEFT method).
+        dtype: As in `load_model`, for the base model.
+        trust_remote_code: As in `load_model`.
+
+    Returns:
+        A plain model, or a `PeftModel` in inference mode.
+    """
+    if not is_adapter(source):
+        return load_model(source, dtype, trust_remote_code)
+    return load_adapter(load_model(adapter_base(source), dtype, trust_remote_code), source)
+
+
+def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) -> PeftModel:
+    """Put an adapter on its base model, and check what was in its file.
+
+    Args:
+        base: The base model, changed in place.
+        source: A PEFT adapter folder.
+        trainable: Whether it is to be trained further.
+
+    Returns:
+        The adapted model.
+
+    Raises:
+        UserError: If the file cannot be read, a tensor is missing or has another shape than the base model asks for, or
+            a value is NaN or infinite.
+
+    Cost: one pass over the adapter.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, source, is_trainable=trainable)
+    except UserError as error:
+        prefix = f"adapter {source}: "
+        raise UserError(prefix + str(error).removeprefix(prefix)) from error
+    except (RuntimeError, SafetensorError, UserWarning) as error:
+        reason = " ".join(str(error).split())
+        mismatch = re.search(r"size mismatch for (.*?)\. ?$|size mismatch for .*", reason)
+        reason = mismatch.group() if mismatch else reason
+        raise UserError(
+            f"adapter {source}: does not fit {base.name_or_path} or is damaged ({reason:.300}); copy it anew, or name "
+            "the base model that it was trained on in its adapter_config.json"
+        ) from error
+    check_values(get_peft_model_state_dict(model, save_embedding_layers=False), source)
+    return model
+
+
+def dequantised(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with plain weights: quantised once more, they would lose part of an adapter merged into them.
+
+    Args:
+        model: Any model; a quantised one is used up.
+
+    Returns:
+        The model itself where it is not quantised, else a new one in float32.
+
+    Raises:
+        UserError: If transformers cannot dequantise weights of its kind.
+
+    Cost: both models at once, for a moment.
+    """
+    if not getattr(model, "is_quantized", False):
+        return model
+    kind = model.config.quantization_config.quant_method.value
+    try:
+        plain = model.dequantize(torch.float32)
+    except NotImplementedError as error:
+        raise UserError(
+            f"model {model.name_or_path}: its weights are quantised with {kind}, which transformers cannot undo; set "
+            "base_model_name_or_path in adapter_config.json to the model that was quantised"
+        ) from error
+    return _rebuilt(plain, torch.float32)
+
+
+def adapter_base(source: str) -> str:
+    """Return the base model that a complete adapter folder names.
+
+    Raises:
+        UserError: If it names none, or the folder has no weights.
+    """
+    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    if not base:
+        raise UserError(f"adapter {source}: adapter_config.json names no base model; set base_model_name_or_path")
+    if not any((Path(source) / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
+        raise UserError(f"adapter {source}: the folder has no weights (adapter_model.safetensors); copy them there")
+    return base
+
+
+def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(source, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
+            "--trust_remote_code (trust_remote_code=True)"
+        ) from error
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model {source}: cannot be loaded ({reason}); give a hub id, a folder or a .gguf file"
+        ) from error
+
+
+def _check_folder(path: Path) -> None:
+    if not path.exists():
+        return  # a hub id
+    if not path.is_dir():
+        raise UserError(f"model {path}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file")
+    if not (path / "config.json").is_file():
+        raise UserError(f"model {path}: the folder has no config.json; give the folder of a transformers checkpoint")
+    if not any(file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)):
+        raise UserError(f"model {path}: the folder has no weights (*.safetensors); copy them there or give a hub id")
+
+
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"model {path}: no such file; check the path")
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Dequantise a GGUF file into a plain model."""
+    _check_gguf(path)
+    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    loaded.name_or_path = str(path)
+    return _rebuilt(loaded, dtype)
+
+
+def _rebuilt(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Move weights into a model built afresh from the same configuration.
+
+    transformers marks a model that was loaded quantised, although its weights no longer are, and then refuses to train
+    or save it.
+    """
+    config, name = loaded.config, str(loaded.name_or_path)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    for buffer_name, buffer in loaded.named_buffers():  # rotary tables are not in the state dict
+        module, _, leaf = buffer_name.rpartition(".")
+        model.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
+    model.generation_config = loaded.generation_config
+    model.name_or_path = config._name_or_path = name
+    return model.eval()

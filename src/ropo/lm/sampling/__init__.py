@@ -1,0 +1,26 @@
+"""Sample answers from a causal language model: batched, seeded, one run of the prompt for all its samples."""
+
+from ropo.lm.prompts import PromptRecord, read_prompts
+from ropo.lm.sampling.batches import Answer, Batch, encode_prompts, load_sampler_model, plan_batches, sample_batches
+from ropo.lm.sampling.journal import Journal
+from ropo.lm.sampling.journalled import model_name, sample_with_journal
+from ropo.lm.sampling.sampler import Sampler
+from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.vllm_sampler import sampling_backend
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "Journal",
+    "PromptRecord",
+    "Sampler",
+    "SamplingSettings",
+    "encode_prompts",
+    "load_sampler_model",
+    "model_name",
+    "plan_batches",
+    "read_prompts",
+    "sample_batches",
+    "sample_with_journal",
+    "sampling_backend",
+]

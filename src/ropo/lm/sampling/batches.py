@@ -1,0 +1,138 @@
+"""Plan batches of prompts and sample their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ropo.core.errors import UserError
+from ropo.lm.loading import load_policy
+from ropo.lm.prompts import PromptRecord
+from ropo.lm.sampling.decoding import decode
+from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.templating import apply_template
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hold one sampled answer.
+
+    Args:
+        text: Without special tokens, stripped.
+        tokens: Its length in tokens, the end-of-sequence token included.
+        finished: Whether the model ended it; otherwise it was cut at `max_new_tokens`.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold the answers of one planned batch: `answers[i]` belong to prompt number `prompts[i]`."""
+
+    number: int
+    prompts: list[int]
+    answers: list[list[Answer]]
+
+
+def load_sampler_model(source: str) -> PreTrainedModel | PeftModel:
+    """Load a model to sample from, on the GPU if there is one; an adapter is merged, so it costs nothing a token.
+
+    On a quantised base it is not merged: rounded to its few bits once more, the weights would give other answers.
+    """
+    policy: Any = load_policy(source)
+    merges = isinstance(policy, PeftModel) and not getattr(policy, "is_quantized", False)
+    model = policy.merge_and_unload() if merges else policy
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptRecord]) -> list[list[int]]:
+    """Turn conversations into token ids through the chat template, opened for the assistant's turn.
+
+    Raises:
+        UserError: If the tokenizer has no chat template, or its template refuses a conversation.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"model {tokenizer.name_or_path}: its tokenizer has no chat template; use an instruction-tuned model, "
+            "or set `chat_template` in its tokenizer_config.json"
+        )
+    options = {"add_generation_prompt": True, "return_dict": False}
+    return [apply_template(tokenizer, each.turns, f"prompt on line {each.line}", **options) for each in prompts]
+
+
+def plan_batches(lengths: Sequence[int], prompts_per_batch: int) -> list[list[int]]:
+    """Group prompts of similar length, so that little padding is computed; ties keep their order."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + prompts_per_batch] for start in range(0, len(order), prompts_per_batch)]
+
+
+def sample_batches(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    batch_size: int,
+    done: Collection[int] = (),
+) -> Iterator[Batch]:
+    """Sample answers batch by batch.
+
+    Each answer has random numbers of its own, drawn from (seed, prompt number, sample number). So the same file,
+    settings and batch size give the same text, also when a run is continued; with another batch size or number of
+    threads the logits differ by rounding, and an answer changes only where a random number falls within that rounding.
+
+    Args:
+        model: A causal language model of transformers.
+        tokenizer: The model's own.
+        encoded: Token ids of each prompt.
+        settings: How to sample.
+        batch_size: Answers that are decoded at once; a prompt's samples stay together.
+        done: Numbers of the batches to skip.
+
+    Yields:
+        Finished batches, in the order of the plan.
+
+    Cost: see `ropo.lm.sampling.decoding.decode`.
+    """
+    stop_tokens = _stop_tokens(model, tokenizer)
+    plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
+    for number, prompts in enumerate(plan):
+        if number in done:
+            continue
+        uniforms = draw_uniforms(prompts, settings).to(model.device)
+        rows = decode(model, [encoded[prompt] for prompt in prompts], uniforms, settings, stop_tokens)
+        answers = [_to_answer(tokenizer, tokens, stop_tokens) for tokens in rows]
+        grouped = [answers[start : start + settings.samples] for start in range(0, len(answers), settings.samples)]
+        yield Batch(number, prompts, grouped)
+
+
+def draw_uniforms(prompts: Sequence[int], settings: SamplingSettings) -> Float[Tensor, "rows steps"]:
+    """Draw each answer's random numbers from its own stream, seeded by (seed, prompt number, sample number)."""
+    streams = [
+        np.random.default_rng([settings.seed, prompt, sample]).random(settings.max_new_tokens)
+        for prompt in prompts
+        for sample in range(settings.samples)
+    ]
+    return torch.from_numpy(np.stack(streams))
+
+
+def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " stops"]:
+    configured = model.generation_config.eos_token_id
+    stops = configured if isinstance(configured, list) else [configured]
+    known = sorted({token for token in (*stops, tokenizer.eos_token_id) if token is not None})
+    return torch.tensor(known, device=model.device, dtype=torch.long)
+
+
+def _to_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_tokens: Int[Tensor, " stops"]) -> Answer:
+    text = cast(str, tokenizer.decode(tokens, skip_special_tokens=True))
+    return Answer(text.strip(), len(tokens), tokens[-1] in stop_tokens.tolist())

@@ -1,0 +1,74 @@
+"""Sample the answers to all prompts, keeping every finished batch on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ropo.lm.prompts import PromptRecord
+from ropo.lm.sampling.batches import Answer, Batch, encode_prompts
+from ropo.lm.sampling.journal import Journal
+from ropo.lm.sampling.sampler import Sampler
+from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.vllm_sampler import sampling_backend
+
+
+def sample_with_journal(
+    sampler: Sampler,
+    prompts: Sequence[PromptRecord],
+    settings: SamplingSettings,
+    batch_size: int,
+    path: Path,
+    on_batch: Callable[[Batch], None],
+    identity: str | None = None,
+) -> None:
+    """Sample the answers to all prompts, or those that an earlier, killed run left to sample.
+
+    Args:
+        sampler: The model, which is loaded only if some batch is left to sample.
+        prompts: What to answer.
+        settings: How to sample.
+        batch_size: Answers that are decoded at once.
+        path: The journal: a finished batch is on disk before `on_batch` sees it, and never sampled again.
+        on_batch: Called with each batch, those of the earlier run first.
+        identity: What the journal calls the model; its name where None.
+
+    Raises:
+        UserError: If the journal was begun with other settings, the model cannot be loaded or has no chat template.
+    """
+    encoded = encode_prompts(sampler.tokenizer, prompts)
+    journal = Journal(path, _header(identity or model_name(sampler.source), prompts, settings, batch_size))
+    try:
+        finished = [_from_json(entry) for entry in journal.entries]
+        for batch in finished:
+            on_batch(batch)
+        if sum(len(batch.prompts) for batch in finished) == len(prompts):
+            return
+        done = {batch.number for batch in finished}
+        for batch in sampler.sample(encoded, settings, batch_size, done):
+            journal.append(asdict(batch))
+            on_batch(batch)
+    finally:
+        journal.close()
+
+
+def model_name(source: str) -> str:
+    """Return what records call a model: its hub id, or only the name of a local folder or file."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def _header(model: str, prompts: Sequence[PromptRecord], settings: SamplingSettings, batch_size: int) -> dict[str, Any]:
+    asked = json.dumps([prompt.turns for prompt in prompts])
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    header = {"model": model, "prompts": digest, **asdict(settings), "batch_size": batch_size}
+    backend = sampling_backend()
+    return header if backend == "transformers" else {**header, "backend": backend}
+
+
+def _from_json(entry: dict[str, Any]) -> Batch:
+    answers = [[Answer(**answer) for answer in group] for group in entry["answers"]]
+    return Batch(entry["number"], entry["prompts"], answers)

@@ -1,0 +1,200 @@
+"""RoPO's rotation as small matrices: built from the parameters once, cheap to multiply with."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from ropo.ops.plan import block_size, coarse_plan, fine_plan
+from ropo.ops.trees import add_angle_gradient, angle_table, tree_factors, tree_matrices
+
+
+class RotationBlocks(NamedTuple):
+    """R = blockdiag(local) + read^T . mix . write, all that a multiplication with R needs.
+
+    The d coordinates are cut into blocks of B. Inside a block, the fine levels of both trees act together as one B x B
+    matrix. What crosses blocks goes through blocks + k channels: one for the first coordinate of each block, on which
+    the coarse levels of both trees act, and one for each of the reflections' vectors, which all blocks share:
+
+        c_a = x_a read_a[0]^T,     c_{blocks + j} = sum_a x_a read_a[j]^T     (1 <= j <= k),     c' = c mix
+        y_b = x_b local_b + c'_b write_b[0] + sum_j c'_{blocks + j} write_b[j]
+
+    All four lie in one tensor, since on small tensors each that autograd handles costs more than its numbers:
+
+    - `local`: (blocks, B, B).
+    - `read` and `write`: (blocks, 1 + k, B) each.
+    - `mix`: (blocks + k, blocks + k); on its diagonal first the coarse levels less the identity, then minus the
+      triangular factor of the product of reflections, and zeros beside them.
+
+    Args:
+        packed: (*layers, numbers), their numbers one after the other.
+        dim: Number of coordinates d.
+        reflections: Number k of reflections.
+    """
+
+    packed: Float[Tensor, "*layers numbers"]
+    dim: int
+    reflections: int
+
+    @property
+    def channels(self) -> int:
+        """Return blocks + k."""
+        return -(-self.dim // block_size(self.dim)) + self.reflections
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return views of `packed`: `local`, `read`, `write` and `mix`."""
+        size, channels, each = block_size(self.dim), self.channels, 1 + self.reflections
+        blocks = channels - self.reflections
+        shapes = (blocks, size, size), (blocks, each, size), (blocks, each, size), (channels, channels)
+        parts = self.packed.split([prod(shape) for shape in shapes], -1)
+        local, read, write, mix = (part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True))
+        return local, read, write, mix
+
+
+def build_blocks(
+    dim: int, givens: Float[Tensor, "trees planes"] | None, reflections: Float[Tensor, "k d"] | None
+) -> RotationBlocks:
+    """Build the small matrices of `ropo_rotation(dim, givens, reflections)`.
+
+    Args:
+        dim: Number of coordinates d.
+        givens: (trees, d - 1) radians, forward tree first, or None.
+        reflections: (k, d) vectors, or None.
+
+    Returns:
+        The blocks, once differentiable with respect to both parameters, in their dtype.
+
+    Raises:
+        ValueError: If both parameters are None.
+
+    Cost: O(d B + (d / B)^2) numbers and some forty operations on small tensors; nothing of size d x d.
+    """
+    parts = (None if part is None else part.unsqueeze(0) for part in (givens, reflections))
+    return build_blocks_of_layers(dim, *parts)[0]
+
+
+def build_blocks_of_layers(
+    dim: int, givens: Float[Tensor, "layers trees planes"] | None, reflections: Float[Tensor, "layers k d"] | None
+) -> list[RotationBlocks]:
+    """Build the small matrices of several layers of one width at once.
+
+    As `build_blocks` for each layer, but in the same forty operations however many layers there are: on small tensors
+    an operation costs more than its arithmetic.
+    """
+    like = givens if givens is not None else reflections
+    if like is None:
+        raise ValueError("a rotation without givens and without reflections is the identity; leave it out")
+    angles = like.new_empty(len(like), 0, dim - 1) if givens is None else givens
+    vectors = like.new_empty(len(like), 0, dim) if reflections is None else reflections
+    return [RotationBlocks(packed, dim, vectors.shape[1]) for packed in _Build.apply(angles, vectors).unbind(0)]
+
+
+class _Build(torch.autograd.Function):
+    """From angles and vectors to blocks, equation by equation, and back in the opposite order.
+
+        local = reverse forward                       coarse = coarse_reverse coarse_forward - I
+        U = vectors / norms                           H = I - U^T T U, reflect = -T, mix = diag(coarse, reflect)
+        turned = U R_tree^T = U local^T + (coarse (U . row)) column
+        read = [column, turned]                       write = [row, U]
+
+    with `column` the first column of each reverse block and `row` the first row of each forward block. The reflections
+    read x and not the rotated x, so their vectors are turned beforehand. Written out by hand because recording the
+    operations one by one costs three times as much.
+
+    What the backward pass needs is kept on `ctx` itself: a checkpointed layer may be computed first with blocks that
+    were built for all layers together, and a second time with its own, and must save the same tensors both times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, angles: Tensor, vectors: Tensor) -> Tensor:
+        with torch.autocast(angles.device.type, enabled=False):
+            layers, trees, _ = angles.shape
+            plans = [plan(vectors.shape[-1], trees, angles.device) for plan in (fine_plan, coarse_plan)]
+            table = angle_table(angles.reshape(layers, -1))
+            factors = [tree_factors(table, plan) for plan in plans]
+            fine_trees, coarse_trees = (tree_matrices(*pair) for pair in zip(factors, plans, strict=True))
+            reverse, forward = fine_trees.unbind(1)
+            coarse_reverse, coarse_forward = coarse_trees[:, :, 0].unbind(1)
+            blocks, size = reverse.shape[1:3]
+            column, row = reverse[..., :1].mT, forward[..., :1, :]
+            local = reverse @ forward
+            coarse = (coarse_reverse @ coarse_forward)[:, :blocks, :blocks].contiguous()
+            coarse.diagonal(dim1=1, dim2=2).sub_(1)
+            norms, units, reflect = _compact_reflections(vectors)
+            cut = _cut(units, blocks, size)
+            turned = cut @ local.mT + (coarse @ (cut @ row.mT).squeeze(-1)).unsqueeze(-1) * column
+            ctx.dims = vectors.shape[-1], trees
+            ctx.plans, ctx.factors, ctx.reflections = plans, factors, (norms, units, reflect)
+            mix = torch.cat([functional.pad(coarse, (0, len(reflect[0]))), functional.pad(reflect, (blocks, 0))], 1)
+            parts = local, torch.cat([column, turned], 2), torch.cat([row, cut], 2), mix
+            packed = torch.cat([part.flatten(1) for part in parts], 1)
+            local, *_ = RotationBlocks(packed.detach(), vectors.shape[-1], units.shape[1]).parts()
+            ctx.trees = reverse, forward, coarse_reverse, coarse_forward, local, coarse
+            return packed
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        reverse, forward, coarse_reverse, coarse_forward, local, coarse = ctx.trees
+        norms, units, reflect = ctx.reflections
+        with torch.autocast(local.device.type, enabled=False):
+            d_local, d_read, d_write, d_mix = RotationBlocks(grads[0], ctx.dims[0], units.shape[1]).parts()
+            layers, blocks, size, _ = local.shape
+            column, row = reverse[..., 0], forward[..., 0, :]
+            d_coarse, d_reflect = d_mix[:, :blocks, :blocks], d_mix[:, blocks:, blocks:]
+
+            cut, d_turned = _cut(units, blocks, size), d_read[:, :, 1:]
+            along, d_along = (cut @ row.unsqueeze(-1)).squeeze(-1), (d_turned @ column.unsqueeze(-1)).squeeze(-1)
+            back = coarse.mT @ d_along
+            d_column = d_read[:, :, 0] + ((coarse @ along).unsqueeze(2) @ d_turned).squeeze(2)
+            d_row = d_write[:, :, 0] + (back.unsqueeze(2) @ cut).squeeze(2)
+            d_cut = (d_write[:, :, 1:] + d_turned @ local).addcmul_(back.unsqueeze(-1), row.unsqueeze(2))
+            d_local, d_coarse = d_local + d_turned.mT @ cut, d_coarse + d_along @ along.mT
+
+            d_trees = torch.stack([d_local @ forward.mT, reverse.mT @ d_local], 1)
+            d_trees[:, 0, :, :, 0] += d_column
+            d_trees[:, 1, :, 0] += d_row
+            over = coarse_reverse.shape[-1] - blocks
+            d_coarse = functional.pad(d_coarse, (0, over, 0, over))
+            d_coarse_trees = torch.stack([d_coarse @ coarse_forward.mT, coarse_reverse.mT @ d_coarse], 1)
+
+            dim, trees = ctx.dims
+            d_angles = local.new_zeros(layers, trees * (dim - 1) + 1)
+            for grad, factors, plan in zip((d_trees, d_coarse_trees.unsqueeze(2)), ctx.factors, ctx.plans, strict=True):
+                add_angle_gradient(d_angles, grad, factors, plan)
+            d_units = d_cut.transpose(1, 2).reshape(layers, units.shape[1], blocks * size)[..., :dim]
+            d_vectors = _compact_reflections_gradient(norms, units, reflect, d_units, d_reflect)
+            return d_angles[:, :-1].view(layers, trees, dim - 1), d_vectors
+
+
+def _compact_reflections(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return norms, unit rows U and -T with H(u_1) ... H(u_k) = I - U^T T U.
+
+    The compact WY form (Schreiber and Van Loan, 1989): T^-1 is the upper triangle of U U^T with halves on its diagonal.
+    """
+    norms = vectors.norm(dim=-1, keepdim=True)
+    units = vectors / norms
+    inverse = (units @ units.mT).triu(1)
+    inverse.diagonal(dim1=1, dim2=2).add_(0.5)
+    identity = torch.eye(units.shape[1], dtype=units.dtype, device=units.device)
+    return norms, units, -torch.linalg.solve_triangular(inverse, identity, upper=True)
+
+
+def _compact_reflections_gradient(
+    norms: Tensor, units: Tensor, reflect: Tensor, d_units: Tensor, d_reflect: Tensor
+) -> Tensor:
+    """Return the vectors' gradient: d T^-1 = -T^T dT T^T, and a unit vector's gradient is orthogonal to it."""
+    d_inverse = (reflect.mT @ d_reflect @ reflect.mT).triu(1)
+    d_units = d_units + (d_inverse + d_inverse.mT) @ units
+    return (d_units - (d_units * units).sum(-1, keepdim=True) * units) / norms
+
+
+def _cut(rows: Tensor, blocks: int, size: int) -> Tensor:
+    """Cut (layers, k, d) rows into (layers, blocks, k, size), zeros behind the last coordinate."""
+    padded = functional.pad(rows, (0, blocks * size - rows.shape[-1]))
+    return padded.view(len(rows), -1, blocks, size).transpose(1, 2)
