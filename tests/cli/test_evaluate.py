@@ -13,7 +13,8 @@ from rich.console import Console
 from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.main import main
 from ropo.core.errors import UserError
-from ropo.evaluation.results import Change, Comparison, Estimate, Metric, ModelResult, SuiteResult
+from ropo.core.intervals import Comparison, Estimate
+from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import SUITES, Suite, load_suite
 from ropo.evaluation.table import print_results, title_of
 

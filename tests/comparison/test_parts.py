@@ -23,7 +23,8 @@ from ropo.comparison.pictures import pictured_layers
 from ropo.comparison.recipe import Budget
 from ropo.comparison.selection import candidate, select
 from ropo.core.errors import UserError
-from ropo.evaluation.results import Estimate, Metric, ModelResult, SuiteResult
+from ropo.core.intervals import Estimate
+from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 
 PAIRS = [{"prompt": f"p{number // 2}", "chosen": f"c{number}", "rejected": "r"} for number in range(20)]
 

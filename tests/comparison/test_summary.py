@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ropo.comparison.summary import best_of, methods_of, metrics_of_runs, over_seeds
-from ropo.evaluation.results import Estimate, Metric
+from ropo.core.intervals import Estimate
+from ropo.evaluation.results import Metric
 from tests.report.made import make_result
 
 

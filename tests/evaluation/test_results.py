@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from ropo.core.errors import UserError
-from ropo.evaluation.results import Change, Comparison, Estimate, Metric, ModelResult, SuiteResult, read_results
+from ropo.core.intervals import Comparison, Estimate
+from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult, read_results
 
 METRIC = Metric.of("accuracy", Estimate(0.5, 0.4, 0.6, 10), "share of pairs")
 CHANGE = Change.against("base", "accuracy", Comparison(0.1, -0.1, 0.3, 10, 0.5, "mcnemar"), "change of: share of pairs")

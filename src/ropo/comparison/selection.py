@@ -9,8 +9,7 @@ import numpy as np
 
 from ropo.comparison.recipe import Criterion
 from ropo.comparison.results import Candidate, Selection, Status
-from ropo.core.intervals import mean_interval, share_interval
-from ropo.evaluation.results import Estimate
+from ropo.core.intervals import Estimate, mean_interval, share_interval
 
 MEANINGS: dict[Criterion, str] = {
     "loss": "lowest mean DPO loss on the validation pairs, in nats",

@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 
 from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult
-from ropo.evaluation.results import Estimate, Metric
+from ropo.core.intervals import Estimate
+from ropo.evaluation.results import Metric
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,33 @@ Every interval has a level of 95 %. Bootstraps resample the units (prompts, pair
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
 from ropo.core.bootstrap import LEVEL, RESAMPLES, bootstrap_interval, bootstrap_rows
-from ropo.evaluation.results import Comparison, Estimate
 
 _QUANTILE = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hold a value, the ends of its interval (None where the data give none), and the number of units."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Comparison(Estimate):
+    """Hold the estimate of a paired difference, with the two-sided p-value of a test where one was made."""
+
+    p_value: float | None = None
+    test: str | None = None
 
 
 def mean_interval(values: Float[np.ndarray, " n"], seed: int = 0) -> Estimate:

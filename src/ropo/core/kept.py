@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ropo.lm.sampling.journal import Journal
+from ropo.core.journal import Journal
 
 
 def content_key(wanted: Any) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ropo.core.intervals import (
+    Comparison,
+    Estimate,
     jackknife_interval,
     mean_interval,
     paired_difference,
@@ -16,7 +18,7 @@ from ropo.core.intervals import (
     share_interval,
     statistic_interval,
 )
-from ropo.evaluation.results import Change, Comparison, Estimate, Metric
+from ropo.evaluation.results import Change, Metric
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,29 +11,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ropo.core.files import write_atomically
+from ropo.core.intervals import Comparison, Estimate
 from ropo.core.record import Source, git_commit, library_versions, read_typed
 from ropo.diagnostics.measure import Measure
 from ropo.environment import device_name
 
 FILE_NAME = "results.json"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Hold a value, the ends of its interval (None where the data give none), and the number of units."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Comparison(Estimate):
-    """Hold the estimate of a paired difference, with the two-sided p-value of a test where one was made."""
-
-    p_value: float | None = None
-    test: str | None = None
 
 
 class Metric(Measure):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult
 from ropo.comparison.summary import MethodRuns, best_of, metrics_of_runs, over_seeds
-from ropo.evaluation.results import Change, Estimate, Metric, ModelResult
+from ropo.core.intervals import Estimate
+from ropo.evaluation.results import Change, Metric, ModelResult
 from ropo.report.headline import Column, all_columns, headline_columns
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ropo.core.intervals import mean_interval, share_interval, statistic_interval
+from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
 from ropo.evaluation.alpaca_eval.judging import Verdicts
 from ropo.evaluation.alpaca_eval.length_control import LengthControl, fit_length_control
 from ropo.evaluation.alpaca_eval.win_rate import standard_error
 from ropo.evaluation.readings import Reading, changes_of, metrics_of
-from ropo.evaluation.results import Change, Comparison, Estimate, Metric
+from ropo.evaluation.results import Change, Metric
 
 UNITS = "prompts"
 LENGTH_CONTROLLED = "length_controlled_win_rate"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.core.intervals import mean_interval, share_interval, statistic_interval
+from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
 from ropo.evaluation.mt_bench.grading import Grades
 from ropo.evaluation.mt_bench.questions import TURNS, Question
-from ropo.evaluation.results import Change, Comparison, Estimate, Metric
+from ropo.evaluation.results import Change, Metric
 from ropo.judging.pairwise import UNPARSABLE
 
 SCORE, WIN_RATE = "score", "win_rate"

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropo.core.journal import Journal
 from ropo.lm.prompts import PromptRecord
 from ropo.lm.sampling.batches import Answer, Batch, encode_prompts
-from ropo.lm.sampling.journal import Journal
 from ropo.lm.sampling.sampler import Sampler
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.sampling.vllm_sampler import sampling_backend

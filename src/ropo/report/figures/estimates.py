@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from ropo.comparison.results import ComparisonResult
 from ropo.comparison.summary import MethodRuns, metrics_of_runs, over_seeds
-from ropo.evaluation.results import Estimate, Metric
+from ropo.core.intervals import Estimate
+from ropo.evaluation.results import Metric
 from ropo.report.figures.style import Chart, Mark, View, figure
 from ropo.report.headline import Column, forgetting_columns, quality_columns
 from ropo.report.text import label
