@@ -5,15 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ropo.diagnostics import Generation, measure_answers, measure_behaviour
-from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
-from ropo.diagnostics.report import (
-    AnswerComparison,
-    LayerSummary,
-    TextComparison,
-    TextMeasure,
-    find_warnings,
-)
+from ropo.diagnostics import measure_answers, measure_behaviour
+from ropo.diagnostics.answers import length_ratio
+from ropo.diagnostics.comparison import AnswerComparison, Comparison, TextComparison, TextMeasure
+from ropo.diagnostics.report import LayerSummary, find_warnings
+from ropo.lm.answer import Answer
 
 PROMPTS = 8
 REFERENCE = torch.full((PROMPTS, 2), -40.0)
@@ -26,13 +22,13 @@ def behaviour(chosen: float, rejected: float):
 
 
 def answers(*texts: str):
-    samples = [[Generation(text, tuple(range(len(text.split()))), True) for text in texts] for _ in range(PROMPTS)]
+    samples = [[Answer(text, tuple(range(len(text.split()))), True) for text in texts] for _ in range(PROMPTS)]
     return measure_answers(samples, 100)
 
 
 def compared(*texts: str) -> AnswerComparison:
     policy, reference = answers(*texts), answers("one two three four five six", "six five four three")
-    return AnswerComparison(policy=policy, reference=reference, length_ratio=None, kl=None)
+    return AnswerComparison(policy=policy, reference=reference, length_ratio=length_ratio(policy, reference), kl=None)
 
 
 def text(rise: float) -> TextComparison:
@@ -74,30 +70,37 @@ PLANTS = {
 @pytest.mark.parametrize("name", [None, *PLANTS])
 def test_a_plant_trips_its_warning_and_only_it(name: str | None) -> None:
     parts = HEALTHY | (PLANTS[name] if name else {})
-    found = find_warnings(parts["layers"], parts["behaviour"], parts["answers"], parts["text"])
+    compared = Comparison(**{part: parts[part] for part in ("behaviour", "answers", "text")})
+    found = find_warnings(parts["layers"], compared)
     assert [warning.split(":")[0] for warning in found] == ([name] if name else [])
 
 
 def test_nothing_measured_warns_of_nothing() -> None:
     alone = AnswerComparison(policy=answers("a a a a a a"), reference=None, length_ratio=None, kl=None)
-    assert find_warnings(layers(None), None, None, None) == []
-    assert find_warnings(layers(None), None, alone, TextComparison(policy=text(9.0).policy, reference=None)) == []
+    assert find_warnings(layers(None), Comparison(behaviour=None, answers=None, text=None)) == []
+    no_reference = TextComparison(policy=text(9.0).policy, reference=None)
+    assert find_warnings(layers(None), Comparison(behaviour=None, answers=alone, text=no_reference)) == []
+
+
+def read(**parts: object):
+    return Comparison(**{"behaviour": None, "answers": None, "text": None, **parts}).readings()
 
 
 def test_units_are_pairs_prompts_and_windows() -> None:
-    changes = behaviour_readings(behaviour(-4.0, -10.0))
+    changes = read(behaviour=behaviour(-4.0, -10.0))
     assert changes["chosen_change_per_token"].changes[0] == pytest.approx((-4.0 - 0.5) / 20)
     assert changes["rejected_change_per_token"].changes[-1] == pytest.approx((-10.0 + 0.5) / 20)
     assert changes["chosen_change_per_token"].value == pytest.approx(-0.2)
-    both = compared("a a a a a a", "b c d e")
-    read = answer_readings(both.policy, both.reference)
-    assert read["length_ratio"].value == 1.0
-    assert read["length_ratio"].changes == (0.0,) * PROMPTS  # (6 + 4) / 2 tokens a prompt, before and after
-    assert read["repetition_rise"].changes == pytest.approx((1 / 3,) * PROMPTS)  # 2 of 3 repeated in one of two
-    assert read["repetition_rise"].value == pytest.approx(1 / 3)
-    assert text_readings(0.25, [3.0, 2.0], [2.5, 2.0])["text_loss_rise"].changes == (0.5, 0.0)
+    found = read(answers=compared("a a a a a a", "b c d e"))
+    assert found["length_ratio"].value == 1.0
+    assert found["length_ratio"].changes == (0.0,) * PROMPTS  # (6 + 4) / 2 tokens a prompt, before and after
+    assert found["repetition_rise"].changes == pytest.approx((1 / 3,) * PROMPTS)  # 2 of 3 repeated in one of two
+    assert found["repetition_rise"].value == pytest.approx(1 / 3)
+    assert read(text=text(0.3))["text_loss_rise"].value == pytest.approx(0.3)
+    assert read(text=text(0.3))["text_loss_rise"].changes == pytest.approx((0.3,) * 8)
 
 
 def test_an_undefined_length_ratio_is_left_out() -> None:
-    empty = measure_answers([[Generation("", (), False)]] * PROMPTS, 100)
-    assert list(answer_readings(empty, empty)) == ["repetition_rise"]
+    empty = measure_answers([[Answer("", (), False)]] * PROMPTS, 100)
+    alone = AnswerComparison(policy=empty, reference=empty, length_ratio=length_ratio(empty, empty), kl=None)
+    assert list(read(answers=alone)) == ["repetition_rise"]

@@ -6,7 +6,6 @@ import pytest
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import (
-    Generation,
     distinct,
     expectation_adjusted_distinct,
     measure_answers,
@@ -15,10 +14,11 @@ from ropo.diagnostics import (
 )
 from ropo.diagnostics.answers import length_ratio
 from ropo.diagnostics.text import is_refusal, words
+from ropo.lm.answer import Answer
 
 
-def answer(text: str, finished: bool = True) -> Generation:
-    return Generation(text, tuple(range(len(text.split()))), finished)
+def answer(text: str, finished: bool = True) -> Answer:
+    return Answer(text, tuple(range(len(text.split()))), finished)
 
 
 def test_words_are_lower_case_with_punctuation_apart() -> None:
@@ -105,7 +105,7 @@ def test_samples_that_agree_show_per_prompt_only() -> None:
 
 
 def test_empty_generations_have_documented_values() -> None:
-    found = measure_answers([[Generation("", (), False)], [Generation("", (), False)]], 10)
+    found = measure_answers([[Answer("", (), False)], [Answer("", (), False)]], 10)
     assert (found.empty, found.repetition, found.tokens) == (1.0, 0.0, 0.0)
     assert found.distinct_1 is found.distinct_2 is found.self_bleu is found.expectation_adjusted_distinct is None
     assert length_ratio(found, found) is None

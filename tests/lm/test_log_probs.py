@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ropo.diagnostics import answer_log_probs, text_loss
-from ropo.lm.log_probs import TokenPair, compare_on_pairs, hidden_states, pair_log_probs
+from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs, text_loss
+from ropo.lm.tokens import TextWindow, TokenPair
 from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama
 
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
@@ -32,29 +32,32 @@ def test_padded_batches_equal_single_sequences(name: str) -> None:
         assert torch.allclose(scores.double(), one_by_one(model, prompt, answer), atol=1e-5)
 
 
-def test_pairs_and_their_comparison() -> None:
-    model, reference = tiny_llama(), tiny_llama(seed=1)
+def test_pairs_are_cut_as_training_cuts_them() -> None:
+    model = tiny_llama()
     pairs = [TokenPair(*draw(seed, 4, 3, 5)) for seed in range(3)]
-    found, before = pair_log_probs(model, pairs), pair_log_probs(reference, pairs)
+    found = pair_log_probs(model, pairs)
     assert found.shape == (3, 2)
     assert float(found[2, 1]) == pytest.approx(float(one_by_one(model, pairs[2].prompt, pairs[2].rejected).sum()), 1e-5)
-    behaviour = compare_on_pairs(pairs, found, before)
-    assert behaviour.margin == pytest.approx(behaviour.chosen_change - behaviour.rejected_change)
-    assert behaviour.chosen_change_per_token == pytest.approx(behaviour.chosen_change / 3)
+    cut = pair_log_probs(model, pairs, max_length=6)
+    expected = one_by_one(model, pairs[2].prompt, pairs[2].rejected[:2]).sum()
+    assert float(cut[2, 1]) == pytest.approx(float(expected), 1e-5)
+    from_the_end = pair_log_probs(model, pairs, max_length=6, truncation_mode="keep_end")
+    expected = one_by_one(model, pairs[2].prompt[3:], pairs[2].rejected).sum()
+    assert float(from_the_end[2, 1]) == pytest.approx(float(expected), 1e-5)
 
 
 def test_text_loss_is_the_mean_over_tokens_of_all_windows() -> None:
     model = tiny_llama()
-    windows = draw(0, 8, 3)
-    scores = torch.cat([one_by_one(model, window[:1], window[1:]) for window in windows])
+    windows = [TextWindow(ids[:1], ids[1:]) for ids in draw(0, 8, 3)]
+    scores = torch.cat([one_by_one(model, window.context, window.tokens) for window in windows])
     assert text_loss(model, windows) == pytest.approx(-float(scores.mean()), rel=1e-5)
 
 
 def test_hidden_states_are_the_last_ones() -> None:
     model = tiny_llama()
-    windows = draw(0, 8, 3)
+    windows = [TextWindow(ids[:1], ids[1:]) for ids in draw(0, 8, 3)]
     rows = hidden_states(model, windows)
     assert rows.shape == (11, 48)
     with torch.no_grad():
-        last = model.model(input_ids=torch.tensor([windows[1]])).last_hidden_state[0]
+        last = model.model(input_ids=torch.tensor([windows[1].ids])).last_hidden_state[0]
     assert torch.allclose(rows[8:], last, atol=1e-6)

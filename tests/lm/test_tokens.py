@@ -1,15 +1,30 @@
+"""One record, one row of tokens: those of TRL's trainer, whatever the record's format and the model's template."""
+
 from __future__ import annotations
+
+import json
+from typing import Any
 
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig
 from trl import DPOConfig, DPOTrainer
 
 from ropo.core.errors import UserError
-from ropo.lm.log_probs import TokenPair
-from ropo.lm.tokens import shorten_pair, text_windows, tokenize_pair
+from ropo.lm.tokens import (
+    TokenPair,
+    cut_answers,
+    first_tokens,
+    holds_templated_prompt,
+    packed_length,
+    text_windows,
+    tokenize_pair,
+    tokenize_prompt,
+)
 from tests.lm.sampling.tiny import tiny_model
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny_tokenizer import CHAT_TEMPLATE, tiny_tokenizer
 
 PLAIN = {"prompt": "the cat ", "chosen": "sat on the mat", "rejected": "ran"}
 MESSAGES = {
@@ -17,22 +32,87 @@ MESSAGES = {
     "chosen": [{"role": "assistant", "content": "sat on the mat"}],
     "rejected": [{"role": "assistant", "content": "ran"}],
 }
+TOOLS_TEMPLATE = (
+    "{% if tools %}<user> {% for t in tools %}{{ t['name'] }} {% endfor %}<eos> {% endif %}{{ date | default('one') }} "
+    + CHAT_TEMPLATE
+)
+# Writes an empty thought before the answer where one is asked for, and drops it from the finished conversation.
+THINKING_TEMPLATE = CHAT_TEMPLATE.replace("<assistant> {% endif %}", "<assistant> yes no {% endif %}")
+SYSTEM_TEMPLATE = "{% if messages[0]['role'] != 'system' %}<user> a slow dog <eos> {% endif %}" + CHAT_TEMPLATE
+TEMPLATES = {"plain": CHAT_TEMPLATE, "tools": TOOLS_TEMPLATE, "thinking": THINKING_TEMPLATE, "system": SYSTEM_TEMPLATE}
+
+words = st.lists(
+    st.sampled_from(["a", "the", "cat", "dog", "sat", "ran", "on", "mat", "yes", "no"]), min_size=1, max_size=5
+).map(" ".join)
 
 
-@pytest.mark.parametrize("record", [PLAIN, MESSAGES], ids=["plain", "messages"])
-def test_tokens_are_those_that_trl_trains_on(record: dict, tmp_path) -> None:
-    options = {"report_to": "none", "use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+def turn(role: str) -> st.SearchStrategy[dict[str, str]]:
+    return st.builds(lambda content: {"role": role, "content": content}, words)
+
+
+conversations = st.builds(
+    lambda system, past, asked: [*system, *(each for both in past for each in both), asked],
+    st.lists(turn("system"), max_size=1),
+    st.lists(st.tuples(turn("user"), turn("assistant")), max_size=2),
+    turn("user"),
+)
+answers = st.lists(turn("assistant"), min_size=1, max_size=1)
+chats = st.fixed_dictionaries(
+    {"prompt": conversations, "chosen": answers, "rejected": answers},
+    optional={
+        "tools": st.sampled_from([[{"name": "cat"}], json.dumps([{"name": "dog"}])]),
+        "chat_template_kwargs": st.just({"date": "three"}),
+    },
+)
+endings = st.sampled_from(["", " <eos>", "<eos>"])
+texts = st.fixed_dictionaries(
+    {"prompt": words.map(lambda text: text + " "), "chosen": st.builds(str.__add__, words, endings), "rejected": words}
+)
+
+
+@pytest.fixture(scope="module")
+def trained_on() -> Any:
+    """Give the tokens that TRL's trainer makes of a record."""
+    tokenizer = tiny_tokenizer()
+    options = {"report_to": "none", "use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "max_length": None}
     trainer = DPOTrainer(
         tiny_model(),
-        args=DPOConfig(output_dir=str(tmp_path), gradient_checkpointing=False, **options),
-        train_dataset=Dataset.from_list([record]),
-        processing_class=tiny_tokenizer(),
+        args=DPOConfig(output_dir="unused", gradient_checkpointing=False, **options),
+        train_dataset=Dataset.from_list([PLAIN]),
+        processing_class=tokenizer,
         peft_config=LoraConfig(target_modules=["q_proj"]),
     )
-    row = trainer.train_dataset[0]
-    expected = TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"])
-    assert min(map(len, (expected.prompt, expected.chosen, expected.rejected))) > 0
-    assert tokenize_pair(tiny_tokenizer(), record) == expected
+
+    def tokens(record: dict[str, Any], template: str) -> TokenPair:
+        tokenizer.chat_template = template
+        made = trainer._prepare_dataset(Dataset.from_list([record]), tokenizer, trainer.args, "train")
+        return TokenPair(made[0]["prompt_ids"], made[0]["chosen_ids"], made[0]["rejected_ids"])
+
+    return tokens
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@settings(max_examples=25, deadline=None)
+@given(record=chats)
+def test_conversations_have_the_tokens_that_trl_trains_on(trained_on: Any, template: str, record: dict) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATES[template]
+    expected = trained_on(record, TEMPLATES[template])
+    assert expected.prompt
+    assert expected.chosen
+    assert tokenize_pair(tokenizer, record) == expected
+    asked = tokenize_prompt(tokenizer, record)
+    assert asked[: len(expected.prompt)] == expected.prompt
+    assert (asked == expected.prompt) == (template != "thinking")
+
+
+@settings(max_examples=25, deadline=None)
+@given(record=texts)
+def test_texts_have_the_tokens_that_trl_trains_on(trained_on: Any, record: dict) -> None:
+    found = tokenize_pair(tiny_tokenizer(), record)
+    assert found == trained_on(record, CHAT_TEMPLATE)
+    assert found.chosen[-1] == found.rejected[-1] == tiny_tokenizer().eos_token_id
+    assert found.chosen.count(found.chosen[-1]) == 1
 
 
 def test_messages_need_a_chat_template() -> None:
@@ -42,15 +122,86 @@ def test_messages_need_a_chat_template() -> None:
         tokenize_pair(tokenizer, MESSAGES)
 
 
-def test_shorten_keeps_the_end_of_the_prompt_and_the_beginning_of_answers() -> None:
-    assert shorten_pair(TokenPair([1, 2, 3], [4, 5, 6], [7]), 2) == TokenPair([2, 3], [4, 5], [7])
+@pytest.mark.parametrize("template", ["plain", "tools", "thinking", "system"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_prompt_that_was_templated_already_is_taken_as_it_is(template: str, wrapped: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATES[template]
+    written = {
+        "prompt": tokenizer.apply_chat_template(MESSAGES["prompt"], tokenize=False, add_generation_prompt=True),
+        "chosen": "sat on the mat <eos>\n",
+        "rejected": "ran <eos>\n",
+    }
+    record = {name: [{"role": "user", "content": text}] for name, text in written.items()} if wrapped else written
+    assert holds_templated_prompt(tokenizer, record)
+    assert not holds_templated_prompt(tokenizer, MESSAGES)
+    found = tokenize_pair(tokenizer, record)
+    assert found.prompt == tokenize_prompt(tokenizer, MESSAGES) == tokenize_prompt(tokenizer, record)
+    assert (found.chosen, found.rejected) == (
+        tokenizer("sat on the mat <eos>").input_ids,
+        tokenizer("ran <eos>").input_ids,
+    )
+
+
+def test_an_ordinary_text_was_not_templated() -> None:
+    tokenizer = tiny_tokenizer()
+    for text in ("the cat", "what does <eos> mean", "the <user> sat", "dog ."):
+        assert not holds_templated_prompt(tokenizer, {"prompt": text}), text
+    tokenizer.chat_template = None
+    assert not holds_templated_prompt(tokenizer, {"prompt": "<user> the cat"})
+
+
+def test_a_text_that_brings_the_first_token_gets_no_second_one() -> None:
+    tokenizer = with_first_token()
+    record = {"prompt": "<bos> the cat ", "chosen": "sat", "rejected": "ran"}
+    assert list(tokenize_pair(tokenizer, record).prompt).count(tokenizer.bos_token_id) == 1
+    assert tokenize_prompt(tokenizer, {"prompt": "the cat"})[0] == tokenizer.bos_token_id
+
+
+def test_answers_are_cut_as_trl_cuts_them() -> None:
+    pair = TokenPair([1, 2, 3], [4, 5, 6], [7])
+    assert cut_answers(pair, None) == [([1, 2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
+    assert cut_answers(pair, 5) == [([1, 2, 3], [4, 5]), ([1, 2, 3], [7])]
+    assert cut_answers(pair, 3) == [([1, 2, 3], []), ([1, 2, 3], [])]
+    assert cut_answers(pair, 2) == [([1, 2], []), ([1, 2], [])]
+    assert cut_answers(pair, 5, "keep_end") == [([2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
+    assert cut_answers(pair, 2, "keep_end") == [([], [5, 6]), ([3], [7])]
+
+
+def test_a_pack_holds_the_prompt_once() -> None:
+    assert packed_length(3, 3, 1) == 3 - 1 + 3 + 1
+    assert packed_length(3, 3, 1, max_length=4) == 3 - 1 + 1 + 1
+
+
+def with_first_token() -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    first = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = first
+    return tokenizer
 
 
 def test_windows() -> None:
     tokenizer = tiny_tokenizer()
     text = "the cat sat on the mat ."
-    assert [len(window) for window in text_windows(tokenizer, text, window=3, most=9)] == [3, 3]  # one is too short
-    assert [len(window) for window in text_windows(tokenizer, text, window=3, most=1)] == [3]
-    assert text_windows(tokenizer, text, window=7, most=1) == [tokenizer(text)["input_ids"]]
+    ids = tokenizer(text)["input_ids"]
+    assert [each.ids for each in text_windows(tokenizer, text, window=3, most=9)] == [
+        ids[:3],
+        ids[3:6],
+    ]  # 1 is too short
+    assert [len(each.tokens) for each in text_windows(tokenizer, text, window=3, most=1)] == [2]
+    assert text_windows(tokenizer, text, window=7, most=1)[0].ids == ids
     with pytest.raises(UserError, match="at least two tokens"):
         text_windows(tokenizer, "cat", window=3, most=1)
+
+
+def test_windows_begin_with_what_the_tokenizer_puts_first() -> None:
+    tokenizer, bos = with_first_token(), tiny_tokenizer().bos_token_id
+    text = "the cat sat on the mat ."
+    ids = tokenizer(text)["input_ids"][1:]
+    assert (first_tokens(tiny_tokenizer()), first_tokens(tokenizer)) == ([], [bos])
+    found = text_windows(tokenizer, text, window=4, most=9)
+    assert [each.context for each in found] == [[bos]] * 3
+    assert [each.tokens for each in found] == [ids[:3], ids[3:6], ids[6:]]
+    assert text_windows(tokenizer, "cat", window=3, most=1)[0].tokens == tokenizer("cat")["input_ids"][1:]

@@ -67,66 +67,45 @@ def measure(arguments: argparse.Namespace) -> Any:
     from rich.console import Console
     from rich.progress import track
 
-    from ropo.core.record import git_commit, library_versions
-    from ropo.diagnostics import diagnose, layers, report, weights
+    from ropo.diagnostics.comparison import HeldOut
+    from ropo.diagnostics.diagnose import diagnose
+    from ropo.lm.held_out import BETA, MAX_LENGTH, read_held_out, trained_with
     from ropo.lm.loading import load_model, load_policy, load_tokenizer
     from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts
 
     settings = SamplingSettings(samples=arguments.samples, max_new_tokens=arguments.max_new_tokens, seed=arguments.seed)
-    prompts = read_prompts(arguments.prompts)[: arguments.max_prompts] if arguments.prompts else None
-    records = read_pairs(arguments.pairs, arguments.max_pairs) if arguments.pairs else None
+    prompts = read_prompts(arguments.prompts)[: arguments.max_prompts] if arguments.prompts else []
     tokenizer = load_tokenizer(arguments.model)
-    encoded = encode_prompts(tokenizer, prompts) if prompts else None
-    tokens = tokenize_pairs(tokenizer, records) if records else None
-    windows = read_windows(tokenizer, arguments.text) if arguments.text else None
-
+    max_length = trained_with(arguments.model, "max_length", MAX_LENGTH)
+    pairs = None
+    if arguments.pairs:
+        pairs = read_held_out(arguments.pairs, "test", tokenizer, max_length, arguments.max_pairs)
+        for note in pairs.notes():
+            print(f"pairs     {note}")
+    held_out = HeldOut(
+        pairs=pairs.tokens if pairs else (),
+        prompts=encode_prompts(tokenizer, prompts),
+        windows=read_windows(tokenizer, arguments.text) if arguments.text else (),
+        settings=settings,
+        beta=trained_with(arguments.model, "beta", BETA),
+        max_length=max_length,
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = load_policy(arguments.model)
     reference: Any = load_model(arguments.reference) if arguments.reference else None
     for loaded in filter(None, (model, reference)):
         loaded.to(device).eval()
-    opener = diagnose.reference_opener(model, reference)
-    if tokens and opener is None:
-        raise UserError("--pairs: log-prob changes need a model to compare with; add --reference")
-
-    pairs = layers.pair_layers(model, reference)
-    bar = track(pairs, "measuring layers", console=Console(stderr=True), transient=True)
-    measured = [weights.measure_layer(pair) for pair in bar]
-    summary = report.summarise_layers(measured)
-    behaviour = diagnose.diagnose_behaviour(model, opener, tokens) if tokens and opener else None
-    answers = diagnose.diagnose_answers(model, opener, tokenizer, encoded, settings) if encoded else None
-    text = diagnose.diagnose_text(model, opener, windows) if windows else None
-    return report.DiagnosticReport(
-        model=arguments.model,
-        reference=arguments.reference or (None if opener is None else "its base model"),
-        seed=arguments.seed,
-        versions=library_versions(),
-        git_commit=git_commit(),
-        summary=summary,
-        layers=measured,
-        behaviour=behaviour,
-        answers=answers,
-        text=text,
-        warnings=report.find_warnings(summary, behaviour, answers, text),
+    return diagnose(
+        model,
+        reference,
+        tokenizer,
+        held_out,
+        (arguments.model, arguments.reference),
+        lambda layers: track(layers, "measuring layers", console=Console(stderr=True), transient=True),
     )
 
 
-def read_pairs(source: str, most: int) -> list[dict[str, Any]]:
-    """Read the first held-out pairs."""
-    from ropo.preferences.data import load_preferences
-
-    pairs = load_preferences(source, split="test").pairs
-    return list(pairs.select(range(min(most, len(pairs)))))
-
-
-def tokenize_pairs(tokenizer: Any, records: list[dict[str, Any]]) -> list[Any]:
-    """Tokenise held-out pairs."""
-    from ropo.lm.tokens import shorten_pair, tokenize_pair
-
-    return [shorten_pair(tokenize_pair(tokenizer, record), 1024) for record in records]
-
-
-def read_windows(tokenizer: Any, file: Path) -> list[list[int]]:
+def read_windows(tokenizer: Any, file: Path) -> list[Any]:
     """Read the beginning of a plain text: up to 8 windows of 256 tokens."""
     from ropo.lm.tokens import text_windows
 

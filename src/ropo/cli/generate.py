@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         {
             **prompt.fields,
             "outputs": [answer.text for answer in answers[number]],
-            "output_tokens": [answer.tokens for answer in answers[number]],
+            "output_tokens": [len(answer.tokens) for answer in answers[number]],
             "finished": [answer.finished for answer in answers[number]],
             "sampling": sampling,
         }

@@ -65,7 +65,7 @@ def batch_progress(prompts: int) -> Iterator[Callable[[Batch], None]]:
         task = progress.add_task("", total=prompts, tokens=0)
 
         def advance(batch: Batch) -> None:
-            tokens = sum(answer.tokens for group in batch.answers for answer in group)
+            tokens = sum(len(answer.tokens) for group in batch.answers for answer in group)
             progress.update(task, advance=len(batch.prompts), tokens=progress.tasks[task].fields["tokens"] + tokens)
 
         yield advance

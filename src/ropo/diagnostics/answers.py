@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ropo.core.errors import UserError
 from ropo.diagnostics.measure import Measure, mean
 from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, is_refusal, repetition, self_bleu, words
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Hold one generated answer: its text, its token ids, and whether the model ended it itself."""
-
-    text: str
-    tokens: tuple[int, ...]
-    finished: bool
+from ropo.lm.answer import Answer
 
 
 class AnswerMeasure(Measure):
@@ -55,7 +46,7 @@ class AnswerMeasure(Measure):
     repetition_by_prompt: list[float]
 
 
-def measure_answers(samples: Sequence[Sequence[Generation]], vocabulary: int) -> AnswerMeasure:
+def measure_answers(samples: Sequence[Sequence[Answer]], vocabulary: int) -> AnswerMeasure:
     """Measure the answers to a fixed set of prompts.
 
     Args:

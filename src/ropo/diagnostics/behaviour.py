@@ -21,7 +21,8 @@ class Behaviour(Measure):
         rejected_change: The same of the rejected answer.
         chosen_change_per_token: Mean over pairs of change / length.
         rejected_change_per_token: The same of the rejected answer.
-        margin: Mean of chosen change minus rejected change; times beta it is DPO's reward margin.
+        margin: Mean DPO margin, see `dpo_margins`.
+        beta: What the margin was multiplied by.
         accuracy: Share of pairs whose margin is above zero (0 for a policy that equals the reference, as in TRL).
         displacement: Share of pairs whose chosen answer lost log-prob (likelihood displacement, Razin et al. 2024,
             arXiv 2410.08847).
@@ -37,6 +38,7 @@ class Behaviour(Measure):
     chosen_change_per_token: float
     rejected_change_per_token: float
     margin: float
+    beta: float
     accuracy: float
     displacement: float
     length_reward_correlation: float | None
@@ -52,8 +54,32 @@ class KlEstimate(Measure):
     per_token: float
 
 
+def dpo_margins(
+    log_probs: Float[Tensor, "pairs 2"], reference: Float[Tensor, "pairs 2"], beta: float
+) -> Float[Tensor, " pairs"]:
+    """Return the DPO margin of each pair.
+
+        margin = beta * ((log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected)))
+
+    the difference of implicit rewards in Rafailov et al. 2023 (arXiv 2305.18290), section 4. Every command that shows
+    a margin shows this one.
+
+    Args:
+        log_probs: Log-probs under the policy, summed over an answer's tokens, in nats; columns chosen, rejected.
+        reference: Those under the reference.
+        beta: Strength of the pull to the reference.
+
+    Cost: float64.
+    """
+    change = log_probs.double() - reference.double()
+    return beta * (change[:, 0] - change[:, 1])
+
+
 def measure_behaviour(
-    log_probs: Float[Tensor, "pairs 2"], reference: Float[Tensor, "pairs 2"], lengths: Int[Tensor, "pairs 2"]
+    log_probs: Float[Tensor, "pairs 2"],
+    reference: Float[Tensor, "pairs 2"],
+    lengths: Int[Tensor, "pairs 2"],
+    beta: float = 0.1,
 ) -> Behaviour:
     """Compare a policy's log-probs of held-out answers with the reference's.
 
@@ -64,6 +90,7 @@ def measure_behaviour(
         log_probs: Summed log-probs under the policy, in nats; chosen, rejected.
         reference: The same under the reference.
         lengths: Answer lengths in tokens.
+        beta: As in `dpo_margins`.
 
     Returns:
         The summary.
@@ -80,7 +107,7 @@ def measure_behaviour(
     _check_log_probs(log_probs, reference)
     change = log_probs.double() - reference.double()
     per_token = change / lengths
-    margin = change[:, 0] - change[:, 1]
+    margin = dpo_margins(log_probs, reference, beta)
     return Behaviour(
         pairs=len(change),
         chosen_change=float(change[:, 0].mean()),
@@ -88,6 +115,7 @@ def measure_behaviour(
         chosen_change_per_token=float(per_token[:, 0].mean()),
         rejected_change_per_token=float(per_token[:, 1].mean()),
         margin=float(margin.mean()),
+        beta=beta,
         accuracy=float((margin > 0).double().mean()),
         displacement=float((change[:, 0] < 0).double().mean()),
         length_reward_correlation=pearson(lengths.double().flatten(), change.flatten()),

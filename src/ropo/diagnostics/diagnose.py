@@ -1,135 +1,70 @@
-"""Measure a whole model, alone or against its reference."""
+"""Measure a whole model, alone or against its reference: weights, held-out pairs, answers and plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-from peft import PeftModel
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from ropo.diagnostics.answers import Generation, length_ratio, measure_answers
-from ropo.diagnostics.behaviour import Behaviour, KlEstimate, estimate_kl
-from ropo.diagnostics.collapse import effective_rank, isotropy
-from ropo.diagnostics.report import AnswerComparison, TextComparison, TextMeasure
-from ropo.diagnostics.sampling import sample_answers
-from ropo.lm.log_probs import (
-    TokenPair,
-    answer_log_probs,
-    compare_on_pairs,
-    hidden_states,
-    mean_loss,
-    pair_log_probs,
-    text_losses,
-)
-from ropo.lm.sampling.settings import SamplingSettings
-
-OpenReference = Callable[[], Any]
+from ropo.core.errors import UserError
+from ropo.core.record import git_commit, library_versions
+from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, reference_opener, sampled_kl
+from ropo.diagnostics.layers import LayerPair, pair_layers
+from ropo.diagnostics.report import DiagnosticReport, find_warnings, summarise_layers
+from ropo.diagnostics.weights import measure_layer
 
 
-def reference_opener(model: Any, reference: Any | None) -> Callable[[], Any] | None:
-    """Return what opens the reference as a context: another model, the adapter switched off, or None for nothing."""
-    if reference is not None:
-        return lambda: _as_context(reference)
-    if isinstance(model, PeftModel):
-        return lambda: _without_adapter(model)
-    return None
-
-
-def diagnose_behaviour(model: Any, reference: OpenReference, pairs: Sequence[TokenPair]) -> Behaviour:
-    """Compare the log-probs of held-out answers under a model and its reference.
-
-    Args:
-        model: A causal language model in evaluation mode.
-        reference: What `reference_opener` returns.
-        pairs: Held-out pairs.
-
-    Returns:
-        The summary.
-
-    Cost: two forward passes over chosen and rejected.
-    """
-    log_probs = pair_log_probs(model, pairs)
-    with reference() as other:
-        return compare_on_pairs(pairs, log_probs, pair_log_probs(other, pairs))
-
-
-def diagnose_answers(
+def diagnose(
     model: Any,
-    reference: OpenReference | None,
+    reference: Any | None,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    settings: SamplingSettings,
-) -> AnswerComparison:
-    """Sample answers from a model and its reference and measure both.
+    held_out: HeldOut,
+    names: tuple[str, str | None],
+    shown: Callable[[list[LayerPair]], Iterable[LayerPair]] = lambda pairs: pairs,
+) -> DiagnosticReport:
+    """Measure a model against its reference.
 
     Args:
-        model: A causal language model in evaluation mode.
-        reference: What `reference_opener` returns; None measures the model alone.
+        model: A causal language model or an adapter on one, in evaluation mode.
+        reference: Another model to compare with; None takes an adapter's base model, and nothing for a plain model.
         tokenizer: The model's own.
-        prompts: Token ids.
-        settings: How to sample; the KL divergence is estimated at temperature 1 without a nucleus only.
+        held_out: What behaviour, answers and forgetting are measured on.
+        names: What the report calls the model, and the reference that was named.
+        shown: Wraps the layers while they are measured; for a progress bar.
 
     Returns:
-        The measures.
+        The report.
 
-    Cost: generation from both, and two forward passes over the answers for the KL divergence.
+    Raises:
+        UserError: If there are pairs and nothing to compare with.
+
+    Cost: quadratic in the neurons of each layer; then see `ropo.diagnostics.comparison.observe`, for both models.
     """
-    samples = sample_answers(model, tokenizer, prompts, settings)
-    policy = measure_answers(samples, len(tokenizer))
-    if reference is None:
-        return AnswerComparison(policy=policy, reference=None, length_ratio=None, kl=None)
-    with reference() as other:
-        baseline = measure_answers(sample_answers(other, tokenizer, prompts, settings), len(tokenizer))
+    opener = reference_opener(model, reference)
+    if held_out.pairs and opener is None:
+        raise UserError("--pairs: log-prob changes need a model to compare with; add --reference")
+    layers = [measure_layer(pair) for pair in shown(pair_layers(model, reference))]
+    summary = summarise_layers(layers)
+    policy = observe(model, tokenizer, held_out, with_hidden_states=True)
+    before: Observation | None = None
     kl = None
-    if settings.temperature == 1.0 and settings.top_p == 1.0:
-        kl = sampled_kl(model, reference, prompts, samples)
-    return AnswerComparison(policy=policy, reference=baseline, length_ratio=length_ratio(policy, baseline), kl=kl)
-
-
-def sampled_kl(
-    model: Any, reference: OpenReference, prompts: Sequence[Sequence[int]], samples: Sequence[Sequence[Generation]]
-) -> KlEstimate:
-    """Estimate KL(model || reference) from answers that the model sampled; see `estimate_kl`."""
-    contexts = [prompt for prompt, group in zip(prompts, samples, strict=True) for _ in group]
-    answers = [answer.tokens for group in samples for answer in group]
-    log_probs = answer_log_probs(model, contexts, answers)
-    with reference() as other:
-        baseline = answer_log_probs(other, contexts, answers)
-    mask = pad_sequence([torch.ones(len(answer), dtype=torch.bool) for answer in answers], batch_first=True)
-    return estimate_kl(pad_sequence(log_probs, batch_first=True), pad_sequence(baseline, batch_first=True), mask)
-
-
-def diagnose_text(model: Any, reference: OpenReference | None, windows: Sequence[Sequence[int]]) -> TextComparison:
-    """Measure a model and its reference on plain text; see `text_losses` and `hidden_states`."""
-    policy = _measure_text(model, windows)
-    if reference is None:
-        return TextComparison(policy=policy, reference=None)
-    with reference() as other:
-        return TextComparison(policy=policy, reference=_measure_text(other, windows))
-
-
-def _measure_text(model: Any, windows: Sequence[Sequence[int]]) -> TextMeasure:
-    rows = hidden_states(model, windows)
-    losses = text_losses(model, windows)
-    return TextMeasure(
-        tokens=sum(map(len, windows)),
-        loss=mean_loss(losses, windows),
-        hidden_effective_rank=effective_rank(rows),
-        hidden_isotropy=isotropy(rows),
-        losses=losses,
+    if opener is not None:
+        with opener() as other:
+            before = observe(other, tokenizer, held_out, with_hidden_states=True)
+        if held_out.allows_kl:
+            kl = sampled_kl(model, opener, held_out.prompts, policy.samples)
+    comparison = compare(held_out, policy, before, kl)
+    return DiagnosticReport(
+        model=names[0],
+        reference=names[1] or (None if opener is None else "its base model"),
+        seed=held_out.settings.seed,
+        versions=library_versions(),
+        git_commit=git_commit(),
+        summary=summary,
+        layers=layers,
+        behaviour=comparison.behaviour,
+        answers=comparison.answers,
+        text=comparison.text,
+        warnings=find_warnings(summary, comparison),
     )
-
-
-@contextmanager
-def _as_context(model: Any) -> Iterator[Any]:
-    yield model
-
-
-@contextmanager
-def _without_adapter(model: PeftModel) -> Iterator[PeftModel]:
-    with model.disable_adapter():
-        yield model

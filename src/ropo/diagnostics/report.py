@@ -5,40 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ropo.diagnostics.answers import AnswerMeasure
-from ropo.diagnostics.behaviour import Behaviour, KlEstimate
+from ropo.diagnostics.behaviour import Behaviour
+from ropo.diagnostics.comparison import AnswerComparison, Comparison, TextComparison
 from ropo.diagnostics.measure import Measure
-from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
 from ropo.diagnostics.signals import Reading, triggered
 from ropo.diagnostics.weights import LayerMeasure
-
-
-class AnswerComparison(Measure):
-    """Hold the measures of generated answers, and of the reference's on the same prompts and random numbers."""
-
-    policy: AnswerMeasure
-    reference: AnswerMeasure | None
-    length_ratio: float | None
-    kl: KlEstimate | None
-
-
-class TextMeasure(Measure):
-    """Describe a model on plain text: its loss in nats per token, in all and by window, and how its last hidden states
-    spread.
-    """
-
-    tokens: int
-    loss: float
-    hidden_effective_rank: float | None
-    hidden_isotropy: float | None
-    losses: list[float]
-
-
-class TextComparison(Measure):
-    """Hold the measures on plain text, and the reference's."""
-
-    policy: TextMeasure
-    reference: TextMeasure | None
 
 
 class LayerSummary(Measure):
@@ -61,7 +32,7 @@ class DiagnosticReport(Measure):
     `warnings` are sentences of `ropo.diagnostics.signals`.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     model: str
     reference: str | None
     seed: int
@@ -91,18 +62,10 @@ def summarise_layers(layers: Sequence[LayerMeasure]) -> LayerSummary:
     )
 
 
-def find_warnings(
-    summary: LayerSummary, behaviour: Behaviour | None, answers: AnswerComparison | None, text: TextComparison | None
-) -> list[str]:
+def find_warnings(summary: LayerSummary, comparison: Comparison) -> list[str]:
     """Say which signals the measured numbers trigger."""
     readings = {} if summary.collapsed_pairs is None else {"collapsed_pairs": Reading(summary.collapsed_pairs)}
-    if behaviour is not None:
-        readings |= behaviour_readings(behaviour)
-    if answers is not None and answers.reference is not None:
-        readings |= answer_readings(answers.policy, answers.reference)
-    if text is not None and text.reference is not None:
-        rise = text.policy.loss - text.reference.loss
-        readings |= text_readings(rise, text.policy.losses, text.reference.losses)
+    readings |= comparison.readings()
     return [signal.describe(readings[signal.measure]) for signal in triggered(readings)]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ropo.diagnostics.comparison import AnswerComparison, TextComparison
 from ropo.diagnostics.measure import Measure
-from ropo.diagnostics.report import AnswerComparison, DiagnosticReport, TextComparison
+from ropo.diagnostics.report import DiagnosticReport
 
 
 def print_report(report: DiagnosticReport, console: Console) -> None:

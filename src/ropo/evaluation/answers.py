@@ -16,6 +16,7 @@ from ropo.lm.sampling import (
     PromptRecord,
     Sampler,
     SamplingSettings,
+    prompts_digest,
     sample_with_journal,
     sampling_backend,
 )
@@ -73,7 +74,7 @@ def answer_prompts(
     identity = fingerprint_source(contestant.source)
     wanted = {
         "model": identity,
-        "turns": [prompt.turns for prompt in prompts],
+        "prompts": prompts_digest(prompts),
         **asdict(settings),
         "batch_size": batch_size,
         "backend": sampling_backend(),

@@ -79,10 +79,15 @@ def file_name(model: str, kind: str) -> str:
 
 
 @contextmanager
-def loaded(contestant: Contestant) -> Iterator[tuple[Any, PreTrainedTokenizerBase]]:
-    """Load a model (an adapter merged) and its tokenizer, on the GPU if there is one, and drop the model afterwards."""
+def loaded(contestant: Contestant, merged: bool = True) -> Iterator[tuple[Any, PreTrainedTokenizerBase]]:
+    """Load a model and its tokenizer, on the GPU if there is one, and drop the model afterwards.
+
+    Args:
+        contestant: The model.
+        merged: Whether an adapter is merged, which makes sampling cheaper and rounds the weights once.
+    """
     tokenizer = load_tokenizer(contestant.source)
-    model: Any = load_sampler_model(contestant.source).eval()
+    model: Any = load_sampler_model(contestant.source, merged).eval()
     try:
         yield model, tokenizer
     finally:

@@ -65,7 +65,7 @@ class LocalChat:
                 if not answer.text:
                     yield number, _fail(meter, "empty answer")
                     continue
-                reply = Reply(answer.text, len(encoded[number]), answer.tokens)
+                reply = Reply(answer.text, len(encoded[number]), len(answer.tokens))
                 keep(number, reply)
                 yield number, reply
 

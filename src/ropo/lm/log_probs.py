@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,18 +10,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ropo.diagnostics.behaviour import Behaviour, measure_behaviour
+from ropo.lm.tokens import TextWindow, TokenPair, cut_answers
 
 BATCH = 4
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """Hold one preference pair as token ids: the prompt and its two answers, each with its end token."""
-
-    prompt: Sequence[int]
-    chosen: Sequence[int]
-    rejected: Sequence[int]
 
 
 @torch.inference_mode()
@@ -47,41 +37,47 @@ def answer_log_probs(
     return scores
 
 
-def pair_log_probs(model: Any, pairs: Sequence[TokenPair]) -> Float[Tensor, "pairs 2"]:
-    """Sum the log-probs of chosen and rejected answers; see `answer_log_probs`."""
-    prompts = [pair.prompt for pair in pairs for _ in range(2)]
-    answers = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+def pair_log_probs(
+    model: Any, pairs: Sequence[TokenPair], max_length: int | None = None, truncation_mode: str = "keep_start"
+) -> Float[Tensor, "pairs 2"]:
+    """Sum the log-probs of chosen and rejected answers.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        pairs: Pairs whose answers keep a token each when they are cut.
+        max_length: Most tokens of prompt and answer together; see `ropo.lm.tokens.cut_answers`.
+        truncation_mode: As there.
+
+    Returns:
+        Chosen and rejected, in nats, in float64 on the CPU.
+
+    Cost: see `answer_log_probs`.
+    """
+    sequences = [each for pair in pairs for each in cut_answers(pair, max_length, truncation_mode)]
+    prompts, answers = [prompt for prompt, _ in sequences], [answer for _, answer in sequences]
     sums = [float(scores.double().sum()) for scores in answer_log_probs(model, prompts, answers)]
     return torch.tensor(sums, dtype=torch.float64).view(-1, 2)
 
 
-def compare_on_pairs(
-    pairs: Sequence[TokenPair], log_probs: Float[Tensor, "pairs 2"], reference: Float[Tensor, "pairs 2"]
-) -> Behaviour:
-    """Summarise what changed on held-out pairs; see `measure_behaviour`."""
-    lengths = torch.tensor([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
-    return measure_behaviour(log_probs, reference, lengths)
-
-
-def text_losses(model: Any, windows: Sequence[Sequence[int]]) -> list[float]:
+def text_losses(model: Any, windows: Sequence[TextWindow]) -> list[float]:
     """Compute the mean negative log-likelihood of each window of a plain text, in nats per token.
 
-    L = -1/T sum_t log pi(w_t | w_<t), within the window.
+    L = -1/T sum_t log pi(w_t | c, w_<t) over the T tokens w after the window's context c.
 
     Args:
         model: A causal language model in evaluation mode.
-        windows: Token ids, at least two a window; the first of each is context only.
+        windows: From `ropo.lm.tokens.text_windows`.
 
     Returns:
         One loss a window.
 
     Cost: one forward pass for 4 windows.
     """
-    scores = answer_log_probs(model, [window[:1] for window in windows], [window[1:] for window in windows])
+    scores = answer_log_probs(model, [each.context for each in windows], [each.tokens for each in windows])
     return [-float(each.double().mean()) for each in scores]
 
 
-def mean_loss(losses: Sequence[float], windows: Sequence[Sequence[int]]) -> float:
+def mean_loss(losses: Sequence[float], windows: Sequence[TextWindow]) -> float:
     """Return the mean over the tokens of all windows; exp of it is the perplexity.
 
     Its rise over the reference's is what preference training forgot of plain language modelling.
@@ -90,22 +86,22 @@ def mean_loss(losses: Sequence[float], windows: Sequence[Sequence[int]]) -> floa
         losses: One a window, as `text_losses` returns them.
         windows: The same windows.
     """
-    tokens = [len(window) - 1 for window in windows]
+    tokens = [len(window.tokens) for window in windows]
     return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
 
 
-def text_loss(model: Any, windows: Sequence[Sequence[int]]) -> float:
+def text_loss(model: Any, windows: Sequence[TextWindow]) -> float:
     """Compute the mean negative log-likelihood of a plain text, in nats per token; see `text_losses`, `mean_loss`."""
     return mean_loss(text_losses(model, windows), windows)
 
 
 @torch.inference_mode()
-def hidden_states(model: Any, windows: Sequence[Sequence[int]]) -> Float[Tensor, "tokens d"]:
+def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "tokens d"]:
     """Return the last layer's hidden state of every token of every window.
 
     Args:
         model: A causal language model in evaluation mode.
-        windows: Token ids.
+        windows: From `ropo.lm.tokens.text_windows`.
 
     Returns:
         One row a token, in float32, on the model's device.
@@ -114,7 +110,7 @@ def hidden_states(model: Any, windows: Sequence[Sequence[int]]) -> Float[Tensor,
     """
     rows = []
     for window in windows:
-        ids = torch.tensor([window], device=model.device)
+        ids = torch.tensor([window.ids], device=model.device)
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
         rows.append(output.hidden_states[-1][0].float())
     return torch.cat(rows)

@@ -1,79 +1,209 @@
-"""Turn held-out pairs and plain text into the tokens that the model is measured on."""
+"""Turn records and texts into tokens: the one place that does, for training, held-out numbers and sampling alike.
+
+A record is rendered as `trl.DPOTrainer` renders it, which the tests hold against TRL itself. Messages go through the
+chat template, with the record's `tools` and `chat_template_kwargs`; plain texts go through the tokenizer, and their
+answers end with the end-of-sequence token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.log_probs import TokenPair
-from ropo.lm.templating import apply_template
+from ropo.lm.templating import apply_template, is_templated, template_options
+
+ANSWERS = ("chosen", "rejected")
 
 
-def tokenize_pair(tokenizer: PreTrainedTokenizerBase, pair: Mapping[str, Any]) -> TokenPair:
-    """Tokenise a preference pair as `trl.DPOTrainer` does.
+@dataclass(frozen=True)
+class TokenPair:
+    """Hold one preference pair as token ids: the prompt and its two answers, each with its end token."""
 
-    Messages go through the chat template; plain answers get an end-of-sequence token. An answer starts where the tokens
-    of the whole leave those of the prompt.
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+
+
+@dataclass(frozen=True)
+class TextWindow:
+    """Hold a piece of plain text as token ids: a context of at least one token, and the tokens that it predicts."""
+
+    context: Sequence[int]
+    tokens: Sequence[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """Context and tokens in one row."""
+        return [*self.context, *self.tokens]
+
+
+def tokenize_pair(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any], where: str = "pair") -> TokenPair:
+    """Tokenise a preference pair.
+
+    An answer starts where the tokens of prompt and answer leave those of the prompt alone, for both answers at the
+    same place.
 
     Args:
         tokenizer: The model's own.
-        pair: `prompt`, `chosen` and `rejected`, all three plain texts or all three lists of messages.
+        record: `prompt`, `chosen` and `rejected`, all plain texts or all lists of messages; `tools` and
+            `chat_template_kwargs` where the template is to have them.
+        where: The record's place, for messages.
+
+    Returns:
+        The token ids, of any length.
+
+    Raises:
+        UserError: If the tokenizer has no chat template for messages, or its template refuses them.
+    """
+    record, ends = _as_written(tokenizer, record)
+    prompt = _encode(tokenizer, record, record["prompt"], where, add_generation_prompt=True)
+    wholes = []
+    for name in ANSWERS:
+        answer = record[name]
+        if isinstance(answer, str) and not answer.endswith(ends):
+            answer += tokenizer.eos_token or ""
+        wholes.append(_encode(tokenizer, record, record["prompt"] + answer, f"{where}: {name}"))
+    start = min(_common_length(prompt, whole) for whole in wholes)
+    return TokenPair(prompt[:start], wholes[0][start:], wholes[1][start:])
+
+
+def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any], where: str = "prompt") -> list[int]:
+    """Tokenise a prompt so that the model's next token begins the answer.
+
+    Args:
+        tokenizer: The model's own.
+        record: `prompt`, a plain text or a list of messages; `tools` and `chat_template_kwargs` as in `tokenize_pair`.
+        where: The record's place, for messages.
 
     Returns:
         The token ids.
 
     Raises:
-        UserError: If the tokenizer has no chat template for messages.
+        UserError: As in `tokenize_pair`.
     """
-    end = (tokenizer.eos_token or "") if isinstance(pair["prompt"], str) else []
-    prompt = _encode(tokenizer, pair["prompt"], opened=True)
-    wholes = [_encode(tokenizer, pair["prompt"] + pair[name] + end) for name in ("chosen", "rejected")]
-    start = min(_common_length(prompt, whole) for whole in wholes)
-    return TokenPair(wholes[0][:start], wholes[0][start:], wholes[1][start:])
+    record, _ = _as_written(tokenizer, record)
+    return _encode(tokenizer, record, record["prompt"], where, add_generation_prompt=True)
 
 
-def shorten_pair(pair: TokenPair, longest: int) -> TokenPair:
-    """Cut a pair to the last `longest` prompt tokens and the first `longest` tokens of each answer."""
-    return TokenPair(pair.prompt[-longest:], pair.chosen[:longest], pair.rejected[:longest])
+def holds_templated_prompt(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> bool:
+    """Tell whether a record's prompt is one text that went through the chat template already.
+
+    Such a prompt is tokenised as it stands, although it may have become a user's turn on its way here.
+    """
+    text = _only_text(record["prompt"])
+    return text is not None and is_templated(tokenizer, text)
 
 
-def text_windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, most: int) -> list[list[int]]:
+def packed_length(prompt: int, chosen: int, rejected: int, max_length: int | None = None) -> int:
+    """Count the tokens that a packed pair takes: prompt - 1 + chosen + rejected, as `ropo.training` lays it out.
+
+    Args:
+        prompt: Tokens of the prompt.
+        chosen: Tokens of the chosen answer.
+        rejected: Tokens of the rejected answer.
+        max_length: Most tokens of prompt and answer, whose end is cut; None for no limit.
+    """
+    room = float("inf") if max_length is None else max_length - prompt
+    return int(prompt - 1 + min(chosen, room) + min(rejected, room))
+
+
+def cut_answers(
+    pair: TokenPair, max_length: int | None, truncation_mode: str = "keep_start"
+) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Return prompt and answer of chosen and rejected, cut to `max_length` as TRL's collator cuts them.
+
+    Args:
+        pair: The pair.
+        max_length: Most tokens of prompt and answer together; None for no limit.
+        truncation_mode: `keep_start` cuts the answer's end, `keep_end` the prompt's beginning.
+
+    Returns:
+        (prompt, answer) of the chosen and of the rejected one; an answer is empty where the prompt leaves it no room.
+    """
+    sequences = []
+    for answer in (pair.chosen, pair.rejected):
+        cut = 0 if max_length is None else max(0, len(pair.prompt) + len(answer) - max_length)
+        if not cut:
+            sequences.append((pair.prompt, answer))
+        elif truncation_mode == "keep_start":
+            sequences.append((pair.prompt[:max_length], answer[: max(0, len(answer) - cut)]))
+        else:
+            sequences.append((pair.prompt[cut:], answer[max(0, cut - len(pair.prompt)) :]))
+    return sequences
+
+
+def text_windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, most: int) -> list[TextWindow]:
     """Cut a plain text into windows of tokens that do not overlap.
+
+    Each begins with what the tokenizer puts before a text, such as Gemma's and Llama 3's first token, without which
+    these models do not know where they are: Gemma 3's loss is then off by nats. A window of a tokenizer that puts
+    nothing there has its own first token for context.
 
     Args:
         tokenizer: The model's own.
         text: Plain text.
-        window: Tokens a window.
+        window: Tokens a window, those before the text included.
         most: Number of windows at most, from the beginning of the text.
 
     Returns:
-        At least one window of at least two tokens; the last one may be shorter than the others.
+        At least one window; the last one may be shorter than the others.
 
     Raises:
-        UserError: If the text has fewer than two tokens.
+        UserError: If the text has too few tokens to predict one.
     """
+    first = first_tokens(tokenizer)
+    size = window - len(first)
     # Four characters a token would be typical; forty times the need is cheap and always enough but for odd texts.
     ids = tokenizer(text[: 40 * window * most], add_special_tokens=False)["input_ids"]
-    windows = [ids[start : start + window] for start in range(0, min(len(ids), window * most), window)]
-    windows = [ids for ids in windows if len(ids) > 1]
+    pieces = [ids[start : start + size] for start in range(0, min(len(ids), size * most), size)]
+    windows = [TextWindow(first or piece[:1], piece if first else piece[1:]) for piece in pieces]
+    windows = [each for each in windows if each.tokens]
     if not windows:
         raise UserError("text: needs at least two tokens of plain text, got fewer; give a longer file")
     return windows
 
 
-def _encode(tokenizer: Any, text: str | list[dict[str, str]], opened: bool = False) -> list[int]:
-    """Tokenise a plain text, or messages with (`opened`) or without the beginning of the assistant's next turn."""
+def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special tokens that a tokenizer puts before every text."""
+    text = "a"
+    plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(text)["input_ids"]
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    return []
+
+
+def _as_written(tokenizer: Any, record: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the record, plain where its prompt was templated already, and the ends that its plain answers may have."""
+    end = tokenizer.eos_token or ""
+    if not holds_templated_prompt(tokenizer, record):
+        return record, (end,)
+    texts = {name: _only_text(record[name]) for name in ("prompt", *ANSWERS) if name in record}
+    if None in texts.values():
+        return record, (end,)
+    return {**record, **texts}, (end, f"{end}\n")  # a template may break the line after the end token
+
+
+def _only_text(value: Any) -> str | None:
+    """Return a text, or that of the only turn of a conversation; None for anything else."""
+    if isinstance(value, str):
+        return value
+    return value[0].get("content") if len(value) == 1 and not value[0].get("tool_calls") else None
+
+
+def _encode(
+    tokenizer: Any, record: Mapping[str, Any], text: str | list[dict[str, Any]], where: str, **options: Any
+) -> list[int]:
     if isinstance(text, str):
-        return tokenizer(text)["input_ids"]
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"model {tokenizer.name_or_path}: its tokenizer has no chat template, which pairs of messages need; "
-            "give pairs of plain texts, or set chat_template in its tokenizer_config.json"
-        )
-    return apply_template(tokenizer, text, "pairs", add_generation_prompt=opened, return_dict=False)
+        # A templated text brings the first token along that the tokenizer would put there.
+        doubled = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        return tokenizer(text, add_special_tokens=not doubled)["input_ids"]
+    return apply_template(tokenizer, text, where, return_dict=False, **options, **template_options(record))
 
 
 def _common_length(ids: Sequence[int], others: Sequence[int]) -> int:

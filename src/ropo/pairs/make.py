@@ -74,7 +74,7 @@ def make_pairs(
         for number, answers in zip(batch.prompts, batch.answers, strict=True):
             scores = verdicts_of(scorer, prompts[number], [answer.text for answer in answers])
             candidates[number] = [
-                Candidate(answer.text, answer.tokens, answer.finished, value)
+                Candidate(answer.text, len(answer.tokens), answer.finished, value)
                 for answer, value in zip(answers, scores, strict=True)
                 if value is not None
             ]

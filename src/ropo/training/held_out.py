@@ -5,27 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from ropo.core.bootstrap import bootstrap_interval
-
-
-def implicit_margins(
-    before: Float[np.ndarray, "pairs 2"], after: Float[np.ndarray, "pairs 2"], beta: float
-) -> Float[np.ndarray, " pairs"]:
-    """Return the DPO margin of each pair.
-
-        margin = beta * ((log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected)))
-
-    the difference of implicit rewards in Rafailov et al. 2023 (arXiv 2305.18290), section 4.
-
-    Args:
-        before: Log-probs of the reference, summed over the tokens of the answers; columns chosen, rejected.
-        after: Those of the policy.
-        beta: Strength of the pull to the reference.
-    """
-    gain = after - before
-    return beta * (gain[:, 0] - gain[:, 1])
+from ropo.diagnostics.behaviour import dpo_margins
 
 
 def held_out_metrics(
@@ -36,14 +20,14 @@ def held_out_metrics(
     Args:
         before: Summed log-probs of the policy at the start, which is the reference; columns chosen, rejected.
         after: Those at the end.
-        beta: As in `implicit_margins`.
+        beta: As in `ropo.diagnostics.behaviour.dpo_margins`.
 
     Returns:
         `margin` with its 95 % interval and `margins` pair by pair; `loss`, the mean DPO loss -log sigmoid(margin),
         which is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean log-probs before and
         after; and `prefers_chosen`, the share of pairs whose chosen answer is the likelier one, before and after.
     """
-    margins = implicit_margins(before, after, beta)
+    margins = dpo_margins(torch.from_numpy(after), torch.from_numpy(before), beta).numpy()
     return {
         "pairs": len(margins),
         "loss": float(np.logaddexp(0.0, -margins).mean()),

@@ -16,29 +16,22 @@ from trl.trainer.utils import use_adapter
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
-from ropo.diagnostics.answers import AnswerMeasure, measure_answers
+from ropo.diagnostics.comparison import Comparison, HeldOut, Observation, compare, observe, sampled_kl
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
-from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
-from ropo.diagnostics.sampling import sample_answers
 from ropo.diagnostics.signals import FEWEST
-from ropo.lm.log_probs import TokenPair, compare_on_pairs, mean_loss, pair_log_probs, text_losses
 from ropo.lm.sampling.settings import SamplingSettings
-from ropo.lm.tokens import shorten_pair, text_windows
+from ropo.lm.tokens import TokenPair, text_windows
 
-LONGEST = 256  # tokens of a held-out prompt or answer
 NEURONS = 4096  # of a watched layer, the first ones
 WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
 
 
 @dataclass(frozen=True)
-class Observation:
-    """Hold what is measured of one model: log-probs of the pairs, answers, losses of the windows, neurons."""
+class WatchedWeights:
+    """Hold the first neurons of the watched layers, and their energy in all."""
 
-    log_probs: Float[Tensor, "pairs 2"]
-    answers: AnswerMeasure
-    losses: list[float]
-    weights: dict[str, Tensor]
+    neurons: dict[str, Tensor]
     energy: float
 
 
@@ -66,7 +59,8 @@ class HackingMonitor(TrainerCallback):
     Raises:
         UserError: If the trainer has no held-out pairs, or a number is below 1.
 
-    Cost: `pairs` x 2 forward passes, `pairs` short answers and up to 1,024 tokens of text a measurement; copies of the
+    Cost: `pairs` x 2 forward passes, `pairs` short answers one more pass over these answers for the KL
+    divergence, and up to 1,024 tokens of text a measurement; copies of the
     watched layers' weights where all weights are trained. docs/diagnostics.md has the measured overhead.
     """
 
@@ -86,13 +80,21 @@ class HackingMonitor(TrainerCallback):
             if value < 1:
                 raise UserError(f"HackingMonitor {name}: must be at least 1, got {value}; leave it out for the default")
         self.trainer, self.every, self.stop, self.signals, self.warn = trainer, every, stop, signals, warn
-        self.pairs = held_out_slice(trainer, pairs)
         tokenizer: Any = trainer.processing_class
         self.tokenizer = tokenizer
-        self.windows = text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else []
-        self.settings = SamplingSettings(max_new_tokens=max_new_tokens)
+        held_out = held_out_slice(trainer, pairs)
+        options: Any = trainer.args
+        self.held_out = HeldOut(
+            pairs=held_out,
+            prompts=[pair.prompt for pair in held_out],
+            windows=text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else [],
+            settings=SamplingSettings(max_new_tokens=max_new_tokens),
+            beta=options.beta,
+            max_length=options.max_length,
+            truncation_mode=options.truncation_mode,
+        )
         self.layers = spread(trained_layers(trainer.model), layers)
-        self.reference: Observation | None = None
+        self.reference: tuple[Observation, WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
         self.last_step = -1
 
@@ -147,47 +149,45 @@ class HackingMonitor(TrainerCallback):
 
     def measure(self) -> dict[str, Reading]:
         """Measure the policy against the reference: every number by its name, with the sampled units behind it."""
-        with measuring(self.trainer):
-            found = self._observe(unwrapped(self.trainer))
         before: Any = self.reference
-        behaviour = compare_on_pairs(self.pairs, found.log_probs, before.log_probs)
-        numbers = {
-            "margin": behaviour.margin,
-            "accuracy": behaviour.accuracy,
-            "displacement": behaviour.displacement,
-            "truncated": found.answers.truncated,
-            **compare_weights(found, before),
-        }
-        readings = {name: Reading(value) for name, value in numbers.items()}
-        readings |= behaviour_readings(behaviour) | answer_readings(found.answers, before.answers)
-        if self.windows:
-            rise = mean_loss(found.losses, self.windows) - mean_loss(before.losses, self.windows)
-            readings |= text_readings(rise, found.losses, before.losses)
-        return readings
+        policy = unwrapped(self.trainer)
+        with measuring(self.trainer):
+            found, weights = self._observe(policy)
+            kl = None
+            if keeps_reference(self.trainer):
+                kl = sampled_kl(policy, lambda: reference_of(self.trainer), self.held_out.prompts, found.samples)
+        compared = compare(self.held_out, found, before[0], kl)
+        numbers = {**numbers_of(compared), **compare_weights(weights, before[1])}
+        return {name: Reading(value) for name, value in numbers.items()} | compared.readings()
 
-    def _observe(self, model: Any) -> Observation:
+    def _observe(self, model: Any) -> tuple[Observation, WatchedWeights]:
         modules = linear_layers(model)
-        weights = {name: watched_neurons(name, modules[name]) for name in self.layers}  # first: names a broken layer
-        samples = sample_answers(model, self.tokenizer, [pair.prompt for pair in self.pairs], self.settings)
-        return Observation(
-            log_probs=pair_log_probs(model, self.pairs),
-            answers=measure_answers(samples, len(self.tokenizer)),
-            losses=text_losses(model, self.windows),
-            weights=weights,
-            energy=sum(map(hyperspherical_energy, weights.values())),
-        )
+        neurons = {name: watched_neurons(name, modules[name]) for name in self.layers}  # first: names a broken layer
+        energy = sum(map(hyperspherical_energy, neurons.values()))
+        return observe(model, self.tokenizer, self.held_out), WatchedWeights(neurons, energy)
 
     def _too_few(self) -> Iterator[str]:
         """Say what can trigger nothing, because no change of so few units is more than chance."""
-        if len(self.pairs) < FEWEST:
-            yield f"{len(self.pairs)} held-out pairs, so neither log-probs nor answers can"
-        if 0 < len(self.windows) < FEWEST:
-            yield f"{len(self.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
+        if len(self.held_out.pairs) < FEWEST:
+            yield f"{len(self.held_out.pairs)} held-out pairs, so neither log-probs nor answers can"
+        if 0 < len(self.held_out.windows) < FEWEST:
+            yield f"{len(self.held_out.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
 
 
-def compare_weights(found: Observation, before: Observation) -> dict[str, float]:
+def numbers_of(compared: Comparison) -> dict[str, float]:
+    """Return the numbers that are logged beside those that the warnings look at."""
+    behaviour: Any = compared.behaviour
+    answers: Any = compared.answers
+    numbers = {name: getattr(behaviour, name) for name in ("margin", "accuracy", "displacement")}
+    numbers["truncated"] = answers.policy.truncated
+    if answers.kl is not None:
+        numbers["kl_per_token"] = answers.kl.per_token
+    return numbers
+
+
+def compare_weights(found: WatchedWeights, before: WatchedWeights) -> dict[str, float]:
     """Return the change of the energy over all watched layers, the largest change of a cosine, and collapsed pairs."""
-    changes = [changes_of(found.weights[name], before.weights[name]) for name in found.weights]
+    changes = [changes_of(found.neurons[name], before.neurons[name]) for name in found.neurons]
     return {
         "energy_change": found.energy / before.energy - 1.0 if before.energy else 0.0,
         "largest_cosine_change": max(largest for largest, _ in changes),
@@ -196,7 +196,7 @@ def compare_weights(found: Observation, before: Observation) -> dict[str, float]
 
 
 def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
-    """Return the first held-out pairs of a trainer, as it tokenised them, shortened to stay cheap."""
+    """Return the first held-out pairs of a trainer, as it tokenised them."""
     dataset: Any = trainer.eval_dataset
     if dataset is None or isinstance(dataset, dict) or not len(dataset):
         raise UserError(
@@ -204,8 +204,7 @@ def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
             "give the trainer one"
         )
     rows = (dataset[index] for index in range(min(most, len(dataset))))
-    pairs = [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
-    return [shorten_pair(pair, LONGEST) for pair in pairs]
+    return [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
 
 
 def trained_layers(model: Any) -> list[str]:
@@ -258,6 +257,11 @@ def measuring(trainer: Any) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def keeps_reference(trainer: Any) -> bool:
+    """Tell whether the reference can still be run once training has begun."""
+    return getattr(trainer, "ref_model", None) is not None or is_peft_model(unwrapped(trainer))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def prompt(*instructions) -> PromptRecord:
 
 
 def answers(*texts, finished=True) -> list[Answer]:
-    return [Answer(text, len(text.split()) + 1, finished) for text in texts]
+    return [Answer(text, tuple(range(len(text.split()) + 1)), finished) for text in texts]
 
 
 def test_readings_worked_by_hand():

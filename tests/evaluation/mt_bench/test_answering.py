@@ -19,7 +19,7 @@ def test_the_second_turn_follows_the_first_answer(monkeypatch):
     def answer_prompts(contestant, prompts, settings, *rest):
         for prompt in prompts:
             asked.append(([turn["content"] for turn in prompt.turns], settings.temperature, settings.seed))
-        return [[Answer(f"said {prompt.turns[-1]['content']}", 2, True)] for prompt in prompts]
+        return [[Answer(f"said {prompt.turns[-1]['content']}", (5, 2), True)] for prompt in prompts]
 
     monkeypatch.setattr(answering, "answer_prompts", answer_prompts)
     place = Workplace(Path("nowhere"), seed=5)

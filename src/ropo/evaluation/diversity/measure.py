@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +18,7 @@ from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.lm.loading import load_tokenizer
-from ropo.lm.sampling import Answer, model_name, read_prompts
+from ropo.lm.sampling import Answer, model_name, prompts_digest, read_prompts
 
 
 def measure(contestants: Sequence[Contestant], settings: DiversitySettings, workplace: Workplace) -> SuiteResult:
@@ -52,10 +50,9 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     compared = compare_models([each.name for each in contestants], shared, "prompts", workplace.seed)
     models = model_results(contestants, fingerprints, compared)
     encoded = {"embedding_model": "none" if encoder is None else model_name(source)}
-    turns = json.dumps([prompt.turns for prompt in prompts])
     data = Source(
         name=settings.prompts.name,
-        sha256=hashlib.sha256(turns.encode()).hexdigest(),
+        sha256=prompts_digest(prompts),
         counts={"prompts": len(prompts)},
     )
     return SuiteResult(
@@ -108,4 +105,4 @@ def _read(groups: Sequence[Sequence[Answer]], tokenizer: Any, encoder: Encoder |
 
 def _to_sample(answer: Answer, tokenizer: Any) -> Sample:
     ids = tokenizer(answer.text, add_special_tokens=False)["input_ids"]
-    return Sample(answer.text, tuple(ids), answer.tokens, answer.finished)
+    return Sample(answer.text, tuple(ids), len(answer.tokens), answer.finished)

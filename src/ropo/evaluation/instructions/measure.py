@@ -97,7 +97,7 @@ def read_answers(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Ans
         passed = [_all(check[:, columns]) for check, columns in zip(checks, asked, strict=True)]
         used = np.array([any(columns) for columns in asked])
         readings[f"passes_{name}"] = _share(passed, f"answers that satisfy {name}, where it is asked for", used)
-    lengths = np.array([np.mean([answer.tokens for answer in group]) for group in answers])
+    lengths = np.array([np.mean([len(answer.tokens) for answer in group]) for group in answers])
     readings["tokens"] = Reading(lengths, "length of an answer in tokens")
     cut_off = [np.array([not answer.finished for answer in group]) for group in answers]
     readings["cut_off"] = _share(cut_off, "answers that ran into max_new_tokens")

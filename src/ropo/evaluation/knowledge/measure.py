@@ -16,6 +16,7 @@ from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.lm.sampling import model_name
+from ropo.lm.tokens import TextWindow
 
 
 def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, workplace: Workplace) -> SuiteResult:
@@ -113,6 +114,6 @@ def sources_of(tasks: Sequence[Task], settings: KnowledgeSettings, text: str | N
     return sources
 
 
-def _score(contestant: Contestant, windows: list[list[int]], workplace: Workplace) -> TextScores:
+def _score(contestant: Contestant, windows: list[TextWindow], workplace: Workplace) -> TextScores:
     with workplace.progress(f"reading text with {contestant.name}", len(windows)) as advance:
         return score_windows(contestant, windows, workplace, advance)

@@ -15,8 +15,8 @@ from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded
 from ropo.evaluation.readings import Reading
 from ropo.evaluation.suites import Workplace
 from ropo.lm.loading import load_tokenizer
-from ropo.lm.log_probs import answer_log_probs
-from ropo.lm.tokens import text_windows
+from ropo.lm.log_probs import text_losses
+from ropo.lm.tokens import TextWindow, text_windows
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_text(file: Path) -> str:
         raise UserError(f"text {file}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
 
 
-def cut_text(contestant: Contestant, text: str, window: int, most: int) -> list[list[int]]:
+def cut_text(contestant: Contestant, text: str, window: int, most: int) -> list[TextWindow]:
     """Cut a text into windows of a model's tokens, leaving out a shorter last one, so that all weigh the same.
 
     Args:
@@ -52,16 +52,16 @@ def cut_text(contestant: Contestant, text: str, window: int, most: int) -> list[
         UserError: If the text has fewer than two tokens.
     """
     windows = text_windows(load_tokenizer(contestant.source), text, window, most)
-    return [ids for ids in windows if len(ids) == len(windows[0])]
+    return [each for each in windows if len(each.ids) == len(windows[0].ids)]
 
 
 def score_windows(
-    contestant: Contestant, windows: list[list[int]], workplace: Workplace, advance: Callable[[int], None]
+    contestant: Contestant, windows: list[TextWindow], workplace: Workplace, advance: Callable[[int], None]
 ) -> TextScores:
     """Return a model's loss on every window of a text.
 
-    The loss of a window is the mean of -log p(token | earlier tokens of the window) over all tokens but its first, and
-    the perplexity exp(mean loss).
+    The loss of a window is the mean of -log p(token | earlier tokens of the window) over all tokens after its context,
+    and the perplexity exp(mean loss).
 
     Args:
         contestant: The model.
@@ -79,13 +79,12 @@ def score_windows(
         with loaded(contestant) as (model, _):
             for first in range(start, len(windows), workplace.batch_size):
                 batch = windows[first : first + workplace.batch_size]
-                scores = answer_log_probs(model, [ids[:1] for ids in batch], [ids[1:] for ids in batch])
-                yield [-float(score.double().mean()) for score in scores]
+                yield text_losses(model, batch)
 
-    wanted = {"model": fingerprint_source(contestant.source), "windows": content_key(windows)}
+    wanted = {"model": fingerprint_source(contestant.source), "windows": content_key([each.ids for each in windows])}
     rows = kept_rows(workplace.cache / "text", wanted, len(windows), compute, advance)
     losses = np.array(rows, dtype=float)
-    how = f"{len(windows)} windows of {len(windows[0])} tokens"
+    how = f"{len(windows)} windows of {len(windows[0].ids)} tokens"
     readings = {
         "text/loss": Reading(losses, f"mean negative log-likelihood in nats per token, {how}"),
         "text/perplexity": Reading(losses, f"exp(loss) per token, {how}", exponential=True),

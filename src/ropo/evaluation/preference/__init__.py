@@ -27,9 +27,9 @@ class PreferenceSettings(Settings):
         max_pairs: Pairs to use, the first ones; None uses all.
         reference: Model that implicit rewards are measured from; None takes the base model of the first model if that
             is an adapter, and the first model otherwise.
-        beta: Strength of the pull to the reference in the DPO margin.
-        max_length: Longest prompt, and longest answer, in tokens; longer prompts lose their beginning, longer answers
-            their end.
+        beta: Strength of the pull to the reference in the DPO margin; None takes that of the first model's training,
+            and TRL's default where there is no record of it.
+        max_length: Most tokens of prompt and answer together, whose end is cut as in training; None as with `beta`.
         plain_prompts: Whether text prompts stay as they are, past the chat template.
     """
 
@@ -37,8 +37,8 @@ class PreferenceSettings(Settings):
     split: str = "test"
     max_pairs: int | None = Field(None, ge=1)
     reference: str | None = None
-    beta: float = Field(0.1, gt=0)
-    max_length: int = Field(1024, ge=2)
+    beta: float | None = Field(None, gt=0)
+    max_length: int | None = Field(None, ge=2)
     plain_prompts: bool = False
 
 
@@ -48,8 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="split of --data, where it has splits (test)")
     parser.add_argument("--max_pairs", type=int, metavar="N", help="pairs to use, the first N (all)")
     parser.add_argument("--reference", metavar="M", help="what rewards are measured from (first model, or its base)")
-    parser.add_argument("--beta", type=float, default=0.1, help="strength of the pull to the reference (0.1)")
-    parser.add_argument("--max_length", type=int, default=1024, metavar="N", help="longest prompt or answer (1024)")
+    parser.add_argument("--beta", type=float, help="strength of the pull to the reference (as trained, or 0.1)")
+    parser.add_argument(
+        "--max_length", type=int, metavar="N", help="most tokens of prompt and answer (as trained, or 1024)"
+    )
     parser.add_argument("--plain_prompts", action="store_true", help="keep text prompts past the chat template")
 
 

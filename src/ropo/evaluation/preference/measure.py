@@ -16,9 +16,9 @@ from ropo.evaluation.preference.scores import PairScores, score_pairs
 from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.lm.loading import adapter_base, is_adapter
+from ropo.lm.held_out import BETA, MAX_LENGTH, HeldOutPairs, read_held_out, trained_with
+from ropo.lm.loading import adapter_base, is_adapter, load_tokenizer
 from ropo.lm.sampling import model_name
-from ropo.preferences import load_preferences
 
 
 def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, workplace: Workplace) -> SuiteResult:
@@ -37,32 +37,58 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
 
     Cost: one forward pass over chosen and rejected for each model, the reference included; none for what is kept.
     """
-    data = load_preferences(settings.data, settings.split, not settings.plain_prompts)
-    pairs: list[dict[str, Any]] = data.pairs.to_list()[: settings.max_pairs]
-    lengths = answer_lengths(pairs)
     reference = find_reference(contestants[0], settings.reference)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     base = fingerprint_source(reference.source)
+    models = dict(zip((base, *fingerprints), (reference, *contestants), strict=True))
+    max_length = settings.max_length or trained_with(contestants[0].source, "max_length", MAX_LENGTH)
+    beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
+    pairs = read_pairs(models, settings, max_length)
+    used = pairs[base]
+    lengths = answer_lengths(used.records)
     scores: dict[str, PairScores] = {}
-    for each, fingerprint in zip((reference, *contestants), (base, *fingerprints), strict=True):
-        if fingerprint not in scores:
-            with workplace.progress(f"scoring pairs with {each.name}", len(pairs)) as advance:
-                scores[fingerprint] = score_pairs(each, pairs, settings.max_length, workplace, advance)
+    for fingerprint, each in models.items():
+        with workplace.progress(f"scoring pairs with {each.name}", len(used.records)) as advance:
+            scores[fingerprint] = score_pairs(each, pairs[fingerprint], workplace, advance)
     readings = [
-        read_scores(scores[each], None if each == base else scores[base], lengths, settings.beta)
-        for each in fingerprints
+        read_scores(scores[each], None if each == base else scores[base], lengths, beta) for each in fingerprints
     ]
     compared = compare_models([each.name for each in contestants], readings, "pairs", workplace.seed)
-    models = model_results(contestants, fingerprints, compared)
-    counts = {"pairs": len(pairs), "duplicates": data.duplicates, "ties": data.ties}
+    counts = {"pairs": len(used.records), "duplicates": used.data.duplicates, "ties": used.data.ties}
+    name = model_name(used.data.source)
     return SuiteResult(
         suite="preference",
-        settings={**settings.shown(), "data": model_name(data.source), "reference": reference.name},
-        data={"pairs": Source(name=model_name(data.source), sha256=data.sha256, counts=counts)},
-        models=models,
-        notes=notes_on(reference, scores, lengths, any(each != base for each in fingerprints), settings.max_length),
+        settings={
+            **settings.shown(),
+            "data": name,
+            "reference": reference.name,
+            "max_length": max_length,
+            "beta": beta,
+        },
+        data={"pairs": Source(name=name, sha256=used.data.sha256, counts=counts)},
+        models=model_results(contestants, fingerprints, compared),
+        notes=[*notes_on(reference, lengths, any(each != base for each in fingerprints)), *used.notes()],
         seed=workplace.seed,
     )
+
+
+def read_pairs(
+    models: Mapping[str, Contestant], settings: PreferenceSettings, max_length: int | None
+) -> dict[str, HeldOutPairs]:
+    """Read the pairs for each model by its fingerprint, the same pairs for all, whatever their tokenizers."""
+    found = {
+        fingerprint: read_held_out(
+            settings.data,
+            settings.split,
+            load_tokenizer(each.source),
+            max_length,
+            settings.max_pairs,
+            settings.plain_prompts,
+        )
+        for fingerprint, each in models.items()
+    }
+    places = [{record["where"] for record in pairs.records} for pairs in found.values()]
+    return {fingerprint: pairs.only(set.intersection(*places)) for fingerprint, pairs in found.items()}
 
 
 def find_reference(first: Contestant, named: str | None) -> Contestant:
@@ -76,13 +102,7 @@ def answer_lengths(pairs: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "pairs
     return np.array([[_characters(pair[name]) for name in ("chosen", "rejected")] for pair in pairs])
 
 
-def notes_on(
-    reference: Contestant,
-    scores: Mapping[str, PairScores],
-    lengths: Int[np.ndarray, "pairs 2"],
-    rewarded: bool,
-    longest: int,
-) -> list[str]:
+def notes_on(reference: Contestant, lengths: Int[np.ndarray, "pairs 2"], rewarded: bool) -> list[str]:
     """Say what the numbers are measured from, and what they leave out."""
     notes = [f"accuracy, margin and gains are measured from {reference.name}"]
     if not rewarded:
@@ -90,9 +110,6 @@ def notes_on(
     equal = int((lengths[:, 0] == lengths[:, 1]).sum())
     if equal:
         notes.append(f"{equal} pairs have answers of one length and are in neither half of the split")
-    cut = max(score.cut for score in scores.values())
-    if cut:
-        notes.append(f"{cut} pairs were cut to {longest} tokens of prompt or answer; raise --max_length to see all")
     return notes
 
 

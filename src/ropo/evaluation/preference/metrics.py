@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int
 
+from ropo.diagnostics.behaviour import dpo_margins
 from ropo.evaluation.preference.scores import PairScores
 from ropo.evaluation.readings import Reading
 
@@ -14,10 +16,9 @@ def read_scores(
 ) -> dict[str, Reading]:
     """Turn log-probs into one number a pair and metric.
 
-    The margin is DPO's, beta * ((log pi(y_c) - log ref(y_c)) - (log pi(y_r) - log ref(y_r))), and accuracy the share of
-    margins above 0 (Rafailov et al. 2023, arXiv 2305.18290, section 4). Split by which answer has more characters, it
-    shows a model that learnt length: accurate where the chosen answer is longer, wrong where it is shorter
-    (Park et al. 2024, arXiv 2403.19159).
+    The margin is DPO's (`ropo.diagnostics.behaviour.dpo_margins`), and accuracy the share of margins above 0. Split by
+    which answer has more characters, it shows a model that learnt length: accurate where the chosen answer is longer,
+    wrong where it is shorter (Park et al. 2024, arXiv 2403.19159).
 
     Args:
         scores: The model's.
@@ -37,7 +38,7 @@ def read_scores(
     readings["rejected_log_prob"] = Reading(rejected, "mean summed log-prob of the rejected answer, in nats")
     if reference is not None:
         gain = scores.log_probs - reference.log_probs
-        margin = beta * (gain[:, 0] - gain[:, 1])
+        margin = dpo_margins(torch.from_numpy(scores.log_probs), torch.from_numpy(reference.log_probs), beta).numpy()
         readings |= _split("accuracy", margin > 0, "share of pairs with a DPO margin above 0", lengths)
         readings["margin"] = Reading(margin, f"mean DPO margin at beta {beta:g}, in nats")
         readings["chosen_gain"] = Reading(gain[:, 0], "mean log-prob of the chosen answer over the reference's")

@@ -1,8 +1,9 @@
 """Sample answers from a causal language model: batched, seeded, one run of the prompt for all its samples."""
 
 from ropo.core.journal import Journal
-from ropo.lm.prompts import PromptRecord, read_prompts
-from ropo.lm.sampling.batches import Answer, Batch, encode_prompts, load_sampler_model, plan_batches, sample_batches
+from ropo.lm.answer import Answer
+from ropo.lm.prompts import PromptRecord, encode_prompts, prompts_digest, read_prompts
+from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches, sample_answers, sample_batches
 from ropo.lm.sampling.journalled import model_name, sample_with_journal
 from ropo.lm.sampling.sampler import Sampler
 from ropo.lm.sampling.settings import SamplingSettings
@@ -19,7 +20,9 @@ __all__ = [
     "load_sampler_model",
     "model_name",
     "plan_batches",
+    "prompts_digest",
     "read_prompts",
+    "sample_answers",
     "sample_batches",
     "sample_with_journal",
     "sampling_backend",

@@ -13,27 +13,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ropo.core.errors import UserError
+from ropo.lm.answer import Answer
 from ropo.lm.loading import load_policy
-from ropo.lm.prompts import PromptRecord
 from ropo.lm.sampling.decoding import decode
 from ropo.lm.sampling.settings import SamplingSettings
-from ropo.lm.templating import apply_template
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Hold one sampled answer.
-
-    Args:
-        text: Without special tokens, stripped.
-        tokens: Its length in tokens, the end-of-sequence token included.
-        finished: Whether the model ended it; otherwise it was cut at `max_new_tokens`.
-    """
-
-    text: str
-    tokens: int
-    finished: bool
 
 
 @dataclass(frozen=True)
@@ -45,30 +28,15 @@ class Batch:
     answers: list[list[Answer]]
 
 
-def load_sampler_model(source: str) -> PreTrainedModel | PeftModel:
-    """Load a model to sample from, on the GPU if there is one; an adapter is merged, so it costs nothing a token.
+def load_sampler_model(source: str, merged: bool = True) -> PreTrainedModel | PeftModel:
+    """Load a model to run, on the GPU if there is one; an adapter is merged if asked, so it costs nothing a token.
 
     On a quantised base it is not merged: rounded to its few bits once more, the weights would give other answers.
     """
     policy: Any = load_policy(source)
-    merges = isinstance(policy, PeftModel) and not getattr(policy, "is_quantized", False)
+    merges = merged and isinstance(policy, PeftModel) and not getattr(policy, "is_quantized", False)
     model = policy.merge_and_unload() if merges else policy
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptRecord]) -> list[list[int]]:
-    """Turn conversations into token ids through the chat template, opened for the assistant's turn.
-
-    Raises:
-        UserError: If the tokenizer has no chat template, or its template refuses a conversation.
-    """
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"model {tokenizer.name_or_path}: its tokenizer has no chat template; use an instruction-tuned model, "
-            "or set `chat_template` in its tokenizer_config.json"
-        )
-    options = {"add_generation_prompt": True, "return_dict": False}
-    return [apply_template(tokenizer, each.turns, f"prompt on line {each.line}", **options) for each in prompts]
 
 
 def plan_batches(lengths: Sequence[int], prompts_per_batch: int) -> list[list[int]]:
@@ -116,6 +84,23 @@ def sample_batches(
         yield Batch(number, prompts, grouped)
 
 
+def sample_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    batch_size: int = 32,
+) -> list[list[Answer]]:
+    """Sample the answers to a few prompts, in the order of the prompts; see `sample_batches`.
+
+    Two models are compared on the same random numbers: equal models give equal answers. No global random state is used.
+    """
+    answers: dict[int, list[Answer]] = {}
+    for batch in sample_batches(model, tokenizer, encoded, settings, batch_size):
+        answers.update(zip(batch.prompts, batch.answers, strict=True))
+    return [answers[number] for number in range(len(encoded))]
+
+
 def draw_uniforms(prompts: Sequence[int], settings: SamplingSettings) -> Float[Tensor, "rows steps"]:
     """Draw each answer's random numbers from its own stream, seeded by (seed, prompt number, sample number)."""
     streams = [
@@ -135,4 +120,4 @@ def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, 
 
 def _to_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_tokens: Int[Tensor, " stops"]) -> Answer:
     text = cast(str, tokenizer.decode(tokens, skip_special_tokens=True))
-    return Answer(text.strip(), len(tokens), tokens[-1] in stop_tokens.tolist())
+    return Answer(text.strip(), tuple(tokens), tokens[-1] in stop_tokens.tolist())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ropo.core.journal import Journal
-from ropo.lm.prompts import PromptRecord
-from ropo.lm.sampling.batches import Answer, Batch, encode_prompts
+from ropo.lm.answer import Answer
+from ropo.lm.prompts import PromptRecord, encode_prompts, prompts_digest
+from ropo.lm.sampling.batches import Batch
 from ropo.lm.sampling.sampler import Sampler
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.sampling.vllm_sampler import sampling_backend
@@ -62,13 +61,13 @@ def model_name(source: str) -> str:
 
 
 def _header(model: str, prompts: Sequence[PromptRecord], settings: SamplingSettings, batch_size: int) -> dict[str, Any]:
-    asked = json.dumps([prompt.turns for prompt in prompts])
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
-    header = {"model": model, "prompts": digest, **asdict(settings), "batch_size": batch_size}
+    header = {"model": model, "prompts": prompts_digest(prompts)[:16], **asdict(settings), "batch_size": batch_size}
     backend = sampling_backend()
     return header if backend == "transformers" else {**header, "backend": backend}
 
 
 def _from_json(entry: dict[str, Any]) -> Batch:
-    answers = [[Answer(**answer) for answer in group] for group in entry["answers"]]
+    answers = [
+        [Answer(each["text"], tuple(each["tokens"]), each["finished"]) for each in group] for group in entry["answers"]
+    ]
     return Batch(entry["number"], entry["prompts"], answers)

@@ -16,8 +16,9 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.answer import Answer
 from ropo.lm.loading import is_adapter
-from ropo.lm.sampling.batches import Answer, Batch, load_sampler_model, plan_batches
+from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches
 from ropo.lm.sampling.settings import SamplingSettings
 
 
@@ -117,4 +118,4 @@ def _parameters(settings: SamplingSettings, prompt: int, tokenizer: PreTrainedTo
 
 
 def _to_answer(completion: Any) -> Answer:
-    return Answer(completion.text.strip(), len(completion.token_ids), completion.finish_reason == "stop")
+    return Answer(completion.text.strip(), tuple(completion.token_ids), completion.finish_reason == "stop")

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from ropo.diagnostics import Generation
-from ropo.diagnostics.diagnose import diagnose_answers, sampled_kl
+from ropo.diagnostics import HeldOut, compare, observe, sampled_kl
+from ropo.lm.answer import Answer
 from ropo.lm.sampling import SamplingSettings
 from tests.lm.sampling.tiny import tiny_model
 from tests.tiny_tokenizer import tiny_tokenizer
@@ -38,7 +38,7 @@ def test_sampled_kl_agrees_with_the_exact_one_within_its_standard_error() -> Non
         mine, theirs = next_token(policy, prompt), next_token(reference, prompt)
         exact.append(float((mine.exp() * (mine - theirs)).sum()))
         drawn = torch.multinomial(mine.exp(), DRAWS, replacement=True, generator=generator).tolist()
-        samples.append([Generation("", (token,), True) for token in drawn])
+        samples.append([Answer("", (token,), True) for token in drawn])
     found = sampled_kl(policy, lambda: nullcontext(reference), PROMPTS, samples)
     expected = sum(exact) / len(exact)
     assert found.answers == len(PROMPTS) * DRAWS
@@ -51,15 +51,17 @@ def test_sampled_kl_agrees_with_the_exact_one_within_its_standard_error() -> Non
 @pytest.mark.parametrize(("temperature", "top_p", "known"), [(1.0, 1.0, True), (0.7, 1.0, False), (1.0, 0.9, False)])
 def test_kl_is_estimated_from_plain_samples_only(temperature: float, top_p: float, known: bool) -> None:
     settings = SamplingSettings(samples=2, temperature=temperature, top_p=top_p, max_new_tokens=4)
-    reference = other_model()
-    found = diagnose_answers(tiny_model(), lambda: nullcontext(reference), tiny_tokenizer(), PROMPTS, settings)
-    assert found.policy.answers == found.reference.answers == 8
-    assert (found.kl is not None) == known
+    assert HeldOut(prompts=PROMPTS, settings=settings).allows_kl == known
+    assert not HeldOut(settings=settings).allows_kl, "nothing was sampled"
 
 
 def test_equal_models_answer_equally_and_have_no_divergence() -> None:
     model = tiny_model()
     settings = SamplingSettings(samples=3, max_new_tokens=6)
-    found = diagnose_answers(model, lambda: nullcontext(model), tiny_tokenizer(), PROMPTS, settings)
+    held_out = HeldOut(prompts=PROMPTS, settings=settings)
+    policy, reference = (observe(model, tiny_tokenizer(), held_out) for _ in range(2))
+    kl = sampled_kl(model, lambda: nullcontext(model), PROMPTS, policy.samples)
+    found = compare(held_out, policy, reference, kl).answers
     assert found.policy == found.reference
+    assert found.policy.answers == 12
     assert (found.length_ratio, found.kl.per_answer) == (1.0, 0.0)

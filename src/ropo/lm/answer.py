@@ -1,0 +1,20 @@
+"""One answer of a model, as everything here that reads answers takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hold one sampled answer.
+
+    Args:
+        text: Without special tokens, stripped.
+        tokens: Its token ids, the end-of-sequence token included.
+        finished: Whether the model ended it; otherwise it was cut at the longest length.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool

@@ -1,0 +1,123 @@
+"""Held-out pairs, read and tokenised for a model as its training reads and tokenises them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ropo.core.errors import UserError
+from ropo.core.record import FILE_NAME, read_record
+from ropo.lm.tokens import TokenPair, cut_answers, holds_templated_prompt, tokenize_pair
+from ropo.preferences import PreferenceData, load_preferences
+
+MAX_LENGTH, BETA = 1024, 0.1  # of trl.DPOConfig
+
+
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """Hold pairs and their tokens, and what was done with the others.
+
+    Args:
+        data: What was read.
+        records: The pairs that are used.
+        tokens: Their tokens, of any length.
+        max_length: What prompt and answer are to be cut to; see `ropo.lm.tokens.cut_answers`.
+        cut: Number of these pairs that are longer.
+        without_room: Number of pairs left out because `max_length` leaves nothing of an answer.
+        templated: Number of prompts that went through the chat template before they were written down.
+    """
+
+    data: PreferenceData
+    records: list[dict[str, Any]]
+    tokens: list[TokenPair]
+    max_length: int | None
+    cut: int
+    without_room: int
+    templated: int
+
+    def only(self, places: Collection[str]) -> HeldOutPairs:
+        """Return the pairs of these places in their files."""
+        kept = [number for number, record in enumerate(self.records) if record["where"] in places]
+        left_out = self.without_room + len(self.records) - len(kept)
+        records, tokens = [self.records[i] for i in kept], [self.tokens[i] for i in kept]
+        return replace(self, records=records, tokens=tokens, without_room=left_out)
+
+    def notes(self) -> Iterator[str]:
+        """Say what a reader of the numbers has to know about the pairs."""
+        if self.without_room:
+            yield f"{self.without_room} pairs left out, whose prompts fill max_length {self.max_length}"
+        if self.cut:
+            yield f"{self.cut} pairs were cut to max_length {self.max_length}, as in training"
+        if self.templated:
+            yield f"{self.templated} prompts went through the chat template already and are used as they are"
+
+
+def read_held_out(
+    source: str,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = MAX_LENGTH,
+    most: int | None = None,
+    plain_prompts: bool = False,
+) -> HeldOutPairs:
+    """Read held-out pairs for a model.
+
+    Args:
+        source: As in `ropo.preferences.load_preferences`.
+        split: As there.
+        tokenizer: The model's own; where it has a chat template, a text prompt becomes the user's turn.
+        max_length: Most tokens of prompt and answer; None for no limit.
+        most: Pairs to use, the first ones; None for all.
+        plain_prompts: Whether text prompts stay as they are, past the chat template.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        UserError: If a record is malformed, the chat template refuses it, or no pair is left.
+
+    Cost: two thousand pairs a second.
+    """
+    data = load_preferences(source, split, wraps_prompts(tokenizer, plain_prompts))
+    records: list[dict[str, Any]] = []
+    tokens: list[TokenPair] = []
+    without_room = 0
+    for record in data.pairs:
+        if len(records) == most:
+            break
+        pair = tokenize_pair(tokenizer, record, f"data {record['where']}")
+        if all(answer for _, answer in cut_answers(pair, max_length)):
+            records.append(record)
+            tokens.append(pair)
+        else:
+            without_room += 1
+    if not records:
+        raise UserError(
+            f"max_length: {max_length} tokens leave nothing of the answers in all {without_room} pairs of {source}; "
+            "raise --max_length"
+        )
+    cut = sum(sequences != cut_answers(pair, None) for pair in tokens for sequences in [cut_answers(pair, max_length)])
+    templated = sum(holds_templated_prompt(tokenizer, record) for record in records)
+    return HeldOutPairs(data, records, tokens, max_length, cut, without_room, templated)
+
+
+def wraps_prompts(tokenizer: PreTrainedTokenizerBase, plain_prompts: bool) -> bool:
+    """Tell whether text prompts become the user's turn: where there is a chat template and nobody said otherwise."""
+    return tokenizer.chat_template is not None and not plain_prompts
+
+
+def trained_with(source: str, option: str, default: Any) -> Any:
+    """Return the trainer's option that a model of `ropo train` was trained with, such as `beta`.
+
+    Args:
+        source: Whatever `ropo.lm.loading.load_policy` takes.
+        option: Its name in `trl.DPOConfig`.
+        default: For a model that has no record of such a run.
+    """
+    if not (Path(source) / FILE_NAME).is_file():
+        return default
+    return read_record(Path(source)).config.get("trainer", {}).get(option, default)
