@@ -167,4 +167,4 @@ def test_an_existing_output_stays_unless_told(model, tmp_path, capsys):
     assert diagnose(model, tmp_path) == 2
     assert "is a folder" in one_error(capsys)
     assert diagnose(model, output, "--overwrite") == 0
-    assert json.loads(output.read_text())["schema_version"] == 2
+    assert json.loads(output.read_text())["schema_version"] == 3

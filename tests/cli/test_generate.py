@@ -97,6 +97,10 @@ def test_no_chat_template(model, tmp_path, capsys):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "plain")
-    assert generate(str(tmp_path / "plain"), write_prompts(tmp_path / "p.jsonl"), tmp_path / "a.jsonl") == 2
+    turns = tmp_path / "turns.jsonl"
+    turns.write_text('{"prompt": [{"role": "user", "content": "the cat"}]}\n')
+    assert generate(str(tmp_path / "plain"), turns, tmp_path / "a.jsonl") == 2
     assert "no chat template" in capsys.readouterr().err
     assert not (tmp_path / "a.jsonl").exists()
+    texts = write_prompts(tmp_path / "p.jsonl")
+    assert generate(str(tmp_path / "plain"), texts, tmp_path / "a.jsonl") == 0, "a text is continued"

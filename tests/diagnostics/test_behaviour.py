@@ -7,7 +7,7 @@ import torch
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import estimate_kl, measure_behaviour
-from ropo.diagnostics.behaviour import pearson
+from ropo.diagnostics.behaviour import dpo_margins, pearson
 
 LENGTHS = torch.tensor([[2, 4], [5, 10]])
 
@@ -19,9 +19,17 @@ def test_worked_by_hand() -> None:
     assert (found.pairs, found.chosen_change, found.rejected_change) == (2, -2.0, -4.0)
     assert found.chosen_change_per_token == pytest.approx((0.5 - 1.0) / 2)
     assert found.rejected_change_per_token == pytest.approx((-0.5 - 0.6) / 2)
-    assert (found.margin, found.accuracy, found.displacement) == (2.0, 1.0, 0.5)
+    assert (found.margin, found.beta) == (pytest.approx(0.2), 0.1)
+    assert (found.accuracy, found.displacement) == (1.0, 0.5)
     # lengths 2 4 5 10 against changes 1 -2 -5 -6: sums of products -28, of squares 34.75 and 30
     assert found.length_reward_correlation == pytest.approx(-28.0 / math.sqrt(34.75 * 30.0), rel=1e-6)
+
+
+def test_margins_are_beta_times_the_difference_of_gains() -> None:
+    before = torch.tensor([[-10.0, -8.0], [-5.0, -9.0]])
+    after = torch.tensor([[-7.0, -9.0], [-6.0, -8.0]])  # gains: chosen +3, -1; rejected -1, +1
+    assert dpo_margins(after, before, beta=0.5).tolist() == [2.0, -1.0]
+    assert dpo_margins(before, before, beta=0.5).tolist() == [0.0, 0.0]
 
 
 def test_policy_that_equals_its_reference() -> None:

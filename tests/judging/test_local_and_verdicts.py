@@ -28,7 +28,7 @@ def test_a_local_model_answers_greedily_and_what_it_said_is_kept(tmp_path, model
     said = [answer.text if isinstance(answer, Reply) else "" for answer in found]
     assert said == [wanted[i].text for i in range(len(prompts))]
     assert any(said)
-    assert meter.completion_tokens == sum(wanted[i].tokens for i in range(len(prompts)) if said[i])
+    assert meter.completion_tokens == sum(len(wanted[i].tokens) for i in range(len(prompts)) if said[i])
     assert meter.calls + sum(meter.failures.values()) == len(prompts)
 
     monkeypatch.setattr("ropo.judging.local.load_sampler_model", pytest.fail)

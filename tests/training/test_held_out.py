@@ -7,16 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from ropo.training.held_out import bootstrap_interval, held_out_metrics, implicit_margins
+from ropo.core.bootstrap import bootstrap_interval
+from ropo.training.held_out import held_out_metrics
 
 BEFORE = np.array([[-10.0, -8.0], [-5.0, -9.0]])
 AFTER = np.array([[-7.0, -9.0], [-6.0, -8.0]])
 # gains: chosen +3, -1; rejected -1, +1; differences 4, -2
-
-
-def test_margins_are_beta_times_the_difference_of_gains():
-    assert implicit_margins(BEFORE, AFTER, beta=0.5).tolist() == [2.0, -1.0]
-    assert implicit_margins(BEFORE, BEFORE, beta=0.5).tolist() == [0.0, 0.0]
 
 
 def test_metrics():

@@ -81,6 +81,11 @@ def make_pairs(
         on_batch(batch)
 
     with Sampler(source) as sampler:
+        if sampler.tokenizer.chat_template is None:
+            raise UserError(
+                f"model {source}: its tokenizer has no chat template, which pairs of messages need; use an "
+                "instruction-tuned model, or set chat_template in its tokenizer_config.json"
+            )
         sample_with_journal(sampler, prompts, sampling, batch_size, answers_path(output), score)
     pairs, dropped = choose(candidates, selection, sampling.seed)
     rows = summarise(prompts, dict(sorted(candidates.items())), pairs, selection.threshold)

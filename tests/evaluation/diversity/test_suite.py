@@ -53,7 +53,7 @@ def test_two_models(models, prompts, tmp_path, capsys):
     assert tuned.metric("distinct_2").value == pytest.approx(sum(expected) / 7)
     first = distinct([words(group[0].text) for group in groups], 1)
     assert tuned.metric("distinct_1_across").value == pytest.approx(first)
-    assert tuned.metric("tokens").value == pytest.approx(sum(a.tokens for group in groups for a in group) / 21)
+    assert tuned.metric("tokens").value == pytest.approx(sum(len(a.tokens) for group in groups for a in group) / 21)
     change = tuned.change("distinct_1_across")
     assert change.value == pytest.approx(first - base.metric("distinct_1_across").value)
     assert change.low < change.value < change.high

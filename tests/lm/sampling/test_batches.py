@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from ropo.core.errors import UserError
-from ropo.lm.sampling import SamplingSettings, encode_prompts, plan_batches, sample_batches
+from ropo.lm.sampling import (
+    PromptRecord,
+    SamplingSettings,
+    encode_prompts,
+    plan_batches,
+    prompts_digest,
+    sample_batches,
+)
 from ropo.lm.sampling.batches import draw_uniforms
 from ropo.lm.sampling.picking import pick_tokens
 from tests.lm.sampling.tiny import tiny_model, tiny_prompts
@@ -42,7 +49,7 @@ def test_answers_are_those_of_a_plain_loop():
         for uniforms, answer in zip(draw_uniforms([number], SETTINGS), answers[number], strict=True):
             expected = plain_loop(model, ids, uniforms, SETTINGS)
             assert answer.text == tokenizer.decode(expected, skip_special_tokens=True).strip()
-            assert (answer.tokens, answer.finished) == (len(expected), expected[-1] == 2)
+            assert (list(answer.tokens), answer.finished) == (expected, expected[-1] == 2)
             lengths.add(len(expected))
     assert len(lengths) >= 4, "the answers must end at different steps for this test to see rows leave"
     assert max(lengths) == SETTINGS.max_new_tokens
@@ -80,11 +87,26 @@ def test_plan_sorts_by_length_and_keeps_everything():
     assert plan_batches([5, 1, 4, 1, 3], 2) == [[1, 3], [4, 2], [0]]
 
 
-def test_no_chat_template():
+def test_without_a_chat_template_texts_are_continued_and_turns_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
+    turns = [{"role": "user", "content": "the cat"}]
+    assert encode_prompts(tokenizer, [PromptRecord({"prompt": "the cat"}, turns, 1)]) == [
+        tokenizer("the cat").input_ids
+    ]
     with pytest.raises(UserError, match="no chat template"):
-        encode_prompts(tokenizer, tiny_prompts())
+        encode_prompts(tokenizer, [PromptRecord({"prompt": turns}, turns, 1)])
+
+
+def test_tools_and_options_of_the_template_reach_the_model():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for t in tools %}{{ t['name'] }} {% endfor %}{{ date }} " + tokenizer.chat_template
+    fields = {"prompt": "the cat", "tools": [{"name": "dog"}], "chat_template_kwargs": {"date": "three"}}
+    turns = [{"role": "user", "content": "the cat"}]
+    (found,) = encode_prompts(tokenizer, [PromptRecord(fields, turns, 1)])
+    assert found[:2] == tokenizer("dog three").input_ids
+    bare = PromptRecord({"prompt": "the cat"}, turns, 1)
+    assert prompts_digest([bare]) != prompts_digest([PromptRecord(fields, turns, 1)]), "kept answers would be mixed up"
 
 
 @pytest.mark.parametrize(

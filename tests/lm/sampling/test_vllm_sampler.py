@@ -68,9 +68,10 @@ def test_every_prompt_is_asked_once_with_its_settings(tmp_path, asked):
         assert parameters == {**expected, "stop_token_ids": [load_tokenizer(model).eos_token_id]}
     ids, _ = asked[1]
     first = batches[0].answers[0]
+    said = tuple(ids)
     assert [(answer.text, answer.tokens, answer.finished) for answer in first] == [
-        (str(ids), len(ids), True),
-        (str(ids), len(ids), False),
+        (str(ids), said, True),
+        (str(ids), said, False),
     ]
     assert sample(model, tmp_path / "journal") == batches
     assert len(asked) == 1 + len(TEXTS)
