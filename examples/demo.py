@@ -8,9 +8,11 @@ by a seed. Run it with `make demo`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -74,12 +76,13 @@ def write_held_out_pairs(prompts: list[PromptRecord]) -> int:
     return len(chosen)
 
 
-def train(model: str) -> dict[str, Any]:
+def train(model: str, resume: bool) -> dict[str, Any]:
     """Train an adapter as `ropo train` does and return its figures on the held-out pairs."""
     data = ["--data", str(DATA / "train.pairs.jsonl"), "--eval_data", str(HELD_OUT_PAIRS)]
     schedule = ["--max_steps", str(STEPS), "--per_device_train_batch_size", str(BATCH), "--max_length", "256"]
     schedule += ["--monitor_steps", str(STEPS // 2)]
-    status = ropo(["train", "--model", model, *data, "--output", str(OUTPUT), "--overwrite", *schedule])
+    again = "--resume" if resume else "--overwrite"
+    status = ropo(["train", "--model", model, *data, "--output", str(OUTPUT), again, *schedule])
     if status:
         sys.exit(status)
     return read_record(OUTPUT).metrics["held_out"]
@@ -112,7 +115,7 @@ def with_interval(values: np.ndarray) -> str:
 
 def mean_tokens(answers: Answers) -> str:
     """Return the mean length of all answers."""
-    return f"{fmean(answer.tokens for group in answers for answer in group):.1f}"
+    return f"{fmean(len(answer.tokens) for group in answers for answer in group):.1f}"
 
 
 def results_table(
@@ -152,8 +155,11 @@ def samples_table(prompts: list[PromptRecord], before: Answers, after: Answers) 
     return table
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train, answer, compare."""
+    parser = argparse.ArgumentParser(prog="demo", description="Train RoPO on SmolLM2-135M and show what changed.")
+    parser.add_argument("--resume", action="store_true", help=f"go on with the stopped run in {OUTPUT}")
+    options = parser.parse_args(arguments)
     started = time.monotonic()
     console, model = Console(), model_path()
     trained, family = subset("test.prompts.jsonl", PROMPTS), subset("family.prompts.jsonl", FAMILY_PROMPTS)
@@ -161,7 +167,7 @@ def main() -> None:
         f"a subset: {STEPS * BATCH} training pairs, each once; {PROMPTS} held-out prompts with "
         f"{write_held_out_pairs(trained)} pairs; {FAMILY_PROMPTS} prompts of a family that is never trained on"
     )
-    held_out = train(model)
+    held_out = train(model, options.resume)
     both = trained + family
     console.print(f"answering {len(both)} held-out prompts {SAMPLING.samples} times before and after training ...")
     before, after = answer(model, both), answer(str(OUTPUT), both)

@@ -12,16 +12,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ropo.core.record import git_commit, library_versions
+from ropo.core.record import device_name, git_commit, library_versions
 from ropo.ops.trial import differences_on
 from ropo.ops.trust import Family, kernels_on
-
-
-def device_name() -> str:
-    """Return the name of the device that training would use."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def kernels_in_use() -> list[Family]:

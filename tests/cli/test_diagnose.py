@@ -50,12 +50,13 @@ def read(file) -> DiagnosticReport:
 
 
 def test_plain_model_alone(model, tmp_path, capsys):
-    assert diagnose(model, tmp_path / "r.json") == 0
+    assert diagnose(model, tmp_path / "r.json", "--layers") == 0
     report = read(tmp_path / "r.json")
     assert report.summary.layers == len(report.layers) == 14
     assert report.reference is report.summary.energy_change is report.behaviour is None
     assert report.layers[0].change is None
     shown = capsys.readouterr().out
+    assert shown.startswith("verdict   described on its own: nothing to compare with")
     assert "model.layers.1.mlp.down_proj" in shown
     assert f"energy {report.summary.energy:.8g} in all" in shown
 
@@ -103,7 +104,7 @@ def test_collapsed_neurons_are_found_in_a_full_checkpoint(model, tmp_path, capsy
     assert changed == ["model.layers.1.self_attn.k_proj"]
     assert report.summary.collapsed_pairs == 1
     assert [warning.split(":")[0] for warning in report.warnings] == ["neuron_collapse"]
-    assert "warning neuron_collapse: 1 pairs" in capsys.readouterr().out
+    assert "warning   neuron_collapse: 1 pairs" in capsys.readouterr().out
 
 
 def test_same_seed_same_report(adapters, tmp_path):

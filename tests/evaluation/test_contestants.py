@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from ropo.core.errors import UserError
-from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded, parse_contestants
+from ropo.evaluation.contestants import Contestant, loaded, parse_contestants
+from ropo.lm.fingerprint import fingerprint_source
 from tests.lm.sampling.tiny import save_tiny, tiny_model
 
 

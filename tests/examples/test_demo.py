@@ -41,3 +41,25 @@ def test_held_out_pairs_are_those_of_the_drawn_prompts(demo):
 def test_there_are_pairs_enough_for_every_step(demo):
     lines = (demo.DATA / "train.pairs.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) >= demo.STEPS * demo.BATCH, "no pair is seen twice"
+
+
+def test_help_says_what_it_does_and_trains_nothing(demo, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "ropo", lambda arguments: pytest.fail("nothing is to be trained"))
+    with pytest.raises(SystemExit) as ended:
+        demo.main(["--help"])
+    assert ended.value.code == 0
+    assert "--resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("resume", "flag"), [(True, "--resume"), (False, "--overwrite")])
+def test_resume_goes_on_with_the_stopped_run(demo, monkeypatch, resume, flag):
+    asked = []
+
+    def stop(arguments):
+        asked.extend(arguments)
+        return 1
+
+    monkeypatch.setattr(demo, "ropo", stop)
+    with pytest.raises(SystemExit):
+        demo.train("model", resume)
+    assert [each for each in asked if each in ("--resume", "--overwrite")] == [flag]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.core.errors import UserError
+from ropo.core.files import write_atomically
 
 HELP = "measure energy, collapse, drift, variety and forgetting of a model or an adapter"
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="answers a prompt, at temperature 1 (4)")
     parser.add_argument("--max_new_tokens", type=int, default=128, metavar="N", help="longest answer in tokens (128)")
     parser.add_argument("--text", type=Path, metavar="FILE", help="plain text: the loss that shows forgetting")
+    parser.add_argument("--layers", action="store_true", help="show the table of layers too; FILE.json always has it")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled answers (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE.json if it exists")
 
@@ -39,10 +41,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     quiet_libraries()
     report = measure(arguments)
-    write_report(arguments.output, report)
-    # A table cut to a pipe's 80 columns would lose its numbers.
+    write_atomically(arguments.output, report.model_dump_json(indent=2) + "\n")
     console = Console()
-    print_report(report, console if console.is_terminal else Console(width=160))
+    # A table of layers cut to a pipe's 80 columns would lose its numbers.
+    wide = arguments.layers and not console.is_terminal
+    print_report(report, Console(width=160) if wide else console, arguments.layers)
     print(f"written to {arguments.output}")
 
 
@@ -107,17 +110,7 @@ def measure(arguments: argparse.Namespace) -> Any:
 
 def read_windows(tokenizer: Any, file: Path) -> list[Any]:
     """Read the beginning of a plain text: up to 8 windows of 256 tokens."""
+    from ropo.core.files import read_text
     from ropo.lm.tokens import text_windows
 
-    try:
-        return text_windows(tokenizer, file.read_text(encoding="utf-8"), window=256, most=8)
-    except UnicodeDecodeError as error:
-        raise UserError(f"text {file}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-
-
-def write_report(file: Path, report: Any) -> None:
-    """Write the report under a temporary name first, so that a file with the final name is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(file)
+    return text_windows(tokenizer, read_text(file, "text"), window=256, most=8)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ropo.cli.output import check_output, display, finished_folder
     from ropo.cli.quiet import quiet_libraries
     from ropo.core.record import RunRecord
-    from ropo.lm.fingerprint import fingerprint_weights
+    from ropo.lm.fingerprint import fingerprint_source
     from ropo.lm.loading import is_adapter, load_tokenizer
 
     quiet_libraries()
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     with finished_folder(output, arguments.overwrite) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        record.finish({"parameters": model.num_parameters(), "sha256": fingerprint_weights(model)}).write(folder)
+        record.finish({"parameters": model.num_parameters(), "sha256": fingerprint_source(str(folder))}).write(folder)
     print(f"saved the merged model ({model.num_parameters():,} parameters, {model.dtype}) in {display(output)}")
 
 

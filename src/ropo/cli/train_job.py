@@ -22,9 +22,10 @@ from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, tel
 from ropo.cli.train_options import TrainOptions, trainer_config
 from ropo.cli.train_report import report
 from ropo.core.errors import UserError
-from ropo.core.record import RunRecord, Source
-from ropo.environment import device_name, untested_lines
-from ropo.lm.fingerprint import fingerprint_weights
+from ropo.core.files import read_text
+from ropo.core.record import RunRecord, Source, device_name
+from ropo.environment import untested_lines
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.methods import METHODS, adapter_config, check_target_modules
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
@@ -69,7 +70,7 @@ def train(options: TrainOptions) -> None:
         model, reference = load_models(options, method, config)
     if adapter is not None:
         check_target_modules(model, adapter)
-    base_size, fingerprint = model.num_parameters(), fingerprint_weights(model)
+    base_size, fingerprint = model.num_parameters(), fingerprint_source(options.model)
     console.print(f"model     {options.model} ({base_size:,} parameters, {_dtype_of(model)}, {device_name()})")
     with (
         telling_of_full_disk(working_folder(options.output)),
@@ -149,7 +150,7 @@ def build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: Co
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
         return None
-    text = None if options.monitor_text is None else read_text(options.monitor_text)
+    text = None if options.monitor_text is None else read_text(options.monitor_text, "monitor_text")
     monitor = HackingMonitor(
         trainer,
         text,
@@ -159,14 +160,6 @@ def build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: Co
     )
     trainer.add_callback(monitor)
     return monitor
-
-
-def read_text(file: Path) -> str:
-    """Read the monitor's plain text."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"monitor_text {file}: is not UTF-8 text ({error.reason}); convert it") from error
 
 
 def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:

@@ -19,8 +19,8 @@ from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import candidate, select
 from ropo.core.record import read_record
 from ropo.diagnostics.report import DiagnosticReport
-from ropo.evaluation.contestants import fingerprint_source
 from ropo.evaluation.results import SuiteResult, read_results
+from ropo.lm.fingerprint import fingerprint_source
 
 Trained = tuple[Training, End]
 

@@ -15,9 +15,9 @@ from ropo.core.errors import UserError
 from ropo.core.record import FILE_NAME as RECORD
 from ropo.core.record import RunRecord
 from ropo.diagnostics.report import DiagnosticReport
-from ropo.evaluation.contestants import fingerprint_source
 from ropo.evaluation.results import FILE_NAME as RESULTS
 from ropo.evaluation.results import ModelResult, SuiteResult, read_results
+from ropo.lm.fingerprint import fingerprint_source
 
 TITLE = "Finished runs"
 PLACES = ("model", "data", "eval_data", "output", "overwrite", "resume", "trainer", "adapter")

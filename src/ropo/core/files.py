@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+from ropo.core.errors import UserError
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves either the old one or the new one, never a part."""
+    """Write a text so that a kill leaves either the old file or the new one, never a part."""
+    replace_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under another name, and give it its own when the disk has it.
+
+    The other name is the process's own: several may make one file, and the last one counts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    sync(unfinished)
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(unfinished)
+        sync(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_text(file: Path, what: str) -> str:
+    """Read a text file that a user named.
+
+    Args:
+        file: The file.
+        what: What it is for, as the message begins: `text`, say.
+
+    Raises:
+        UserError: If there is no such file, or it is not UTF-8.
+    """
+    if not file.is_file():
+        raise UserError(f"{what} {file}: no such file; check the path")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} {file}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
 
 
 def sync(path: Path) -> None:

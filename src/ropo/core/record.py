@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -34,29 +36,40 @@ class Source(BaseModel):
     counts: dict[str, int] = Field(default_factory=dict)
 
 
-class RunRecord(BaseModel):
-    """Describe one run of a command: what went in, with which versions, and what came out.
+class Provenance(BaseModel):
+    """Say how something that a command wrote was made; the base of run records, results and reports.
 
     Attributes:
-        schema_version: Version of this schema; readers refuse others.
         command: The command line, without the program's name.
-        status: `finished` only if the output is complete.
-        started: When the run began, in UTC.
-        ended: When it ended.
-        seed: Seed of every random draw.
-        config: Every option with the value it had.
-        model: The base model; the fingerprint is that of `ropo.lm.fingerprint.fingerprint_weights`.
-        data: The data sets by their use, such as `train` and `held_out`.
-        metrics: What was measured, by name.
         versions: Versions of Python and of the libraries that decide the result.
         device: The device in words.
         git_commit: The commit of ropo itself where it runs from a checkout.
     """
 
+    command: list[str] = Field(default_factory=lambda: sys.argv[1:])
+    versions: dict[str, str] = Field(default_factory=lambda: library_versions())
+    device: str = Field(default_factory=lambda: device_name())
+    git_commit: str | None = Field(default_factory=lambda: git_commit())
+
+
+class RunRecord(Provenance):
+    """Describe one run of a command: what went in, with which versions, and what came out.
+
+    Attributes:
+        schema_version: Version of this schema; readers refuse others.
+        status: `finished` only if the output is complete.
+        started: When the run began, in UTC.
+        ended: When it ended.
+        seed: Seed of every random draw.
+        config: Every option with the value it had.
+        model: The base model; the fingerprint is that of `ropo.lm.fingerprint.fingerprint_source`, as in results.
+        data: The data sets by their use, such as `train` and `held_out`.
+        metrics: What was measured, by name.
+    """
+
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal[1] = 1
-    command: list[str]
     status: Status = "running"
     started: datetime = Field(default_factory=lambda: datetime.now(UTC))
     ended: datetime | None = None
@@ -65,9 +78,6 @@ class RunRecord(BaseModel):
     model: Source | None = None
     data: dict[str, Source] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=lambda: library_versions())
-    device: str = ""
-    git_commit: str | None = Field(default_factory=lambda: git_commit())
 
     def finish(self, metrics: dict[str, Any]) -> RunRecord:
         """Return the record of the same run, finished now with these metrics."""
@@ -109,6 +119,15 @@ def read_typed(kind: type[Typed], file: Path, what: str, where: str, mend: str) 
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "content"
         raise UserError(f"{file}: is not {what} ({field}: {first['msg']}); {mend}") from error
+
+
+def device_name() -> str:
+    """Return the name of the device that training would use."""
+    import torch  # this room is loaded without it, for commands that print help
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.core.record import git_commit, library_versions
 from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, reference_opener, sampled_kl
 from ropo.diagnostics.layers import LayerPair, pair_layers
 from ropo.diagnostics.report import DiagnosticReport, find_warnings, summarise_layers
@@ -59,8 +58,6 @@ def diagnose(
         model=names[0],
         reference=names[1] or (None if opener is None else "its base model"),
         seed=held_out.settings.seed,
-        versions=library_versions(),
-        git_commit=git_commit(),
         summary=summary,
         layers=layers,
         behaviour=comparison.behaviour,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from ropo.core.record import Provenance
 from ropo.diagnostics.behaviour import Behaviour
 from ropo.diagnostics.comparison import AnswerComparison, Comparison, TextComparison
 from ropo.diagnostics.measure import Measure
@@ -26,7 +27,7 @@ class LayerSummary(Measure):
     largest_orthogonality_error: float | None
 
 
-class DiagnosticReport(Measure):
+class DiagnosticReport(Measure, Provenance):
     """Hold everything that `ropo diagnose` measured; what was not asked for is None.
 
     `warnings` are sentences of `ropo.diagnostics.signals`.
@@ -36,8 +37,6 @@ class DiagnosticReport(Measure):
     model: str
     reference: str | None
     seed: int
-    versions: dict[str, str]
-    git_commit: str | None
     summary: LayerSummary
     layers: list[LayerMeasure]
     behaviour: Behaviour | None

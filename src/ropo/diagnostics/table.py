@@ -13,11 +13,13 @@ from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
 
 
-def print_report(report: DiagnosticReport, console: Console) -> None:
-    """Print the report: layers first, then behaviour, answers and text where measured, and the warnings last."""
-    console.print(_layer_table(report))
+def print_report(report: DiagnosticReport, console: Console, with_layers: bool = False) -> None:
+    """Print the report: the verdict first, then behaviour, answers and text where measured, and layers if asked for."""
+    console.print(f"[bold]verdict[/]   {verdict(report)}", highlight=False, soft_wrap=True)
+    for warning in report.warnings:
+        console.print(f"[bold yellow]warning[/]   {warning}", highlight=False, soft_wrap=True)
     for line in _summary_lines(report):
-        console.print(line, highlight=False)
+        console.print(f"weights   {line}", highlight=False, soft_wrap=True)
     if report.behaviour is not None:
         rows = [(name.replace("_", " "), digits(value)) for name, value in _numbers(report.behaviour).items()]
         console.print(make_table("Held-out pairs, in nats", ("", "value"), rows))
@@ -25,8 +27,26 @@ def print_report(report: DiagnosticReport, console: Console) -> None:
         console.print(_answer_table(report.answers))
     if report.text is not None:
         console.print(_text_table(report.text))
-    for warning in report.warnings:
-        console.print(f"[bold yellow]warning[/] {warning}", highlight=False)
+    if with_layers:
+        console.print(_layer_table(report))
+
+
+def verdict(report: DiagnosticReport) -> str:
+    """Say in one sentence what the numbers amount to, and what was not looked at."""
+    if report.reference is None:
+        return "described on its own: nothing to compare with, so nothing can warn (--reference names a model)"
+    parts = {
+        "weights": report.layers,
+        "held-out pairs (--pairs)": report.behaviour,
+        "answers (--prompts)": report.answers,
+        "plain text (--text)": report.text,
+    }
+    missing = [name for name, found in parts.items() if not found]
+    unseen = f"; not looked at: {', '.join(missing)}" if missing else ""
+    if not report.warnings:
+        return f"no warning against {report.reference}{unseen}"
+    names = ", ".join(warning.partition(":")[0] for warning in report.warnings)
+    return f"{len(report.warnings)} warning(s) against {report.reference}: {names}{unseen}"
 
 
 def _layer_table(report: DiagnosticReport) -> Table:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ropo.core.kept import content_key
-from ropo.evaluation.contestants import Contestant, fingerprint_source
+from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import (
     Answer,
     Batch,

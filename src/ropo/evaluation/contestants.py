@@ -1,25 +1,21 @@
-"""The models that a suite compares: their names, a fingerprint of each, and loading one at a time."""
+"""The models that a suite compares: their names, and loading one at a time."""
 
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from ropo.core.errors import UserError
 from ropo.evaluation.results import Change, Metric, ModelResult
-from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, is_adapter, load_tokenizer
+from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling.batches import load_sampler_model
 from ropo.lm.sampling.journalled import model_name
 
@@ -97,37 +93,6 @@ def loaded(contestant: Contestant, merged: bool = True) -> Iterator[tuple[Any, P
             torch.cuda.empty_cache()
 
 
-@lru_cache(maxsize=64)
-def fingerprint_source(source: str) -> str:
-    """Hash the content of a model: its weights, configuration and tokenizer, for an adapter with its base model.
-
-    Names and places do not count: a copy has the fingerprint of the original. A hub model has that of its commit.
-
-    Args:
-        source: Whatever `ropo.lm.loading.load_policy` takes.
-
-    Returns:
-        A SHA-256 in hexadecimal digits.
-
-    Raises:
-        UserError: If there is no such model.
-
-    Cost: one read of the files, a second for each 1-2 GB; once in a process.
-    """
-    path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return _hash_files([path])
-    if is_adapter(source):
-        config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        del config["base_model_name_or_path"]  # a place, where the content counts
-        files = [file for file in _content(path) if file.name != ADAPTER_CONFIG]
-        parts = [json.dumps(config, sort_keys=True), _hash_files(files), fingerprint_source(adapter_base(source))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    if path.is_dir():
-        return _hash_files(_content(path))
-    return hashlib.sha256(f"{source}@{_hub_commit(source)}".encode()).hexdigest()
-
-
 def _parse(spec: str) -> Contestant:
     name, equals, source = spec.partition("=")
     if not equals or Path(spec).exists():
@@ -135,30 +100,3 @@ def _parse(spec: str) -> Contestant:
     if not name.strip() or not source.strip():
         raise UserError(f"model {spec!r}: must be SOURCE or NAME=SOURCE; mend it")
     return Contestant(name, source)
-
-
-def _content(folder: Path) -> list[Path]:
-    patterns = (*WEIGHT_PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
-    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.name != "run.json"})
-
-
-def _hash_files(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{'' if file.suffix == '.gguf' else file.name} {file.stat().st_size} ".encode())
-        with file.open("rb") as content:
-            while chunk := content.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _hub_commit(source: str) -> str:
-    """Return the commit of a hub model, which is the name of the folder that its files are cached in."""
-    try:
-        file = cached_file(source, "config.json")
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model {source}: cannot be found ({reason}); give a hub id, a folder or a .gguf file"
-        ) from error
-    return Path(str(file)).parent.name

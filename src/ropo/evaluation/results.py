@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,8 @@ from pydantic import Field
 
 from ropo.core.files import write_atomically
 from ropo.core.intervals import Comparison, Estimate
-from ropo.core.record import Source, git_commit, library_versions, read_typed
+from ropo.core.record import Provenance, Source, read_typed
 from ropo.diagnostics.measure import Measure
-from ropo.environment import device_name
 
 FILE_NAME = "results.json"
 
@@ -69,7 +67,7 @@ class ModelResult(Measure):
     Attributes:
         name: The model's name on the command line.
         source: What was loaded: hub id, or name of a folder or file.
-        fingerprint: `ropo.evaluation.contestants.fingerprint_source` of it; None for a model known by its outputs only.
+        fingerprint: `ropo.lm.fingerprint.fingerprint_source` of it; None for a model known by its outputs only.
         metrics: The numbers.
         changes: Paired changes against the first model; empty for the first model itself.
         details: What the suite says beyond that, such as scores by category; JSON.
@@ -91,24 +89,16 @@ class ModelResult(Measure):
         return {change.name: change for change in self.changes}[name]
 
 
-class WrittenResult(Measure):
+class WrittenResult(Measure, Provenance):
     """Hold what a result that is written to `results.json` says of how it was made.
 
     Attributes:
         schema_version: Version of this schema; readers refuse others.
-        command: The command line, without the program's name.
         created: When it was complete, in UTC.
-        versions: Versions of Python and of the libraries that decide the result.
-        device: The device in words.
-        git_commit: The commit of ropo itself where it runs from a checkout.
     """
 
     schema_version: Literal[1] = 1
-    command: list[str] = Field(default_factory=lambda: sys.argv[1:])
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    versions: dict[str, str] = Field(default_factory=library_versions)
-    device: str = Field(default_factory=device_name)
-    git_commit: str | None = Field(default_factory=git_commit)
 
     def write(self, folder: Path) -> None:
         """Write the result to `results.json` in a folder, whole or not at all."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ropo.evaluation.contestants import fingerprint_source
 from ropo.judging.chat import Conversation, Failure, Meter, Reply
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import PromptRecord, SamplingSettings, encode_prompts, load_sampler_model, model_name
 from ropo.lm.sampling.batches import sample_batches

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ropo.core.kept import content_key, kept_rows
-from ropo.evaluation.contestants import fingerprint_source
 from ropo.judging.chat import Meter
 from ropo.judging.pairwise import Duel, Preference
 from ropo.judging.scorers import RewardModelScorer, Scorer, scores_of
+from ropo.lm.fingerprint import fingerprint_source
 
 
 @dataclass

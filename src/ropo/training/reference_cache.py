@@ -8,7 +8,6 @@ shares an entry; a change of anything that matters gives another key.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from ropo.core.files import replace_atomically
 
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "pad_token_id")
@@ -81,7 +82,5 @@ def load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records
 
 def save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
     """Write log-probs to `path` in one stroke: a reader sees all of them or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({"chosen": chosen.contiguous(), "rejected": rejected.contiguous()}, partial)
-    partial.replace(path)
+    tensors = {"chosen": chosen.contiguous(), "rejected": rejected.contiguous()}
+    replace_atomically(path, lambda unfinished: save_file(tensors, unfinished))

@@ -27,7 +27,7 @@ from ropo.evaluation.alpaca_eval.metrics import (
 )
 from ropo.evaluation.alpaca_eval.question import pair_question, read_preference
 from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
+from ropo.evaluation.contestants import Contestant, file_name
 from ropo.evaluation.readings import metrics_of
 from ropo.evaluation.results import ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
@@ -37,6 +37,7 @@ from ropo.judging.pairwise import ChatJudge, PairJudge
 from ropo.judging.scored import ScorerJudge
 from ropo.judging.scorers import Scorer
 from ropo.judging.verdicts import VerdictStore
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import PromptRecord, SamplingSettings, model_name, read_prompts
 
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from ropo.core.record import Source
 from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
+from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.diversity import DiversitySettings
 from ropo.evaluation.diversity.embeddings import LONGEST, Encoder, default_encoder
 from ropo.evaluation.diversity.metrics import Sample, embedding_readings, read_answers
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import Answer, model_name, prompts_digest, read_prompts
 

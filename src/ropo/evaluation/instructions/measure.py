@@ -11,12 +11,13 @@ import numpy as np
 from ropo.core.errors import UserError
 from ropo.core.record import Source
 from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
+from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.instructions import InstructionSettings
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.instructions import satisfied
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import Answer, PromptRecord, read_prompts
 
 

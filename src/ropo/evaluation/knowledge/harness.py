@@ -13,11 +13,12 @@ from typing import Any
 from ropo.core.errors import UserError
 from ropo.core.kept import kept_rows
 from ropo.core.names import did_you_mean
-from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded
+from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.local import PREFIX, LocalTask, read_task
 from ropo.evaluation.knowledge.outcomes import Outcome, read_results
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 
 Task = str | LocalTask  # a name of lm-eval's, or a file that was read
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from ropo.core.files import read_text
 from ropo.core.record import LIBRARIES, Source, library_versions
-from ropo.evaluation.contestants import Contestant, fingerprint_source
+from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.harness import Task, check_data, find_tasks, quiet_harness, run_tasks
 from ropo.evaluation.knowledge.local import LocalTask
 from ropo.evaluation.knowledge.outcomes import Outcome
-from ropo.evaluation.knowledge.text import TextScores, cut_text, read_text, score_windows
+from ropo.evaluation.knowledge.text import TextScores, cut_text, score_windows
 from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import TextWindow
 
@@ -39,7 +41,7 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
     with quiet_harness():
         tasks = find_tasks(settings.tasks)
         check_data(tasks)
-    text = read_text(settings.text) if settings.text else None
+    text = read_text(settings.text, "text") if settings.text else None
     cuts = [] if text is None else [cut_text(each, text, settings.window, settings.max_windows) for each in contestants]
     outcomes = [run_tasks(each, tasks, settings, workplace) if tasks else {} for each in contestants]
     texts = [_score(each, windows, workplace) for each, windows in zip(contestants, cuts, strict=False)]

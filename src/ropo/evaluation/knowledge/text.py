@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ropo.core.errors import UserError
 from ropo.core.kept import content_key, kept_rows
-from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded
+from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.readings import Reading
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.log_probs import text_losses
 from ropo.lm.tokens import TextWindow, text_windows
@@ -25,18 +24,6 @@ class TextScores:
 
     readings: dict[str, Reading]
     tokens: str
-
-
-def read_text(file: Path) -> str:
-    """Read a plain text.
-
-    Raises:
-        UserError: If it is not UTF-8.
-    """
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"text {file}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
 
 
 def cut_text(contestant: Contestant, text: str, window: int, most: int) -> list[TextWindow]:

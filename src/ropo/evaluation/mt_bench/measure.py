@@ -11,7 +11,7 @@ from typing import Any
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.record import Source
-from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
+from ropo.evaluation.contestants import Contestant, file_name
 from ropo.evaluation.mt_bench import MtBenchSettings
 from ropo.evaluation.mt_bench.answering import answer_questions
 from ropo.evaluation.mt_bench.grading import Grades, Judge, compare, grade
@@ -30,6 +30,7 @@ from ropo.evaluation.suites import Workplace
 from ropo.judging.chat import ChatModel, Meter
 from ropo.judging.flags import load_judge
 from ropo.judging.verdicts import VerdictStore
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import model_name
 
 

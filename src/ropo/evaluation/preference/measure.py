@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Int
 
 from ropo.core.record import Source
-from ropo.evaluation.contestants import Contestant, fingerprint_source, model_results
+from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.preference import PreferenceSettings
 from ropo.evaluation.preference.metrics import read_scores
 from ropo.evaluation.preference.scores import PairScores, score_pairs
 from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, MAX_LENGTH, HeldOutPairs, read_held_out, trained_with
 from ropo.lm.loading import adapter_base, is_adapter, load_tokenizer
 from ropo.lm.sampling import model_name

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ropo.core.kept import content_key, kept_rows
-from ropo.evaluation.contestants import Contestant, fingerprint_source, loaded
+from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
 from ropo.lm.log_probs import pair_log_probs
 from ropo.lm.tokens import cut_answers
