@@ -2,10 +2,10 @@
 
     python experiments/length_control/prior.py ../shared/data/reference
 
-Mean and covariance of phi and psi are those of the published coefficients of 164 models: all but the reference itself,
-whose coefficients are 0 by definition, and `gpt4_gamed`, which is kept for the end. The spread is the standard deviation
-of the published difficulties. The two strengths are chosen, among powers of 2, on the 12 models whose verdicts are
-there, each judged with a prior from which its own coefficients are left out:
+Mean and covariance of phi and psi are those of the published coefficients of 164 models: all but the reference
+itself, whose coefficients are 0 by definition, and `gpt4_gamed`, which is kept for the end. The spread is the standard
+deviation of the published difficulties. The two strengths are chosen, among powers of 2, on the 12 models whose
+verdicts are there, each judged with a prior from which its own coefficients are left out:
 
 - with difficulties, the least mean error of the rate;
 - without, the weakest that leaves a fifth of what is asked for (1.6 points on average, 5.0 at most). The least error
@@ -46,7 +46,9 @@ class Model(NamedTuple):
     def error(self, prior: Prior, known: bool) -> float:
         """Return how far the rate is from the published one, in points."""
         difficulties = self.difficulties if known else None
-        return fit_length_control(self.wins, self.extra, difficulties, prior=prior).win_rate(difficulties) - self.published
+        return (
+            fit_length_control(self.wins, self.extra, difficulties, prior=prior).win_rate(difficulties) - self.published
+        )
 
 
 class Data(NamedTuple):

@@ -9,11 +9,11 @@ difficulty, and report the mean of sigmoid(theta + psi gamma_x): the same predic
 published for -d, so their phi has the other sign.)
 
 One model's verdicts say little of phi where nearly all its answers are shorter than the reference's: how much of its
-losses is length, and how much quality? The published program holds phi and psi in place with the judge's verdicts on two
-variants of its reference that were told to be brief or verbose, which exist for one judge and one reference only. Here a
-normal prior on phi and psi does so: the mean and the covariance of the coefficients that were published for 164 models.
-theta, the model's quality, is free, so exchanging the two models mirrors the rate. Where difficulties are not known
-their term is left out, and the prior follows (see `Prior.without_difficulties`).
+losses is length, and how much quality? The published program holds phi and psi in place with the judge's verdicts on
+two variants of its reference that were told to be brief or verbose, which exist for one judge and one reference only.
+Here a normal prior on phi and psi does so: mean and covariance of the coefficients that were published for 164 models.
+theta, the model's quality, is free. Where difficulties are not known their term is left out, and the prior follows (see
+`Prior.without_difficulties`).
 
 `experiments/length_control/prior.py` derives every constant and says how it was chosen.
 """
@@ -125,7 +125,7 @@ def _with_free_theta(mean: np.ndarray, precision: np.ndarray) -> tuple[np.ndarra
     return np.concatenate([[0.0], mean]), full
 
 
-# Called a thousand times an interval, so without shapes to check: wins (n), features (n, k), mean (k), precision (k, k).
+# Called a thousand times an interval, so without shapes to check: wins (n), features (n, k), mean (k), precision (k,k).
 def _mode(wins: np.ndarray, features: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """Return the minimum of -log-likelihood + (b - mean)' precision (b - mean) / 2, by Newton's method.
 
