@@ -132,10 +132,10 @@ def test_brevity_is_not_rewarded(known):
         fit_length_control(wins, length - reference, difficulties).win_rate(difficulties) for length in (5e3, 1e3, 60.0)
     ]
     assert max(rates) < 0.1
-    wins[::25] = 1.0  # 4 of 100, by chance
-    raw = alpaca_eval.win_rate(wins)
+    wins[np.argsort(reference)[:32]] = 1.0  # where the reference is short too: length tells all verdicts
     short = fit_length_control(wins, 60.0 - reference, difficulties).win_rate(difficulties)
-    assert raw < short < 15  # with phi free, or let go, it is 43 on such verdicts
+    assert alpaca_eval.win_rate(wins) == pytest.approx(4.0, abs=0.1)
+    assert short < 25  # with phi free, or let go, it is near 100
 
 
 def test_the_public_names_are_functions():
