@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import huggingface_hub
 import pytest
@@ -61,9 +62,11 @@ def test_reference_and_difficulties_are_those_of_alpaca_eval_2(place, asked):
     assert not any(LACKS in note for note in result.notes)
 
     known = {f"request {i}": float(f"{(i * 5) % COUNT - 6}.5") for i in range(COUNT)}
-    (place / "known.json").write_text(json.dumps(known))
-    assert evaluate("--difficulties", "known.json", "--overwrite") == 0
-    assert read_results(place / "out").models[0].details["length_control"] == fitted
+    hashed = {sha256(text.encode()).hexdigest()[:12]: value for text, value in known.items()}
+    for each in (known, hashed):
+        (place / "known.json").write_text(json.dumps(each))
+        assert evaluate("--difficulties", "known.json", "--overwrite") == 0
+        assert read_results(place / "out").models[0].details["length_control"] == fitted
 
 
 def test_without_difficulties_the_rate_says_what_it_lacks(place, asked):
@@ -92,16 +95,40 @@ def test_without_network_one_line_names_the_way_out(place, asked, capsys):
     assert not (place / "out").exists()
 
 
+NO_TABLE = "must be a JSON object from instruction, or instruction_sha, to number, or AlpacaEval's instruction_diff"
+HEADER = "index,instruction_difficulty\n"
+FIRST = f'"request 0": 1, "{sha256(b"request 1").hexdigest()[:12]}"'
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("name", "text", "messages"),
     [
-        ("index,instruction_difficulty\n0,1.5\n", "lack the instruction 'request 1'"),
-        ("index,instruction_difficulty\nzero,1.5\n", "AlpacaEval's instruction_difficulty.csv"),
-        ("index,instruction_difficulty\n0\n", "AlpacaEval's instruction_difficulty.csv"),
+        ("bad.csv", f"{HEADER}0,1.5\n", ["lack 11 of 12 instructions, the first 'request 1'", "instruction_sha"]),
+        ("bad.csv", f"{HEADER}zero,1.5\n", [NO_TABLE, "'zero'"]),
+        ("bad.csv", f"{HEADER}0\n", [NO_TABLE]),
+        ("bad.csv", f"{HEADER}0,1\n-1,1\n", [NO_TABLE, "place -1 stands twice or is none"]),
+        ("bad.csv", f"{HEADER}0,1\n0,2\n", [NO_TABLE, "place 0 stands twice or is none"]),
+        ("bad.csv", f"{HEADER}0,nan\n", [NO_TABLE, "NaN is no finite number"]),
+        ("bad.csv", HEADER + '0,"' + "1" * 200_000, [NO_TABLE, "field larger than field limit"]),
+        ("bad.CSV", f"{HEADER}0,\xe9\n", [NO_TABLE, "utf-8"]),
+        ("bad.csv", "", [NO_TABLE]),
+        ("bad.json", "[1, 2]", [NO_TABLE, "is list"]),
+        ("bad.json", '{"request 0": ', [NO_TABLE, "is not valid JSON"]),
+        ("bad.json", f"{{{FIRST}: true}}", [NO_TABLE, "true is no finite number"]),
+        ("bad.json", f'{{{FIRST}: "2"}}', [NO_TABLE, '"2" is no finite number']),
+        ("bad.json", f"{{{FIRST}: [2]}}", [NO_TABLE, "[2] is no finite number"]),
+        ("bad.json", f"{{{FIRST}: 1e999}}", [NO_TABLE, "Infinity is no finite number"]),
+        ("bad.json", f"{{{FIRST}: 1{'0' * 400}}}", [NO_TABLE, "too large"]),
+        ("bad.json", f"{{{FIRST}: 2}}", ["lack 10 of 12 instructions, the first 'request 2'"]),
+        ("none.json", None, ["no such file"]),
     ],
 )
-def test_a_bad_table_is_one_line(place, asked, capsys, text, message):
-    (place / "bad.csv").write_text(text)
-    assert evaluate("--difficulties", "bad.csv") == 2
+def test_bad_difficulties_are_one_line(place, asked, capsys, name, text, messages):
+    if text is not None:
+        (place / name).write_text(text, encoding="latin-1")
+    assert evaluate("--difficulties", name) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+    assert line.startswith(f"ropo evaluate: error: difficulties {name}: ")
+    for message in messages:
+        assert message in line
+    assert not (place / "out").exists()

@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ropo.core.errors import UserError
+
+# Here and now, as the module's name would hide the function's otherwise.
+from ropo.evaluation.alpaca_eval.win_rate import standard_error, win_rate
 from ropo.evaluation.settings import settings_from
 from ropo.judging.flags import JudgeSettings, add_judge_arguments
 
 if TYPE_CHECKING:
+    from ropo.evaluation.alpaca_eval.length_control import fit_length_control
     from ropo.evaluation.contestants import Contestant
     from ropo.evaluation.results import SuiteResult
     from ropo.evaluation.suites import Workplace
+
+__all__ = ["fit_length_control", "standard_error", "win_rate"]
 
 HELP = "win rate against reference outputs, raw and length-controlled, by a judge of your choice"
 
@@ -28,8 +34,8 @@ class AlpacaEvalSettings(JudgeSettings):
         prompts: JSON Lines with `instruction`; None takes the instructions of the reference outputs.
         reference_outputs: Outputs in AlpacaEval's JSON format; None takes those of AlpacaEval 2 from the hub.
         against_first: Whether the first model's outputs are the reference instead.
-        difficulties: JSON object from instruction to difficulty, or AlpacaEval's CSV file, for the length-controlled
-            rate; None takes those of AlpacaEval 2 from the hub where its reference is used too.
+        difficulties: JSON object from instruction, or its hash, to difficulty, or AlpacaEval's CSV file, for the
+            length-controlled rate; None takes those of AlpacaEval 2 from the hub where its reference is used too.
         limit: Prompts to use, the first ones; None uses all.
         swapped: Prompts that are judged in both orders.
         temperature: Of the models' answers.
@@ -55,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--reference_outputs", type=Path, metavar="FILE", help="AlpacaEval's JSON format (AlpacaEval 2's, of the hub)")
     flag("--against_first", action="store_true", help="take the first model's outputs as the reference")
     flag(
-        "--difficulties", type=Path, metavar="FILE", help="JSON object: instruction to difficulty, or AlpacaEval's CSV"
+        "--difficulties",
+        type=Path,
+        metavar="FILE",
+        help="of the instructions, on AlpacaEval 2's scale: a JSON object from instruction, or the first 12 hex digits "
+        "of its SHA-256, to number; or AlpacaEval's CSV (the hub's, with the reference of the hub)",
     )
     flag("--limit", type=int, metavar="N", help="prompts to use, the first N (all)")
     flag("--swapped", type=int, default=100, metavar="N", help="prompts judged in both orders (%(default)s)")
@@ -80,3 +90,12 @@ def evaluate(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wo
     from ropo.evaluation.alpaca_eval.measure import measure
 
     return measure(contestants, settings, workplace)
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs scipy when it is asked for."""
+    if name == "fit_length_control":
+        from ropo.evaluation.alpaca_eval.length_control import fit_length_control
+
+        return fit_length_control
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

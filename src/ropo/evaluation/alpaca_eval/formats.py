@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,8 +139,9 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
     """Read difficulties, and return that of each prompt.
 
     Args:
-        path: A JSON object from instruction to difficulty, or AlpacaEval's `instruction_difficulty.csv`, whose first
-            two columns are the place of an instruction, from 0, and its difficulty.
+        path: A JSON object from instruction, or from the first 12 hex digits of the SHA-256 of its UTF-8 text, to
+            difficulty; or AlpacaEval's `instruction_difficulty.csv`, whose first two columns are the place of an
+            instruction, from 0, and its difficulty.
         prompts: What was asked.
         order: The instructions in the order that a CSV file counts in: that of the reference outputs.
 
@@ -148,27 +151,49 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
     if not path.is_file():
         raise UserError(f"difficulties {path}: no such file; check the path")
     try:
-        if path.suffix == ".csv":
-            known = _by_place(path.read_text(encoding="utf-8"), order)
+        if path.suffix.lower() == ".csv":
+            known = _by_place(path.read_text(encoding="utf-8-sig"), order)
         else:
             known = parse_json(path.read_bytes())
-        values = np.array([float(known[instruction_of(prompt)]) for prompt in prompts])
-    except KeyError as error:
-        raise UserError(f"difficulties {path}: lack the instruction {str(error)[:60]}; add it") from error
-    except (ValueError, TypeError, IndexError, OverflowError) as error:
+            if not isinstance(known, dict):
+                raise ValueError(f"is {type(known).__name__}")
+        asked = [instruction_of(prompt) for prompt in prompts]
+        found = [known.get(text, known.get(instruction_sha(text))) for text in asked]
+        values = np.array([_number(value) for value in found if value is not None])
+    except (ValueError, IndexError, OverflowError, csv.Error) as error:
         raise UserError(
-            f"difficulties {path}: must be a JSON object from instruction to number, or AlpacaEval's {DIFFICULTIES} "
-            f"({error}); mend it"
+            f"difficulties {path}: must be a JSON object from instruction, or instruction_sha, to number, or "
+            f"AlpacaEval's {DIFFICULTIES} ({error}); mend it"
         ) from error
-    if not np.isfinite(values).all():
-        raise UserError(f"difficulties {path}: must be finite numbers; mend them")
+    lacking = [text for text, value in zip(asked, found, strict=True) if value is None]
+    if lacking:
+        raise UserError(
+            f"difficulties {path}: lack {len(lacking)} of {len(prompts)} instructions, the first "
+            f"{lacking[0][:40]!r} (instruction_sha {instruction_sha(lacking[0])}); add them"
+        )
     return values
+
+
+def instruction_sha(instruction: str) -> str:
+    """Return what a file of difficulties may call an instruction: the first 12 hex digits of its SHA-256."""
+    return hashlib.sha256(instruction.encode()).hexdigest()[:12]
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{json.dumps(value)[:40]} is no finite number")
+    return float(value)
 
 
 def _by_place(text: str, order: Sequence[str]) -> dict[str, float]:
     """Read a CSV table whose first line names its columns."""
     _, *rows = csv.reader(text.splitlines())
-    return {order[int(place)]: float(value) for place, value, *_ in rows if int(place) < len(order)}
+    values: dict[int, float] = {}
+    for place, value, *_ in rows:
+        if int(place) < 0 or int(place) in values:
+            raise ValueError(f"place {place} stands twice or is none")
+        values[int(place)] = float(value)
+    return {text: values[place] for place, text in enumerate(order) if place in values}
 
 
 def write_outputs(path: Path, prompts: Sequence[PromptRecord], outputs: Outputs) -> None:

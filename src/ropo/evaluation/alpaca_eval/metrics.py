@@ -130,7 +130,8 @@ def notes_on(judged: Mapping[str, Judged], reference: str) -> list[str]:
     if any(each.difficulties is None for each in judged.values()):
         notes.append(
             "length_controlled_win_rate lacks the instruction difficulties that AlpacaEval fits over its leaderboard; "
-            "it orders models much as the published rate does, but differs from it by a few points"
+            "it orders models much as the published rate does, but with AlpacaEval 2's own verdicts it is off by one "
+            "or two points instead of half a point; --difficulties names a file of them"
         )
     for name, each in judged.items():
         verdicts = each.verdicts
