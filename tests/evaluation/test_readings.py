@@ -38,6 +38,8 @@ def test_a_perplexity_is_the_exponential_of_a_mean():
     assert np.exp(1) <= metric.low < np.exp(3) < metric.high <= np.exp(6)
     assert change.value == pytest.approx(np.exp(3) - np.exp(2))
     assert 0 < change.low < change.value < change.high
+    _, loss = one(Reading(MEAN, "loss"), Reading(MEAN - 1, "loss"))
+    assert (change.p_value, change.test) == (loss.p_value, "sign-flip"), "a star beside one is a star beside both"
 
 
 def test_a_statistic_with_pseudo_values():

@@ -37,6 +37,10 @@ def test_metrics():
     assert interval == (-1.0, 2.0)  # of two pairs, a quarter of the resamples holds only the lower one
 
 
+def test_one_pair_has_no_interval():
+    assert held_out_metrics(BEFORE[:1], AFTER[:1], beta=0.5)["margin_interval"] is None
+
+
 def test_no_training_is_ln_2():
     assert held_out_metrics(BEFORE, BEFORE, beta=0.1)["loss"] == pytest.approx(math.log(2))
 

@@ -32,9 +32,10 @@ def report(options: TrainOptions, method: str, metrics: dict[str, Any], console:
 
 def held_out_lines(held_out: dict[str, Any]) -> list[str]:
     """Write the held-out measurements as lines for a reader."""
-    low, high = held_out["margin_interval"]
+    interval = held_out["margin_interval"]
+    between = "one pair, no interval" if interval is None else "95 % interval {:+.4f} to {:+.4f}".format(*interval)
     return [
-        f"held out  margin {held_out['margin']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}; 0 before), "
+        f"held out  margin {held_out['margin']:+.4f} ({between}; 0 before) on {held_out['pairs']} pairs, "
         f"accuracy {held_out['accuracy']:.2f}, loss {held_out['loss']:.4f} (0.6931 before)",
         f"          log-probs: chosen {held_out['chosen_before']:.1f} -> {held_out['chosen_after']:.1f}, "
         f"rejected {held_out['rejected_before']:.1f} -> {held_out['rejected_after']:.1f}; "

@@ -94,7 +94,8 @@ def changes_of(
         seed: Seed of the resampling.
 
     Returns:
-        One change a metric: of shares with McNemar's test, of the others without one.
+        One change a metric: of shares with McNemar's test, of means with a sign-flip test, of
+        other statistics without one.
     """
     return [
         Change.against(reference, name, *_compare(readings[name], first[name], units, seed))
@@ -137,7 +138,9 @@ def _compare(reading: Reading, first: Reading, units: str, seed: int) -> tuple[C
         found = statistic_interval(
             lambda rows: float(np.exp(values[rows].mean()) - np.exp(others[rows].mean())), len(values), seed=seed
         )
-        return _untested(found), f"{meaning} bootstrap over {units}"
+        tested = paired_difference(values, others, seed)  # exp keeps the order: the perplexity moved as the loss did
+        compared = Comparison(found.value, found.low, found.high, found.count, tested.p_value, tested.test)
+        return compared, f"{meaning} bootstrap over {units}, test of the loss"
     return paired_difference(values, others, seed), f"{meaning} bootstrap over {units}"
 
 

@@ -23,16 +23,17 @@ def held_out_metrics(
         beta: As in `ropo.diagnostics.behaviour.dpo_margins`.
 
     Returns:
-        `margin` with its 95 % interval and `margins` pair by pair; `loss`, the mean DPO loss -log sigmoid(margin),
-        which is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean log-probs before and
-        after; and `prefers_chosen`, the share of pairs whose chosen answer is the likelier one, before and after.
+        `margin` with its 95 % interval (None for one pair) and `margins` pair by pair; `loss`, the mean DPO loss
+        -log sigmoid(margin), which is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean
+        log-probs before and after; and `prefers_chosen`, the share of pairs whose chosen answer is the likelier one,
+        before and after.
     """
     margins = dpo_margins(torch.from_numpy(after), torch.from_numpy(before), beta).numpy()
     return {
         "pairs": len(margins),
         "loss": float(np.logaddexp(0.0, -margins).mean()),
         "margin": float(margins.mean()),
-        "margin_interval": bootstrap_interval(margins),
+        "margin_interval": bootstrap_interval(margins) if len(margins) > 1 else None,
         "accuracy": float((margins > 0).mean()),
         "chosen_before": float(before[:, 0].mean()),
         "chosen_after": float(after[:, 0].mean()),
