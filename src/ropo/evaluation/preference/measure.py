@@ -38,7 +38,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     Cost: one forward pass over chosen and rejected for each model, the reference included; none for what is kept.
     """
     data = load_preferences(settings.data, settings.split, not settings.plain_prompts)
-    pairs: list[dict[str, Any]] = data.pairs.to_list()[: settings.max_pairs]
+    pairs: list[dict[str, Any]] = list(data.pairs)[: settings.max_pairs]
     lengths = answer_lengths(pairs)
     reference = find_reference(contestants[0], settings.reference)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
@@ -60,7 +60,10 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         settings={**settings.shown(), "data": model_name(data.source), "reference": reference.name},
         data={"pairs": Source(name=model_name(data.source), sha256=data.sha256, counts=counts)},
         models=models,
-        notes=notes_on(reference, scores, lengths, any(each != base for each in fingerprints), settings.max_length),
+        notes=[
+            f"pairs {data.reading}",
+            *notes_on(reference, scores, lengths, any(each != base for each in fingerprints), settings.max_length),
+        ],
         seed=workplace.seed,
     )
 

@@ -1,7 +1,7 @@
 """Sample answers from a causal language model: batched, seeded, one run of the prompt for all its samples."""
 
 from ropo.core.journal import Journal
-from ropo.lm.prompts import PromptRecord, read_prompts
+from ropo.lm.prompts import PromptRecord, describe_prompts, read_prompts
 from ropo.lm.sampling.batches import Answer, Batch, encode_prompts, load_sampler_model, plan_batches, sample_batches
 from ropo.lm.sampling.journalled import model_name, sample_with_journal
 from ropo.lm.sampling.sampler import Sampler
@@ -15,6 +15,7 @@ __all__ = [
     "PromptRecord",
     "Sampler",
     "SamplingSettings",
+    "describe_prompts",
     "encode_prompts",
     "load_sampler_model",
     "model_name",

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ropo.core.errors import UserError
-from ropo.preferences.records import read_records
+from ropo.preferences.read import read_records
 
 ROWS = [{"prompt": "a", "chosen": "b\u2028b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]
 
