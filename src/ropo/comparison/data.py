@@ -9,7 +9,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ropo.comparison.places import typed
 from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 from ropo.core.errors import UserError
 
@@ -16,7 +16,7 @@ DEEPEST = 64  # levels of nesting; what reads the records afterwards recurses
 
 
 @contextmanager
-def opened(what: str, path: Path) -> Iterator[IO[bytes]]:
+def opened(what: str, path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, unpacked where its name ends in `.gz`.
 
     Raises:
@@ -26,7 +26,7 @@ def opened(what: str, path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"{what} {path}: no such file; check the path")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file
+            yield cast(BinaryIO, file)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{what} {path}: is no whole gzip file ({error}); pack it again") from error
 

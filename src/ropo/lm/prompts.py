@@ -18,7 +18,7 @@ Turn = dict[str, Any]
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """Hold one prompt: all fields of its record, the conversation to continue, and what the chat template gets beside it.
+    """Hold one prompt: its record, the conversation to continue, and what the chat template gets beside it.
 
     Attributes:
         fields: The record as it is in the file.
@@ -48,10 +48,10 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     """Read a file of prompts.
 
     Args:
-        path: A file as in `ropo.preferences.files.read_file`. Each record has its question in one column: `prompt` (text,
-            or messages that end with the user's), `instruction` (with an `input` or without), `question`, `query`,
-            `messages` or `conversations`; perhaps `system`, `history`, `tools` and `chat_template_kwargs`. Other fields
-            are kept, but not images and columns such as `context`, which would be content that nobody reads.
+        path: A file as in `ropo.preferences.files.read_file`. Each record has its question in one column: `prompt`
+            (text, or messages that end with the user's), `instruction` (with an `input` or without), `question`,
+            `query`, `messages` or `conversations`; perhaps `system`, `history`, `tools` and `chat_template_kwargs`.
+            Other fields are kept; images and columns such as `context`, content that nobody would read, are refused.
 
     Returns:
         The records in the order of the file.

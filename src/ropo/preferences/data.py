@@ -70,8 +70,8 @@ def load_preferences(source: str, split: str = "train", wrap_prompts: bool = Tru
         The pairs without duplicates and ties, in order.
 
     Raises:
-        UserError: For the first record with a missing, empty or non-text field, or a column that would be dropped, with its
-            file and line; and if there is no record, or none whose two answers differ.
+        UserError: For the first record with a missing, empty or non-text field, or a column that would be dropped, with
+            its file and line; and if there is no record, or none whose two answers differ.
     """
     return collect(source, read_records(source, split), wrap_prompts)
 

@@ -48,7 +48,7 @@ def read_file(what: str, path: Path) -> Iterator[Row]:
             (`.jsonl.gz`), or `.parquet`. UTF-8 throughout.
 
     Raises:
-        UserError: If there is no such file, it holds no record, or it cannot be parsed; with the line where there is one.
+        UserError: If there is no such file, it holds no record, or it cannot be parsed; with the line if there is one.
 
     Cost: streamed, but for `.json`, which is held in memory.
     """
@@ -84,7 +84,7 @@ def _read_json(what: str, path: Path) -> Iterator[Row]:
 def _read_separated(what: str, path: Path, separator: str) -> Iterator[Row]:
     """Read a table of texts with a header; cells that hold messages are parsed as JSON."""
     csv.field_size_limit(LONGEST_CELL)
-    with opened(what, path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:  # type: ignore[type-var]
+    with opened(what, path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         reader = csv.reader(text, delimiter=separator, strict=True)
         lines = _numbered(what, path, reader)
         _, names = next(lines, (1, []))

@@ -108,11 +108,12 @@ def _check_message(name: str, message: Any) -> None:
     if message["role"] not in ROLES:
         raise ValueError(f"{name}: the role must be one of {', '.join(ROLES)}, not {kind(message['role'])}")
     content = message.get("content")
-    if message.get("tool_calls") and content is None:
+    calls = message["role"] == "assistant" and message.get("tool_calls")
+    if calls and content is None:
         return
     if not isinstance(content, str):
         raise ValueError(f"{name}: content must be text, not {kind(content)}")
-    if not content.strip() and message["role"] != "system" and not message.get("tool_calls"):
+    if not content.strip() and message["role"] != "system" and not calls:
         raise ValueError(f"{name}: content is empty; fill it in or remove the record")
 
 

@@ -40,8 +40,8 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
         groups = _groups(folder, files, answers)
         if len(groups) > 1:
             raise UserError(
-                f"data {folder}: several sets of files answer to split {split!r}: {', '.join(groups)[:300]}; name one by "
-                "its whole name as the split, or name its folder or file as the data"
+                f"data {folder}: several sets of files answer to split {split!r}: {', '.join(groups)[:300]}; name "
+                "the whole name of one as the split, or its folder or file as the data"
             )
         if groups:
             return next(iter(groups.values()))

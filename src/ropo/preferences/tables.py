@@ -1,8 +1,8 @@
 """Tables: records out of Arrow's, without the nulls it adds, and checked pairs into one that adds none.
 
 A column of Arrow gives every record the fields of all others: `{"city": "Oslo"}` beside `{"x": 1}` is read back as
-`{"city": "Oslo", "x": null}`, which a chat template prints. Out of a table, null fields are therefore left out, at every
-level; into ours, messages go as JSON texts.
+`{"city": "Oslo", "x": null}`, which a chat template prints. Out of a table, null fields are therefore left out, at
+every level; into ours, messages go as JSON texts.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def as_dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
     """Return records as a data set, whose texts are texts, and whose lists of messages and objects are exact.
 
     Args:
-        rows: Records whose values under one name are all texts (or None), all lists of objects, or all objects. A record
-            that lacks an object gets an empty one, because TRL unpacks it.
+        rows: Records whose values under one name are all texts (or None), all lists of objects, or all objects. A
+            record that lacks an object gets an empty one, because TRL unpacks it.
 
     Cost: one JSON text a message.
     """
@@ -64,11 +64,11 @@ def as_dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
         values = [row.get(name) for row in rows]
         kind = next(type(value) for value in values if value is not None)
         if kind is list:
-            texts = [[json.dumps(each) for each in value or ()] for value in values]
+            texts = [[json.dumps(each, ensure_ascii=False) for each in value or ()] for value in values]
             columns[name] = pyarrow.array(texts, pyarrow.list_(pyarrow.string())).cast(pyarrow.list_(pyarrow.json_()))
             features[name] = List(ExactJson())
         elif kind is dict:
-            objects = [json.dumps(value or {}) for value in values]
+            objects = [json.dumps(value or {}, ensure_ascii=False) for value in values]
             columns[name] = pyarrow.array(objects, pyarrow.string()).cast(pyarrow.json_())
             features[name] = ExactJson()
         else:

@@ -1,7 +1,7 @@
 """Formats of preference pairs and prompts: recognised by their columns, and read as TRL's records.
 
-A record is of the format whose columns are there and which leaves no other column unread, but for well-known labels such
-as ids and scores. Where there is none, the record is refused, with the column that is to blame.
+A record is of the format whose columns are there and which leaves no other column unread, but for well-known labels
+such as ids and scores. Where there is none, the record is refused, with the column that is to blame.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def prompt_of(record: Mapping[str, Any]) -> dict[str, Any]:
     Columns that cannot belong to the prompt, such as answers and labels, are left alone.
 
     Raises:
-        ValueError: If there is no question or several, it ends with the assistant's turn, or a column beside it would be
-            content that nobody reads; with the columns.
+        ValueError: If there is no question or several, it ends with the assistant's turn, or a column beside it would
+            be content that nobody reads; with the columns.
     """
     present = [name for name, value in record.items() if not says_nothing(value)]
     found = [name for name in QUESTIONS if name in present]

@@ -1,4 +1,4 @@
-"""What a column is, by its name: content that must be read, a label that may be left out, or media that we cannot take."""
+"""What a column is, by its name: content that must be read, a label that may be left out, or media, which we refuse."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def says_nothing(value: Any) -> bool:
 
 
 def is_label(name: str, value: Any) -> bool:
-    """Tell whether a column is well-known metadata: ids, origins, numbers about the answers, or set aside by its name."""
+    """Tell whether a column is well-known metadata: an id, an origin, a number about the answers, or named as such."""
     name = name.lower()
     if _SET_ASIDE.fullmatch(name):
         return True

@@ -50,7 +50,12 @@ def conversation_of(record: Record) -> Messages:
     """Read the turns of `messages`, `conversations` or `conversation`, whichever there is."""
     name = next(name for name in ("messages", "conversations", "conversation") if record.get(name))
     turns = parsed(name, record[name])
-    if isinstance(turns, list) and isinstance(turns[0], dict) and not {"from", "role", "content"} & set(turns[0]):
+    if (
+        isinstance(turns, list)
+        and turns
+        and isinstance(turns[0], dict)
+        and not {"from", "role", "content"} & set(turns[0])
+    ):
         return pairs_of_turns(name, turns)
     return messages_of(name, turns)
 
@@ -143,8 +148,8 @@ def preferred_of_two(record: Record) -> Answers:
 def with_question(record: Record, question: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
     """Return TRL's record of a question, its answers, and what stands beside them.
 
-    A system's message, earlier turns, tools and template options belong to conversations: beside them a text question is
-    the user's turn, and text answers are the assistant's.
+    A system's message, earlier turns, tools and template options belong to conversations: beside them a text question
+    is the user's turn, and text answers are the assistant's.
     """
     options, beside = options_of(record), _beside(record)
     if isinstance(question, str) and (beside or options):
@@ -196,7 +201,7 @@ def _plain(turn: Any) -> str:
 
 
 def options_of(record: Record) -> dict[str, Any]:
-    """Return what the chat template gets beside the messages: `tools` and `chat_template_kwargs`, where they say something.
+    """Return what the chat template gets beside the messages: `tools` and `chat_template_kwargs`, where they are.
 
     Raises:
         ValueError: If they are of another type, or their JSON is not valid.

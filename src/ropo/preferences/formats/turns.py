@@ -66,7 +66,7 @@ def _renamed(name: str, role: Any, content: Any) -> dict[str, Any]:
         raise ValueError(f"{name} must be text, not {kind(content)}")
     if role in CALLS:
         return {"role": "assistant", "tool_calls": [_call(name, each) for each in _calls(name, content)]}
-    if role not in ROLES and role not in OTHER_NAMES:
+    if not isinstance(role, str) or (role not in ROLES and role not in OTHER_NAMES):
         known = ", ".join((*OTHER_NAMES, *ROLES, *CALLS))
         raise ValueError(f"{name} has the role {kind(role)}; known are {known}")
     return {"role": OTHER_NAMES.get(role, role), "content": content}
@@ -108,9 +108,11 @@ def pairs_of_turns(name: str, turns: Any) -> Messages:
 
 def history_of(record: Mapping[str, Any]) -> Messages:
     """Return the earlier turns of LLaMA-Factory's and ms-swift's `history`: a list of [user, assistant]."""
-    history = parsed("history", record.get("history"))
+    history = parsed("history", record.get("history")) or []
+    if not isinstance(history, list):
+        raise ValueError(f"history must be a list of [user, assistant], not {kind(history)}")
     messages: Messages = []
-    for number, exchange in enumerate(history or (), start=1):
+    for number, exchange in enumerate(history, start=1):
         if not (isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(each, str) for each in exchange)):
             raise ValueError(f"history, exchange {number} must be [user, assistant] as two texts, not {kind(exchange)}")
         messages += [user(exchange[0]), assistant(exchange[1])]
@@ -130,7 +132,7 @@ def system_of(record: Mapping[str, Any]) -> Messages:
     return []
 
 
-def before(record: Mapping[str, Any], turns: Messages) -> Messages:
+def before(record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
     """Return the turns with the record's system's message and history in front.
 
     Raises:
