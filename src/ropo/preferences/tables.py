@@ -2,7 +2,7 @@
 
 A column of Arrow gives every record the fields of all others: `{"city": "Oslo"}` beside `{"x": 1}` is read back as
 `{"city": "Oslo", "x": null}`, which a chat template prints. Out of a table, null fields are therefore left out, at
-every level; into ours, messages go as JSON texts.
+every level; into ours, messages of unlike fields go as JSON texts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ropo.core.json_lines import parse_json
 
 Reader = Callable[[Any], Any]
 
+_WRITE = json.JSONEncoder(ensure_ascii=False).encode
+
 
 class ExactJson(Json):
     """Keep a value as JSON, as `datasets.Json` does, but exactly.
@@ -29,7 +31,7 @@ class ExactJson(Json):
 
     def encode_example(self, example_data: Any) -> str | None:
         """Return the JSON of a value; a text is JSON already, since `datasets` may encode twice."""
-        return example_data if isinstance(example_data, str | None) else json.dumps(example_data)
+        return example_data if isinstance(example_data, str | None) else _WRITE(example_data)
 
     def decode_example(self, example_data: Any, token_per_repo_id: Any = None) -> Any:
         """Return the value."""
@@ -50,31 +52,44 @@ def records_of(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def as_dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
-    """Return records as a data set, whose texts are texts, and whose lists of messages and objects are exact.
+    """Return records as a data set that gives each of them back as it was.
 
     Args:
         rows: Records whose values under one name are all texts (or None), all lists of objects, or all objects. A
             record that lacks an object gets an empty one, because TRL unpacks it.
 
-    Cost: one JSON text a message.
+    Cost: one JSON text a message where messages do not all have the same fields, all of them texts.
     """
-    columns: dict[str, Any] = {}
-    features: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        kind = next(type(value) for value in values if value is not None)
-        if kind is list:
-            texts = [[json.dumps(each, ensure_ascii=False) for each in value or ()] for value in values]
-            columns[name] = pyarrow.array(texts, pyarrow.list_(pyarrow.string())).cast(pyarrow.list_(pyarrow.json_()))
-            features[name] = List(ExactJson())
-        elif kind is dict:
-            objects = [json.dumps(value or {}, ensure_ascii=False) for value in values]
-            columns[name] = pyarrow.array(objects, pyarrow.string()).cast(pyarrow.json_())
-            features[name] = ExactJson()
-        else:
-            columns[name] = pyarrow.array(values, pyarrow.string())
-            features[name] = Value("string")
-    return Dataset(InMemoryTable(pyarrow.table(columns)), info=DatasetInfo(features=Features(features)))
+    columns = {
+        name: _column([row.get(name) for row in rows]) for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    table = pyarrow.table({name: array for name, (array, _) in columns.items()})
+    features = Features({name: feature for name, (_, feature) in columns.items()})
+    return Dataset(InMemoryTable(table), info=DatasetInfo(features=features))
+
+
+def _column(values: Sequence[Any]) -> tuple[Any, Any]:
+    """Return a column's values as Arrow has them, and the feature that reads them back."""
+    kind = next(type(value) for value in values if value is not None)
+    if kind is dict:
+        texts = [_WRITE(value or {}) for value in values]
+        return pyarrow.array(texts, pyarrow.string()).cast(pyarrow.json_()), ExactJson()
+    if kind is not list:
+        return pyarrow.array(values, pyarrow.string()), Value("string")
+    if names := _fields_of_texts(values):
+        message = pyarrow.struct([(name, pyarrow.string()) for name in names])
+        return pyarrow.array(values, pyarrow.list_(message)), List({name: Value("string") for name in names})
+    lists = pyarrow.array([[_WRITE(each) for each in value] for value in values], pyarrow.list_(pyarrow.string()))
+    return lists.cast(pyarrow.list_(pyarrow.json_())), List(ExactJson())
+
+
+def _fields_of_texts(values: Sequence[list[dict[str, Any]]]) -> tuple[str, ...]:
+    """Return the fields of all messages if they are the same and texts; nothing otherwise."""
+    names = tuple(values[0][0])
+    alike = all(
+        tuple(each) == names and all(type(text) is str for text in each.values()) for value in values for each in value
+    )
+    return names if alike else ()
 
 
 def _reader(kind: Any) -> Reader | None:
