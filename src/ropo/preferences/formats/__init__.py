@@ -75,7 +75,7 @@ def prompt_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def prompt_columns(record: Mapping[str, Any]) -> list[str]:
     """Return the columns that make a record's prompt."""
     found = [name for name, value in record.items() if not says_nothing(value)]
-    beside = (*BESIDE, "input") if "instruction" in found else BESIDE
+    beside = ("input", *BESIDE) if "instruction" in found else BESIDE
     return [name for name in (*QUESTIONS, *beside) if name in found]
 
 
