@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ropo.core.errors import UserError
@@ -326,3 +327,53 @@ def test_formats_of_the_same_columns_share_all_records_among_them() -> None:
             record = {**dict.fromkeys(needs, "text"), **dict(zip(("prompt", "chosen", "rejected"), shape, strict=True))}
             assert sum(each.fits(record) for each in rivals) == 1, record
     assert several == 3
+
+
+def shapes(one: str, other: str) -> list[Any]:
+    """Return values of many shapes that say two words, the usual ones first."""
+    shared = "\n\nHuman: Why?\n\nAssistant:"
+    return [
+        *(f"{one} {other}", [user(one)], [assistant(one)], shared_gpt([user(one), assistant(other)])),
+        *([user("Why?"), assistant(one)], f"{shared} {one}", f"The {one}", [one, other], [[one, other]], {"any": one}),
+        *(assistant(one), [user(one), assistant(other)], 2, "", None, shared_gpt([user(one)])),
+        *(shared_gpt([assistant(one)])[0], [{"human": one, "assistant": other}], [{"from": "tool", "value": one}]),
+        [{"role": "tool", "content": one}],
+    ]
+
+
+@st.composite
+def marked_records(draw: Any) -> dict[str, Any]:
+    """Draw a record of a format's columns and perhaps others, in which every text has a word of its own."""
+    usual = draw(st.integers(0, 3)) > 0
+    any_shape = st.integers(0, 3 if usual else len(shapes("", "")) - 1)
+    kinds = {name: draw(any_shape) for name in draw(st.sampled_from(FORMATS)).needs}
+    if "rejected" in kinds and draw(st.integers(0, 3)) > 0:
+        kinds["rejected"] = kinds["chosen"]
+    kinds |= {name: draw(any_shape) for name in draw(st.lists(st.sampled_from(columns), max_size=2))}
+    return {name: shapes(f"w{i}x", f"w{i}y")[kind] for i, (name, kind) in enumerate(kinds.items())}
+
+
+def test_no_word_is_lost() -> None:
+    """Whatever the columns: a record is refused, or its words are all in the pair or in columns named as labels."""
+    read = 0
+
+    @settings(max_examples=600, derandomize=True, database=None)
+    @given(marked_records())
+    def one(record: dict[str, Any]) -> None:
+        nonlocal read
+        try:
+            data = collect("x", [("x:1", record)], wrap_prompts=True)
+        except UserError:
+            return
+        read += 1
+        pair = data.pairs[0]
+        said = json.dumps(pair)
+        if isinstance(pair["prompt"], str):  # two texts may part within a word
+            said += pair["prompt"] + pair["chosen"] + pair["prompt"] + pair["rejected"]
+        for name, value in record.items():
+            lost = [word for word in re.findall(r"w\d+[xy]", json.dumps(value)) if word not in said]
+            named = repr(name) in data.reading or name in ("scorer", "sampling")  # columns of ropo's own pairs
+            assert not lost or named, (record, said)
+
+    one()
+    assert read > 60
