@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
+import pytest
 
 from ropo.evaluation.alpaca_eval.formats import read_output_records
 from ropo.evaluation.knowledge.local import read_task
@@ -81,6 +85,26 @@ def test_json_arrays_of_pairs(tmp_path: Path, count: int) -> None:
             check_pairs(data, lines_of(content))
 
     fuzz(count, contents.damaged(contents.arrays), tmp_path / "pairs.json", preferences, check)
+
+
+@examples
+@pytest.mark.parametrize(("name", "separator"), [("pairs.csv", ","), ("pairs.tsv", "\t")])
+def test_tables_of_texts(tmp_path: Path, count: int, name: str, separator: str) -> None:
+    def check(data: PreferenceData, content: bytes) -> None:
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=separator))
+        assert len(data) + data.duplicates + data.ties == len(rows)
+        for pair in data.pairs:
+            answer = pair["chosen"] if isinstance(pair["chosen"], str) else pair["chosen"][-1]["content"]
+            assert any(answer in row["chosen"] for row in rows)
+
+    fuzz(count, contents.damaged(contents.separated(separator)), tmp_path / name, preferences, check)
+
+
+@examples
+@pytest.mark.parametrize("name", ["pairs.jsonl.gz", "pairs.json.gz"])
+def test_packed_files(tmp_path: Path, count: int, name: str) -> None:
+    packed = contents.lines.map(lambda content: gzip.compress(content, mtime=0))
+    fuzz(count, contents.damaged(packed), tmp_path / name, preferences)
 
 
 @examples

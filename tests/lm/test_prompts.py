@@ -53,13 +53,30 @@ def test_formats_of_prompts(tmp_path, record, turns):
     tools, options = [{"name": "add"}], {"enable_thinking": False}
     path.write_text(json.dumps({**record, "tools": tools, "chat_template_kwargs": options, "id": 7, "answer": "x"}))
     (found,) = read_prompts(path)
-    assert found.record == {"prompt": turns, "tools": tools, "chat_template_kwargs": options}
+    assert found.turns == turns
+    assert found.rendered == {"prompt": turns, "tools": tools, "chat_template_kwargs": options}
     assert set(found.others) - {"chosen"} == {"id", "answer"}
     read = " + ".join(
         [name for name in found.fields if name in ("prompt", "instruction", "input", "question", "query")]
     )
     assert describe_prompts([found]).startswith(f"prompts read from {read}")
     assert "not read, carried along: " in describe_prompts([found])
+
+
+@pytest.mark.parametrize(
+    ("record", "rendered"),
+    [
+        ({"prompt": "Hi", "id": 7}, "Hi"),
+        ({"instruction": "Go", "input": "on"}, "Go\non"),
+        ({"prompt": "Hi", "system": " ", "tools": []}, "Hi"),
+        ({"prompt": "Hi", "system": "Be brief."}, TURNS[:2]),
+        ({"messages": TURNS}, TURNS),
+    ],
+)
+def test_a_text_stays_one_for_models_without_a_chat_template(tmp_path, record, rendered):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(record))
+    assert read_prompts(path)[0].rendered == {"prompt": rendered}
 
 
 def test_prompts_in_other_files(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ropo.core.errors import UserError
 from ropo.preferences.files import Row, read_file
-from ropo.preferences.formats import kind, prompt_columns, prompt_of
+from ropo.preferences.formats import kind, prompt_columns, prompt_of, text_of
 from ropo.preferences.records import check_options, check_text
 
 Turn = dict[str, Any]
@@ -33,9 +33,14 @@ class PromptRecord:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def record(self) -> dict[str, Any]:
-        """Return all that a chat template renders, under TRL's names: `prompt`, `tools`, `chat_template_kwargs`."""
-        return {"prompt": self.turns, **self.options}
+    def rendered(self) -> dict[str, Any]:
+        """What the model gets to see: text or conversation, and what the chat template gets beside it.
+
+        Under TRL's names: `prompt`, `tools`, `chat_template_kwargs`. A text stays one where nothing beside it makes it
+        a turn, for models without a chat template.
+        """
+        text = text_of(self.fields)
+        return {"prompt": self.turns if text is None else text, **self.options}
 
     @property
     def others(self) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def to_record(pair: Pair, prompt: PromptRecord, scorer: str, sampling: Mapping[s
     """Return a pair as a record that TRL and `ropo train` read; the prompt's other fields are kept."""
     return {
         **prompt.others,
-        **prompt.record,
+        "prompt": prompt.turns,
+        **prompt.options,
         "chosen": [{"role": "assistant", "content": pair.chosen.text}],
         "rejected": [{"role": "assistant", "content": pair.rejected.text}],
         "score_chosen": pair.chosen.score,

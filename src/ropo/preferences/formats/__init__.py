@@ -17,7 +17,7 @@ from ropo.preferences.formats.table import FORMATS, PROMPTS, Format, as_conversa
 from ropo.preferences.formats.turns import ROLES, before, is_written_out, kind, user
 
 __all__ = ["FORMATS", "ROLES", "Format", "as_conversation", "format_of", "is_written_out", "kind", "labels_of"]
-__all__ += ["prompt_columns", "prompt_of"]
+__all__ += ["prompt_columns", "prompt_of", "text_of"]
 
 ALWAYS = ("prompt", "chosen", "rejected")  # present where they are named: left empty, they are a mistake
 
@@ -77,6 +77,15 @@ def prompt_columns(record: Mapping[str, Any]) -> list[str]:
     found = [name for name, value in record.items() if not says_nothing(value)]
     beside = ("input", *BESIDE) if "instruction" in found else BESIDE
     return [name for name in (*QUESTIONS, *beside) if name in found]
+
+
+def text_of(record: Mapping[str, Any]) -> str | None:
+    """Return a prompt that is one text, with nothing beside it that belongs to a conversation; None otherwise."""
+    columns = prompt_columns(record)
+    if not columns or any(name in BESIDE for name in columns):
+        return None
+    question = PROMPTS[columns[0]](record) if columns[0] in PROMPTS else None
+    return question if isinstance(question, str) else None
 
 
 # Columns of a prompt's record that are content, not labels or answers.
