@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import decimal
 import io
@@ -87,6 +88,21 @@ written = st.builds(as_lines, objects, st.booleans(), separators)
 lines = mostly(written, arrays | odd)
 prompts = st.lists(st.fixed_dictionaries({"prompt": good_words | texts}, optional={"score": values}), max_size=3)
 prompt_lines = mostly(st.builds(as_lines, prompts, st.booleans(), separators), lines)
+
+
+@st.composite
+def separated(draw: Any, separator: str) -> bytes:
+    """Write a table of texts whose header or rows may be wrong."""
+    names = draw(mostly(st.just(["prompt", "chosen", "rejected"]), st.lists(st.sampled_from(NAMES), max_size=4)))
+    cells = mostly(
+        good_words, texts | st.sampled_from(('"', 'a "b', "1,2", "3\t4", '[{"role": "user", "content": "x"}]'))
+    )
+    width = mostly(st.just(len(names)), st.integers(0, 5))
+    rows = [[draw(cells) for _ in range(draw(width))] for _ in range(draw(st.integers(0, 3)))]
+    file = io.StringIO(newline="")
+    quoting = draw(mostly(st.just(csv.QUOTE_MINIMAL), st.just(csv.QUOTE_NONE)))
+    csv.writer(file, delimiter=separator, quoting=quoting, escapechar="\\").writerows([names, *rows])
+    return file.getvalue().encode("utf-8", "surrogatepass")
 
 
 @st.composite

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
+import pytest
 
 from ropo.evaluation.alpaca_eval.formats import read_output_records
 from ropo.evaluation.knowledge.local import read_task
@@ -27,15 +31,15 @@ def lines_of(content: bytes) -> dict[str, Any]:
     return {str(number): json.loads(line.decode("utf-8-sig")) for number, line in lines if line.strip()}
 
 
-def joined(prompt: Any, answer: Any) -> Any:
-    """Return prompt and answer as one text or conversation, without the empty fields that a table adds."""
+def joined(question: Any, answer: Any) -> Any:
+    """Return question and answer as one text or conversation."""
     if isinstance(answer, str):
-        return (prompt or "") + answer
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
-    return [without_nothing(each) for each in [*turns, *answer]]
+        return (question or "") + answer
+    return [*([{"role": "user", "content": question}] if isinstance(question, str) else question or []), *answer]
 
 
 def without_nothing(value: Any) -> Any:
+    """Return a value without the null fields that a table adds."""
     if isinstance(value, dict):
         return {name: without_nothing(each) for name, each in value.items() if each is not None}
     return [without_nothing(each) for each in value] if isinstance(value, list) else value
@@ -47,11 +51,20 @@ def check_pairs(data: PreferenceData, records: dict[str, Any]) -> None:
     assert len(data) + data.duplicates + data.ties == len(records)
     for pair in data.pairs:
         record = records[pair["where"].replace(" ", ":").rpartition(":")[2]]
+        question = record.get("prompt") or record.get("instruction")
         for name in ("chosen", "rejected"):
-            written = joined(record.get("prompt"), record[name])
+            written = joined(question, record[name])
+            if isinstance(written, str) and isinstance(pair["prompt"], list):  # tools and the like make turns of texts
+                written = joined(question, [{"role": "assistant", "content": record[name]}])
             # a text prompt beside a whole conversation stands in it once more
-            repeated = written[1:] if isinstance(written, list) and isinstance(record.get("prompt"), str) else None
+            repeated = written[1:] if isinstance(written, list) and isinstance(question, str) else None
             assert joined(pair["prompt"], pair[name]) in (written, repeated)
+        for name in ("tools", "chat_template_kwargs"):
+            given, kept = (
+                json.loads(each) if isinstance(each, str) and each.strip() else each or None
+                for each in (record.get(name), pair.get(name))
+            )
+            assert (kept or None) == (given or None)
 
 
 @examples
@@ -75,11 +88,31 @@ def test_json_arrays_of_pairs(tmp_path: Path, count: int) -> None:
 
 
 @examples
+@pytest.mark.parametrize(("name", "separator"), [("pairs.csv", ","), ("pairs.tsv", "\t")])
+def test_tables_of_texts(tmp_path: Path, count: int, name: str, separator: str) -> None:
+    def check(data: PreferenceData, content: bytes) -> None:
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=separator))
+        assert len(data) + data.duplicates + data.ties == len(rows)
+        for pair in data.pairs:
+            answer = pair["chosen"] if isinstance(pair["chosen"], str) else pair["chosen"][-1]["content"]
+            assert any(answer in row["chosen"] for row in rows)
+
+    fuzz(count, contents.damaged(contents.separated(separator)), tmp_path / name, preferences, check)
+
+
+@examples
+@pytest.mark.parametrize("name", ["pairs.jsonl.gz", "pairs.json.gz"])
+def test_packed_files(tmp_path: Path, count: int, name: str) -> None:
+    packed = contents.lines.map(lambda content: gzip.compress(content, mtime=0))
+    fuzz(count, contents.damaged(packed), tmp_path / name, preferences)
+
+
+@examples
 def test_tables_of_pairs(tmp_path: Path, count: int) -> None:
     file = tmp_path / "pairs.parquet"
 
     def check(data: PreferenceData, content: bytes) -> None:
-        rows = pyarrow.parquet.read_table(file).to_pylist()
+        rows = without_nothing(pyarrow.parquet.read_table(file).to_pylist())
         check_pairs(data, {str(number): row for number, row in enumerate(rows, start=1)})
 
     fuzz(count, contents.damaged(contents.tables()), file, preferences, check)
@@ -93,7 +126,7 @@ def test_prompts(tmp_path: Path, count: int) -> None:
         for prompt in prompts:
             record = records[str(prompt.line)]
             assert json.dumps(prompt.fields) == json.dumps(record)  # as text: NaN is not equal to itself
-            asked = record.get("prompt", record.get("instruction"))
+            asked = record.get("prompt") or record.get("instruction")
             assert prompt.turns == ([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
 
     fuzz(count, contents.damaged(contents.prompt_lines), tmp_path / "prompts.jsonl", read_prompts, check)

@@ -10,10 +10,11 @@ from trl.data_utils import is_conversational
 
 from ropo.core.errors import UserError
 from ropo.judging.scorers import FunctionScorer
-from ropo.lm.sampling import SamplingSettings, sampler
+from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
 from ropo.pairs import Selection, make_pairs
 from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path
+from ropo.preferences import load_preferences
 from tests.lm.sampling.tiny import save_tiny, tiny_prompts
 from tests.tiny_tokenizer import WORDS
 
@@ -51,6 +52,24 @@ def test_records_hold_what_they_need_and_chosen_beats_rejected(model, tmp_path):
     loaded = load_dataset("json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path))
     assert is_conversational(loaded[0])
     assert len(loaded) == len(records)
+
+
+def test_pairs_of_any_prompt_are_read_again(model, tmp_path):
+    """Whatever stood beside the question is in the turns or carried along, and `ropo train` reads the pairs."""
+    beside = {"tools": [{"name": "add"}], "system": "the cat", "why": "a long\nnote"}
+    rows = [{"question": text, **beside} for text in TEXTS]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = read_prompts(tmp_path / "prompts.jsonl")
+    make_pairs(
+        *(model, prompts, tmp_path / "pairs.jsonl", COUNT_A, SAMPLING, Selection(match_lengths=False), 24),
+        lambda batch: None,
+    )
+    data = load_preferences(str(tmp_path / "pairs.jsonl"))
+    assert len(data) > 5
+    assert data.reading.startswith("read as ropo pairs")
+    assert [turn["role"] for turn in data.pairs[0]["prompt"]] == ["system", "user"]
+    assert json.loads(data.pairs[0]["tools"]) == beside["tools"]
+    assert records_of(tmp_path / "pairs.jsonl")[0]["why"] == beside["why"]
 
 
 def test_the_same_seed_gives_the_same_file(model, tmp_path):

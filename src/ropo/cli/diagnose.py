@@ -84,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> Any:
     if arguments.pairs:
         pairs = read_held_out(arguments.pairs, "test", tokenizer, max_length, arguments.max_pairs)
         for note in pairs.notes():
-            print(f"pairs     {note}")
+            print(f"data      {note}")
     held_out = HeldOut(
         pairs=pairs.tokens if pairs else (),
         prompts=encode_prompts(tokenizer, prompts),

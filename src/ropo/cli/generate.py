@@ -23,11 +23,20 @@ def run(args: argparse.Namespace) -> None:
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
     from ropo.core.files import write_atomically
-    from ropo.lm.sampling import Answer, Batch, Sampler, model_name, read_prompts, sample_with_journal
+    from ropo.lm.sampling import (
+        Answer,
+        Batch,
+        Sampler,
+        describe_prompts,
+        model_name,
+        read_prompts,
+        sample_with_journal,
+    )
 
     quiet_libraries()
     settings = sampling_settings(args)
     prompts = read_prompts(args.prompts)
+    print(describe_prompts(prompts))
     answers: dict[int, list[Answer]] = {}
     journal = args.output.with_name(args.output.name + ".unfinished")
     with batch_progress(len(prompts)) as advance, Sampler(args.model) as sampler:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
-    from ropo.lm.sampling import read_prompts
+    from ropo.lm.sampling import describe_prompts, read_prompts
     from ropo.pairs import Selection, make_pairs
     from ropo.pairs.summary import summary_table
 
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     sampling = sampling_settings(args)
     selection = Selection(args.strategy, args.margin, args.threshold, args.max_pairs, args.match_lengths)
     prompts = read_prompts(args.prompts)
+    print(describe_prompts(prompts))
     scorer = scorer_of(args)
     with batch_progress(len(prompts)) as advance:
         outcome = make_pairs(args.model, prompts, args.output, scorer, sampling, selection, args.batch_size, advance)

@@ -199,7 +199,7 @@ def load_pairs(
         )
         if count
     ]
-    notes = [f"{len(data)} pairs from {source}", *dropped]
+    notes = [f"{len(data)} pairs from {source}", data.reading, *dropped]
     if data.wrapped:
         notes.append("text prompts go through the chat template (--plain_prompts keeps them)")
     console.print(f"{'data' if which == 'data' else 'held out':<10}" + "; ".join(notes))

@@ -9,7 +9,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ropo.comparison.places import typed
 from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
@@ -123,15 +122,8 @@ def steps_of(budget: Budget, pairs: Sequence[Pair], model: str, wrap: bool) -> i
 
 
 def _read(source: PairSource) -> list[Pair]:
-    pairs = load_preferences(source.source, source.split, wrap_prompts=False).pairs.to_list()
-    return [_without_nothing({name: value for name, value in pair.items() if name != "where"}) for pair in pairs]
-
-
-def _without_nothing(value: Any) -> Any:
-    """Drop the empty fields that a table gives to records which lack them."""
-    if isinstance(value, dict):
-        return {name: _without_nothing(each) for name, each in value.items() if each is not None}
-    return [_without_nothing(each) for each in value] if isinstance(value, list) else value
+    pairs = load_preferences(source.source, source.split, wrap_prompts=False).pairs
+    return [{name: value for name, value in pair.items() if name != "where" and value} for pair in pairs]
 
 
 def _hash(*texts: str) -> str:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ropo.core.errors import UserError
 
 DEEPEST = 64  # levels of nesting; what reads the records afterwards recurses
+
+
+@contextmanager
+def opened(what: str, path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, unpacked where its name ends in `.gz`.
+
+    Raises:
+        UserError: If there is no such file, or, while it is read, if it is no whole gzip file.
+    """
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file; check the path")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{what} {path}: is no whole gzip file ({error}); pack it again") from error
 
 
 def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -17,7 +36,7 @@ def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]
 
     Args:
         what: What the file holds, for messages.
-        path: UTF-8, with one object a line; blank lines are skipped.
+        path: UTF-8, with one object a line, packed where its name ends in `.gz`; blank lines are skipped.
 
     Yields:
         Pairs of a line's number, from 1, and its object.
@@ -27,10 +46,8 @@ def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]
 
     Cost: streamed, one line in memory at a time.
     """
-    if not path.is_file():
-        raise UserError(f"{what} {path}: no such file; check the path")
     empty = True
-    with path.open("rb") as file:  # by line feeds only: JSON strings may hold other line separators as they are
+    with opened(what, path) as file:  # by line feeds only: JSON strings may hold other line separators as they are
         for number, line in enumerate(file, start=1):
             if line.strip():
                 empty = False
@@ -44,15 +61,15 @@ def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]
 
 
 def read_json(what: str, path: Path) -> Any:
-    """Read a whole JSON file.
+    """Read a whole JSON file, packed where its name ends in `.gz`.
 
     Raises:
         UserError: If there is no such file, or it is no JSON.
     """
-    if not path.is_file():
-        raise UserError(f"{what} {path}: no such file; check the path")
+    with opened(what, path) as file:
+        content = file.read()
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(content)
     except ValueError as error:
         raise UserError(f"{what} {path}: {error}; mend it") from error
 

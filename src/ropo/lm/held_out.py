@@ -48,6 +48,7 @@ class HeldOutPairs:
 
     def notes(self) -> Iterator[str]:
         """Say what a reader of the numbers has to know about the pairs."""
+        yield f"pairs {self.data.reading}"
         if self.without_room:
             yield f"{self.without_room} pairs left out, whose prompts fill max_length {self.max_length}"
         if self.cut:

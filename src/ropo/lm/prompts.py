@@ -1,55 +1,79 @@
-"""Read prompts from JSON Lines, and tokenise them."""
+"""Read prompts from files, in every format that people have, and tokenise them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.core.json_lines import read_json_lines
 from ropo.lm.tokens import tokenize_prompt
+from ropo.preferences.files import Row, read_file
+from ropo.preferences.formats import kind, prompt_columns, prompt_of, text_of
+from ropo.preferences.records import check_options, check_text
 
-Turn = dict[str, str]
-ROLES = ("system", "user", "assistant")
+Turn = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """Hold one prompt: the conversation to continue, all fields of its record, and its line in the file."""
+    """Hold one prompt: its record, the conversation to continue, and what the chat template gets beside it.
+
+    Attributes:
+        fields: The record as it is in the file.
+        turns: Messages that end with the user's, or with a tool's answer.
+        line: Its line in the file, or its number.
+        options: `tools` and `chat_template_kwargs`, where the record has them.
+    """
 
     fields: dict[str, Any]
     turns: list[Turn]
     line: int
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rendered(self) -> dict[str, Any]:
-        """What the model gets to see: text or conversation, and what the chat template gets beside it."""
-        text = self.fields.get("prompt", self.fields.get("instruction"))
-        options = {name: self.fields[name] for name in ("tools", "chat_template_kwargs") if self.fields.get(name)}
-        return {"prompt": text if isinstance(text, str) else self.turns, **options}
+        """What the model gets to see: text or conversation, and what the chat template gets beside it.
+
+        Under TRL's names: `prompt`, `tools`, `chat_template_kwargs`. A text stays one where nothing beside it makes it
+        a turn, for models without a chat template.
+        """
+        text = text_of(self.fields)
+        return {"prompt": self.turns if text is None else text, **self.options}
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """Return the fields that are no part of the prompt: answers and labels, which are carried along."""
+        read = prompt_columns(self.fields)
+        return {name: value for name, value in self.fields.items() if name not in read}
 
 
 def read_prompts(path: str | Path) -> list[PromptRecord]:
-    """Read a JSON Lines file of prompts.
+    """Read a file of prompts.
 
     Args:
-        path: Each line an object with `prompt` (text, or a list of turns that ends with the user's) or, as in
-            AlpacaEval, `instruction`; other fields are kept. Blank lines are skipped.
+        path: A file as in `ropo.preferences.files.read_file`. Each record has its question in one column: `prompt`
+            (text, or messages that end with the user's), `instruction` (with an `input` or without), `question`,
+            `query`, `messages` or `conversations`; perhaps `system`, `history`, `tools` and `chat_template_kwargs`.
+            Other fields are kept; images and columns such as `context`, content that nobody would read, are refused.
 
     Returns:
         The records in the order of the file.
 
     Raises:
-        UserError: If the file is missing, empty, or a line is malformed; names the line.
+        UserError: If the file is missing, empty, or a record is malformed or of no format; names the line.
     """
     path = Path(path)
-    return [_to_prompt(f"prompts {path}:{line}", fields, line) for line, fields in read_json_lines("prompts", path)]
+    prompts = [_to_prompt(row) for row in read_file("prompts", path)]
+    if not prompts:
+        raise UserError(f"prompts {path}: holds no record; it needs one prompt a line")
+    return prompts
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptRecord]) -> list[list[int]]:
@@ -71,24 +95,24 @@ def prompts_digest(prompts: Sequence[PromptRecord]) -> str:
     return hashlib.sha256(json.dumps([each.rendered for each in prompts]).encode()).hexdigest()
 
 
-def _to_prompt(where: str, fields: dict[str, Any], line: int) -> PromptRecord:
-    prompt = fields.get("prompt", fields.get("instruction"))
-    if isinstance(prompt, str) and prompt.strip():
-        return PromptRecord(fields, [{"role": "user", "content": prompt}], line)
-    if isinstance(prompt, list) and _is_conversation(prompt):
-        return PromptRecord(fields, prompt, line)
-    raise UserError(
-        f"{where}: `prompt` (or `instruction`) must be a non-empty text, or a list of turns with `role` and `content` "
-        f"that ends with the user's, got {json.dumps(prompt)[:60]}; mend the field"
-    )
+def describe_prompts(prompts: Sequence[PromptRecord]) -> str:
+    """Say in a line which columns prompts were read from, and which were carried along."""
+    read = Counter(" + ".join(prompt_columns(prompt.fields)) for prompt in prompts)
+    columns = ", ".join(f"{names}{f' in {count} records' if len(read) > 1 else ''}" for names, count in read.items())
+    carried = ", ".join(repr(name) for name in dict.fromkeys(name for prompt in prompts for name in prompt.others))
+    return f"prompts read from {columns}" + (f"; not read, carried along: {carried}" if carried else "")
 
 
-def _is_conversation(turns: list[Any]) -> bool:
-    well_formed = all(
-        isinstance(turn, dict)
-        and turn.get("role") in ROLES
-        and isinstance(turn.get("content"), str)
-        and turn["content"].strip()
-        for turn in turns
-    )
-    return bool(turns) and well_formed and turns[-1]["role"] == "user"
+def _to_prompt(row: Row) -> PromptRecord:
+    try:
+        found = prompt_of(row.fields)
+        turns = found.pop("prompt")
+        check_text("prompt", turns)
+        check_options(found)
+        if turns[-1]["role"] not in ("user", "tool"):
+            raise ValueError(
+                f"the prompt must end with the user's turn, or a tool's, not with {kind(turns[-1])}; cut it"
+            )
+    except ValueError as error:
+        raise UserError(f"prompts {row.where}: {error}") from error
+    return PromptRecord(row.fields, turns, row.number, found)

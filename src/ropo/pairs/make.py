@@ -119,10 +119,10 @@ def choose(
 
 def to_record(pair: Pair, prompt: PromptRecord, scorer: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Return a pair as a record that TRL and `ropo train` read; the prompt's other fields are kept."""
-    kept = {name: value for name, value in prompt.fields.items() if name not in ("prompt", "instruction")}
     return {
-        **kept,
+        **prompt.others,
         "prompt": prompt.turns,
+        **prompt.options,
         "chosen": [{"role": "assistant", "content": pair.chosen.text}],
         "rejected": [{"role": "assistant", "content": pair.rejected.text}],
         "score_chosen": pair.chosen.score,

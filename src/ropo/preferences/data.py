@@ -1,39 +1,31 @@
-"""Turn raw records into preference pairs, refusing every record that could only train on a mistake.
-
-TRL's formats are read: a prompt with two answers, as plain text or as lists of messages, and two whole texts or
-conversations whose common beginning is the prompt. A pair comes out as plain text or as messages:
-
-    {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
-    {"prompt": [{"role": "user", "content": "2 + 2 = ?"}],
-     "chosen": [{"role": "assistant", "content": "4"}], "rejected": [{"role": "assistant", "content": "5"}]}
-"""
+"""Gather the preference pairs of a source, each record read in the format that it is of, and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from datasets import Dataset
-from pyarrow import ArrowException
-from trl.data_utils import extract_prompt
 
 from ropo.core.errors import UserError
-from ropo.core.json_lines import parse_json
-from ropo.preferences.records import Record, read_records
+from ropo.preferences.formats import as_conversation, format_of, labels_of
+from ropo.preferences.read import Record, read_records
+from ropo.preferences.records import ANSWERS, Pair, to_pair
+from ropo.preferences.tables import as_dataset
 
-ANSWERS = ("chosen", "rejected")
-OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
-ROLES = ("system", "user", "assistant", "tool")
-
-UNFIT = (ArrowException, TypeError, OverflowError)  # what a table says to values of several types
-
-Text = str | list[dict[str, Any]]  # plain, or messages
-Pair = dict[str, Any]
+__all__ = [
+    "ANSWERS",
+    "Pair",
+    "PreferenceData",
+    "as_conversation",
+    "collect",
+    "count_shared_prompts",
+    "load_preferences",
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,7 @@ class PreferenceData:
         ties: Number of records dropped because chosen and rejected are equal.
         wrapped: Number of plain prompts that became a user turn.
         sha256: Hash of the pairs that were kept, whatever format they were stored in.
+        reading: What the records were recognised as, and which columns were left out as labels, in a line.
     """
 
     source: str
@@ -55,6 +48,7 @@ class PreferenceData:
     ties: int
     wrapped: int
     sha256: str
+    reading: str
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -65,17 +59,19 @@ def load_preferences(source: str, split: str = "train", wrap_prompts: bool = Tru
     """Load and check preference pairs.
 
     Args:
-        source: File, folder or hub id, as in `ropo.preferences.records.read_records`.
+        source: File, folder or hub id, as in `ropo.preferences.read.read_records`; records of any format of
+            `ropo.preferences.formats`.
         split: Split of a folder or of a hub dataset.
         wrap_prompts: Whether a plain `prompt` becomes a user turn and its answers assistant turns, for models that
-            were trained with a chat template. Texts without a `prompt` field stay plain: they hold their own markup.
+            were trained with a chat template. Texts without a prompt field stay plain: they hold their own markup. Only
+            HH's, whose markup is known, become turns.
 
     Returns:
         The pairs without duplicates and ties, in order.
 
     Raises:
-        UserError: For the first record with a missing, empty or non-text field, with its file and line; and if there
-            is no record, or none whose two answers differ.
+        UserError: For the first record with a missing, empty or non-text field, or a column that would be dropped, with
+            its file and line; and if there is no record, or none whose two answers differ.
     """
     return collect(source, read_records(source, split), wrap_prompts)
 
@@ -84,62 +80,35 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
     """Check records one by one and gather the pairs worth training on."""
     seen: set[str] = set()
     rows: list[Pair] = []
-    read = ties = wrapped = 0
+    formats: Counter[str] = Counter()
+    labels: dict[str, None] = {}  # a set that keeps its order
+    ties = wrapped = 0
     for where, record in records:
-        read += 1
-        check_record(where, record)
-        if record["chosen"] == record["rejected"]:
+        try:
+            found = format_of(record)
+            pair = to_pair(found.read(record))
+        except ValueError as error:
+            raise UserError(f"data {where}: {error}") from error
+        formats[found.described()] += 1
+        labels |= dict.fromkeys(labels_of(record, found))
+        if pair["chosen"] == pair["rejected"]:
             ties += 1
             continue
-        pair = to_pair(where, record)
-        if wrap_prompts and isinstance(pair["prompt"], str) and "prompt" in record:
-            pair, wrapped = as_conversation(pair), wrapped + 1
+        if wrap_prompts and isinstance(pair["prompt"], str) and found.wrap is not None:
+            pair, wrapped = found.wrap(pair), wrapped + 1
         key = _identity(where, pair)
         if key not in seen:
             seen.add(key)
             rows.append({**pair, "where": where})
+    read = formats.total()
     if not read:
         raise UserError(f"data {source}: holds no record; it needs one preference pair a line")
     if not rows:
         raise UserError(f"data {source}: chosen equals rejected in all {read} records; nothing can be learnt from them")
     _check_one_kind(rows)
-    _check_same_options(rows)
     sha256 = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
-    return PreferenceData(source, _as_table(rows), read - ties - len(rows), ties, wrapped, sha256)
-
-
-def check_record(where: str, record: dict[str, Any]) -> None:
-    """Raise `UserError` unless the record has two answers, and its fields are non-empty texts."""
-    for name in ANSWERS:
-        if name not in record:
-            near = get_close_matches(name, record, n=1)
-            mend = f"rename {near[0]!r}" if near else f"its fields are {', '.join(record)[:80] or 'none'}"
-            raise UserError(f"data {where}: has no field {name!r}; {mend}")
-    for name in ("prompt", *ANSWERS):
-        if name in record:
-            _check_text(where, name, record[name])
-    _check_passed_on(where, record)
-
-
-def to_pair(where: str, record: dict[str, Any]) -> Pair:
-    """Return prompt, chosen and rejected of one kind, whichever way the record gives the prompt."""
-    prompt, chosen, rejected = record.get("prompt"), record["chosen"], record["rejected"]
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise UserError(f"data {where}: one of chosen and rejected is text, the other messages; make them alike")
-    if isinstance(prompt, list) and isinstance(chosen, str):
-        raise UserError(f"data {where}: prompt is messages but the answers are text; make them alike")
-    if isinstance(chosen, list) and (prompt is None or chosen[0]["role"] != "assistant"):
-        if isinstance(prompt, list):
-            raise UserError(f"data {where}: chosen must start with the assistant's turn; it repeats the prompt")
-        prompt, chosen, rejected = _split_conversations(where, chosen, rejected)
-    elif prompt is None:
-        prompt, chosen, rejected = _split_texts(where, chosen, rejected)
-    elif isinstance(prompt, str) and isinstance(chosen, list):
-        prompt = [{"role": "user", "content": prompt}]
-    for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        _check_answer(where, name, answer)
-    pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    return pair | _passed_on(record)
+    duplicates = read - ties - len(rows)
+    return PreferenceData(source, as_dataset(rows), duplicates, ties, wrapped, sha256, _reading(formats, labels))
 
 
 def template_options(pair: Pair) -> dict[str, Any]:
@@ -148,35 +117,18 @@ def template_options(pair: Pair) -> dict[str, Any]:
     return {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(pair.get("chat_template_kwargs") or {})}
 
 
-def as_conversation(pair: Pair) -> Pair:
-    """Make a plain prompt a user turn, and its answers assistant turns."""
-    turns = {name: [{"role": "assistant", "content": pair[name]}] for name in ANSWERS}
-    return {**pair, "prompt": [{"role": "user", "content": pair["prompt"]}], **turns}
-
-
 def count_shared_prompts(data: PreferenceData, held_out: PreferenceData) -> int:
     """Return how many held-out pairs have a prompt that occurs in `data` too."""
     known = {json.dumps(prompt) for prompt in data.pairs["prompt"]}
     return sum(json.dumps(prompt) in known for prompt in held_out.pairs["prompt"])
 
 
-def _as_table(rows: list[Pair]) -> Dataset:
-    try:
-        return Dataset.from_list(rows)
-    except UNFIT as error:
-        odd = bisect_left(range(len(rows)), True, key=lambda last: not _fit(rows[: last + 1]))
-        raise UserError(
-            f"data {rows[odd]['where']}: does not fit in a table with the records before it ({error}); give each field "
-            "of messages and tools one type throughout"
-        ) from error
-
-
-def _fit(rows: list[Pair]) -> bool:
-    try:
-        Dataset.from_list(rows)
-    except UNFIT:
-        return False
-    return True
+def _reading(formats: Counter[str], labels: Iterable[str]) -> str:
+    """Say in a line what was recognised."""
+    several = len(formats) > 1
+    named = ", ".join(f"{name}{f' in {count} records' if several else ''}" for name, count in formats.items())
+    left_out = ", ".join(repr(name) for name in labels)
+    return f"read as {named}" + (f"; not read, as labels: {left_out}" if left_out else "")
 
 
 def _identity(where: str, pair: Pair) -> str:
@@ -185,96 +137,6 @@ def _identity(where: str, pair: Pair) -> str:
         return json.dumps(pair, sort_keys=True)
     except TypeError as error:  # dates and bytes, which Parquet has
         raise UserError(f"data {where}: {error}; write messages and tools as text, numbers and lists") from error
-
-
-def _passed_on(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what TRL hands to the chat template; tools as JSON, since a table would give each every other's fields."""
-    tools = record.get("tools")
-    passed = {
-        "tools": tools if isinstance(tools, str | None) else json.dumps(tools),
-        "chat_template_kwargs": record.get("chat_template_kwargs"),
-    }
-    return {name: value for name, value in passed.items() if value}
-
-
-def _check_passed_on(where: str, record: dict[str, Any]) -> None:
-    """Check what the chat template gets beside the messages."""
-    tools, options = record.get("tools"), record.get("chat_template_kwargs")
-    if isinstance(tools, str):
-        try:
-            tools = parse_json(tools.encode())
-        except ValueError as error:
-            raise UserError(f"data {where}: tools {error}; write a list, or its JSON") from error
-    if tools is not None and not isinstance(tools, list):
-        raise UserError(f"data {where}: tools must be a list, not {_kind(tools)}")
-    if options is not None and not isinstance(options, dict):
-        raise UserError(f"data {where}: chat_template_kwargs must be an object, not {_kind(options)}")
-    for name in options or {}:
-        if name in OWN_OPTIONS:
-            raise UserError(f"data {where}: chat_template_kwargs must not set {name!r}, which ropo sets; remove it")
-
-
-def _check_same_options(rows: list[Pair]) -> None:
-    """Refuse records with template options beside others without: a table would give these options of None."""
-    names = [sorted(row.get("chat_template_kwargs") or ()) for row in rows]
-    for row, own in zip(rows, names, strict=True):
-        if own != names[0]:
-            raise UserError(
-                f"data {row['where']}: has the chat_template_kwargs {own}, {rows[0]['where']} has {names[0]}; "
-                "give every record the same names"
-            )
-
-
-def _check_text(where: str, name: str, value: Any) -> None:
-    if isinstance(value, str):
-        if not value.strip():
-            raise UserError(f"data {where}: {name} is empty; fill it in or remove the record")
-        return
-    if not isinstance(value, list):
-        raise UserError(f"data {where}: {name} must be text or a list of messages, not {_kind(value)}")
-    if not value:
-        raise UserError(f"data {where}: {name} is an empty list; fill it in or remove the record")
-    for number, message in enumerate(value, start=1):
-        _check_message(f"{where}: {name}, message {number}", message)
-
-
-def _check_message(where: str, message: Any) -> None:
-    if not isinstance(message, dict) or "role" not in message:
-        raise UserError(f"data {where}: must be an object with role and content, not {_kind(message)}")
-    if message["role"] not in ROLES:
-        raise UserError(f"data {where}: the role must be one of {', '.join(ROLES)}, not {_kind(message['role'])}")
-    content = message.get("content")
-    if message.get("tool_calls") and content is None:
-        return
-    if not isinstance(content, str):
-        raise UserError(f"data {where}: content must be text, not {_kind(content)}")
-    if not content.strip() and message["role"] != "system":
-        raise UserError(f"data {where}: content is empty; fill it in or remove the record")
-
-
-def _split_texts(where: str, chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Split two plain texts after the beginning that they share."""
-    parts: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
-    if not parts["prompt"].strip():
-        raise UserError(f"data {where}: chosen and rejected share no beginning to take as prompt; add a prompt field")
-    return parts["prompt"], parts["chosen"], parts["rejected"]
-
-
-def _split_conversations(where: str, chosen: list, rejected: list) -> tuple[list, list, list]:
-    """Split two conversations after the turns that they share."""
-    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-    if shared is None:
-        raise UserError(f"data {where}: one of chosen and rejected is the beginning of the other; give each its answer")
-    if not shared:
-        raise UserError(f"data {where}: chosen and rejected share no turn, so there is no prompt; add a prompt field")
-    return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
-def _check_answer(where: str, name: str, answer: Text) -> None:
-    if not answer or (isinstance(answer, str) and not answer.strip()):
-        raise UserError(f"data {where}: {name} is empty after the shared prompt; give it an answer")
-    if isinstance(answer, list) and (answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant"):
-        raise UserError(f"data {where}: {name} must start and end with the assistant's turn after the prompt")
 
 
 def _check_one_kind(rows: list[Pair]) -> None:
@@ -286,7 +148,3 @@ def _check_one_kind(rows: list[Pair]) -> None:
                 f"data {row['where']}: is {'text' if kind is list else 'messages'} where {rows[0]['where']} is "
                 f"{'messages' if kind is list else 'text'}; use one format throughout"
             )
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{value!r:.40} ({type(value).__name__})"

@@ -1,133 +1,148 @@
-"""Read raw records, each with the place it came from, out of files, folders and hub datasets."""
+"""Check TRL's records, and refuse every one that could only train on a mistake.
+
+TRL's formats are a prompt with two answers, as plain text or as lists of messages, and two whole texts or conversations
+whose common beginning is the prompt. A pair comes out as plain text or as messages:
+
+    {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
+    {"prompt": [{"role": "user", "content": "2 + 2 = ?"}],
+     "chosen": [{"role": "assistant", "content": "4"}], "rejected": [{"role": "assistant", "content": "5"}]}
+"""
 
 from __future__ import annotations
 
-import re
-from codecs import BOM_UTF8
-from collections.abc import Iterator
-from pathlib import Path
+import json
 from typing import Any
 
-from ropo.core.errors import UserError
-from ropo.core.json_lines import read_json, read_json_lines
+from ropo.preferences.formats import ROLES, is_written_out, kind
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+ANSWERS = ("chosen", "rejected")
+OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 
-Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
+Text = str | list[dict[str, Any]]  # plain, or messages
+Pair = dict[str, Any]
 
 
-def read_records(source: str, split: str) -> Iterator[Record]:
-    """Yield every record of a data source with its place.
-
-    Args:
-        source: A `.jsonl`, `.json` or `.parquet` file, a folder of such files or one written by
-            `datasets.save_to_disk`, or the id of a dataset on the hub.
-        split: The split of a hub dataset. In a folder, the files named after it (`train.jsonl`, `x.train-0.parquet`)
-            are read, and all files where none is named after any split.
-
-    Yields:
-        Pairs of a place such as `pairs.jsonl:17` (the line in the file) and the record's fields.
+def to_pair(record: dict[str, Any]) -> Pair:
+    """Return prompt, chosen and rejected of one kind, whichever way TRL's record gives the prompt.
 
     Raises:
-        UserError: If there is no such file, it is empty, or it cannot be parsed.
-
-    Cost: `.jsonl` and `.parquet` files are streamed; a `.json` file is held in memory.
+        ValueError: If a field is empty or of another kind, a message is malformed, or there is no prompt or no answer.
     """
-    path = Path(source)
-    if path.suffix in SUFFIXES:
-        yield from _read_file(path)
-    elif path.is_dir():
-        yield from _read_folder(path, split)
-    elif path.exists():
-        raise UserError(f"data {source}: is not a {', '.join(SUFFIXES)} file; convert it to JSON Lines")
-    else:
-        yield from _read_hub(source, split)
+    for name in ("prompt", *ANSWERS):
+        if name in record:
+            check_text(name, record[name])
+    check_options(record)
+    prompt, chosen, rejected = _parts(record.get("prompt"), record["chosen"], record["rejected"])
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        _check_answer(name, answer)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _passed_on(record)
 
 
-def _read_file(path: Path) -> Iterator[Record]:
-    if not path.is_file():
-        raise UserError(f"data {path}: no such file; check the path")
-    if not path.stat().st_size:
-        raise UserError(f"data {path}: the file is empty; it needs one preference pair a line")
-    readers = {".jsonl": _read_json_lines, ".json": _read_json, ".parquet": _read_parquet}
-    yield from readers[path.suffix](path)
-
-
-def _read_json_lines(path: Path) -> Iterator[Record]:
-    for number, record in read_json_lines("data", path):
-        yield f"{path}:{number}", record
-
-
-def _read_json(path: Path) -> Iterator[Record]:
-    """Read an array of records; where the file is JSON Lines under another name, read those."""
-    if not path.read_bytes().removeprefix(BOM_UTF8).lstrip().startswith(b"["):
-        yield from _read_json_lines(path)
-        return
-    for number, record in enumerate(read_json("data", path), start=1):
-        where = f"{path}: record {number}"
-        if not isinstance(record, dict):
-            raise UserError(f"data {where}: is a {type(record).__name__}, not an object; write one object a record")
-        yield where, record
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            repeated = next((name for name in names if names.count(name) > 1), None)
-            if repeated is not None:
-                raise UserError(f"data {path}: has two columns named {repeated!r}; rename or drop one")
-            number = 0
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", record
-    except UserError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise UserError(f"data {path}: is not a readable Parquet file ({error}); write it again") from error
-
-
-def _read_folder(folder: Path, split: str) -> Iterator[Record]:
-    if (folder / "dataset_dict.json").is_file():
-        if not (folder / split).is_dir():
-            raise UserError(f"data {folder}: the saved dataset has no split {split!r}; name one of its folders")
-        folder = folder / split
-    if (folder / "state.json").is_file():
-        from datasets import load_from_disk
-
-        for number, record in enumerate(load_from_disk(str(folder)), start=1):
-            yield f"{folder}: row {number}", dict(record)
-        return
-    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES)
-    of_split = [file for file in files if _names(file, re.escape(split))]
-    of_any_split = [file for file in files if _names(file, "train|test|validation|eval|dev")]
-    chosen = of_split or ([] if of_any_split else files)
-    if not chosen:
-        raise UserError(
-            f"data {folder}: the folder has no {', '.join(SUFFIXES)} file of split {split!r}; name the file itself"
+def _parts(prompt: Text | None, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise ValueError("one of chosen and rejected is text, the other messages; make them alike")
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        assert isinstance(chosen, str)
+        assert isinstance(rejected, str)
+        if isinstance(prompt, list):
+            raise ValueError("prompt is messages but the answers are text; make them alike")
+        return (prompt, chosen, rejected) if prompt is not None else _split_texts(chosen, rejected)
+    if prompt is None:
+        return _split_conversations(chosen, rejected)
+    if chosen[0]["role"] == "assistant":
+        return ([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt), chosen, rejected
+    if isinstance(prompt, list):
+        raise ValueError("chosen must start with the assistant's turn; it repeats the prompt")
+    shared, chosen, rejected = _split_conversations(chosen, rejected)
+    if not any(turn["role"] == "user" and turn.get("content", "").strip() == prompt.strip() for turn in shared):
+        raise ValueError(
+            f"prompt says {prompt[:40]!r}, which is no user's turn of chosen and rejected; keep one of the two"
         )
-    for file in chosen:
-        yield from _read_file(file)
+    return shared, chosen, rejected
 
 
-def _names(file: Path, split: str) -> bool:
-    return re.search(rf"(?<![a-z])({split})(?![a-z])", file.name) is not None
+def check_text(name: str, value: Any) -> None:
+    """Check a text or a list of messages.
+
+    Raises:
+        ValueError: If it is empty, something else, or a text that holds a list of messages.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(f"{name} is empty; fill it in or remove the record")
+        if is_written_out(value):
+            raise ValueError(f"{name} is a text that holds a list of messages; write the list itself")
+        return
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be text or a list of messages, not {kind(value)}")
+    if not value:
+        raise ValueError(f"{name} is an empty list; fill it in or remove the record")
+    for number, message in enumerate(value, start=1):
+        _check_message(f"{name}, message {number}", message)
 
 
-def _read_hub(name: str, split: str) -> Iterator[Record]:
-    from datasets import load_dataset
+def check_options(record: dict[str, Any]) -> None:
+    """Check the options for the chat template.
 
-    try:
-        rows = load_dataset(name, split=split)
-    except Exception as error:  # the hub answers with a dozen unrelated exception types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"data {name}: is neither a file nor a folder, and the hub gave no split {split!r} of it ({reason}); "
-            "check the name"
-        ) from error
-    for number, record in enumerate(rows, start=1):
-        yield f"{name} [{split}]: row {number}", dict(record)
+    Raises:
+        ValueError: If one of them is ours to set.
+    """
+    for name in record.get("chat_template_kwargs") or {}:
+        if name in OWN_OPTIONS:
+            raise ValueError(f"chat_template_kwargs must not set {name!r}, which ropo sets; remove it")
+
+
+def _passed_on(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what TRL hands to the chat template; tools as JSON, as TRL takes them too."""
+    tools = record.get("tools")
+    passed = {
+        "tools": tools if isinstance(tools, str | None) else json.dumps(tools),
+        "chat_template_kwargs": record.get("chat_template_kwargs"),
+    }
+    return {name: value for name, value in passed.items() if value}
+
+
+def _check_message(name: str, message: Any) -> None:
+    if not isinstance(message, dict) or "role" not in message:
+        raise ValueError(f"{name}: must be an object with role and content, not {kind(message)}")
+    if message["role"] not in ROLES:
+        raise ValueError(f"{name}: the role must be one of {', '.join(ROLES)}, not {kind(message['role'])}")
+    content = message.get("content")
+    calls = message["role"] == "assistant" and message.get("tool_calls")
+    if calls and content is None:
+        return
+    if not isinstance(content, str):
+        raise ValueError(f"{name}: content must be text, not {kind(content)}")
+    if not content.strip() and message["role"] != "system" and not calls:
+        raise ValueError(f"{name}: content is empty; fill it in or remove the record")
+
+
+def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Split two plain texts after the beginning that they share."""
+    from trl.data_utils import extract_prompt
+
+    parts: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
+    if not parts["prompt"].strip():
+        raise ValueError("chosen and rejected share no beginning to take as prompt; add a prompt field")
+    return parts["prompt"], parts["chosen"], parts["rejected"]
+
+
+def _split_conversations(chosen: list, rejected: list) -> tuple[list, list, list]:
+    """Split two conversations after the turns that they share."""
+    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    if shared is None:
+        raise ValueError("one of chosen and rejected is the beginning of the other; give each its answer")
+    if not shared:
+        raise ValueError("chosen and rejected share no turn, so there is no prompt; add a prompt field")
+    if "assistant" not in (chosen[shared]["role"], rejected[shared]["role"]):
+        raise ValueError(
+            f"the prompts of chosen and rejected differ in turn {shared + 1}; give both answers one prompt"
+        )
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _check_answer(name: str, answer: Text) -> None:
+    if not answer or (isinstance(answer, str) and not answer.strip()):
+        raise ValueError(f"{name} is empty after the shared prompt; give it an answer")
+    if isinstance(answer, list) and (answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant"):
+        raise ValueError(f"{name} must start and end with the assistant's turn after the prompt")

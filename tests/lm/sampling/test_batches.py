@@ -101,12 +101,14 @@ def test_without_a_chat_template_texts_are_continued_and_turns_refused():
 def test_tools_and_options_of_the_template_reach_the_model():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{% for t in tools %}{{ t['name'] }} {% endfor %}{{ date }} " + tokenizer.chat_template
-    fields = {"prompt": "the cat", "tools": [{"name": "dog"}], "chat_template_kwargs": {"date": "three"}}
+    options = {"tools": [{"name": "dog"}], "chat_template_kwargs": {"date": "three"}}
     turns = [{"role": "user", "content": "the cat"}]
-    (found,) = encode_prompts(tokenizer, [PromptRecord(fields, turns, 1)])
+    (found,) = encode_prompts(tokenizer, [PromptRecord({"prompt": "the cat"}, turns, 1, options)])
     assert found[:2] == tokenizer("dog three").input_ids
     bare = PromptRecord({"prompt": "the cat"}, turns, 1)
-    assert prompts_digest([bare]) != prompts_digest([PromptRecord(fields, turns, 1)]), "kept answers would be mixed up"
+    assert prompts_digest([bare]) != prompts_digest([PromptRecord({"prompt": "the cat"}, turns, 1, options)]), (
+        "kept answers would be mixed up"
+    )
 
 
 @pytest.mark.parametrize(

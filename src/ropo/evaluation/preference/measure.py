@@ -68,7 +68,11 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         },
         data={"pairs": Source(name=name, sha256=used.data.sha256, counts=counts)},
         models=model_results(contestants, fingerprints, compared),
-        notes=[*notes_on(reference, lengths, any(each != base for each in fingerprints)), *used.notes()],
+        notes=[
+            f"pairs {used.data.reading}",
+            *notes_on(reference, lengths, any(each != base for each in fingerprints)),
+            *used.notes(),
+        ],
         seed=workplace.seed,
     )
 

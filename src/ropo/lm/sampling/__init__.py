@@ -2,7 +2,7 @@
 
 from ropo.core.journal import Journal
 from ropo.lm.answer import Answer
-from ropo.lm.prompts import PromptRecord, encode_prompts, prompts_digest, read_prompts
+from ropo.lm.prompts import PromptRecord, describe_prompts, encode_prompts, prompts_digest, read_prompts
 from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches, sample_answers, sample_batches
 from ropo.lm.sampling.journalled import model_name, sample_with_journal
 from ropo.lm.sampling.sampler import Sampler
@@ -16,6 +16,7 @@ __all__ = [
     "PromptRecord",
     "Sampler",
     "SamplingSettings",
+    "describe_prompts",
     "encode_prompts",
     "load_sampler_model",
     "model_name",

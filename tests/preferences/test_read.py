@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ropo.core.errors import UserError
-from ropo.preferences.records import read_records
+from ropo.preferences.read import read_records
 
 ROWS = [{"prompt": "a", "chosen": "b\u2028b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]
 
@@ -45,12 +45,39 @@ def test_parquet(tmp_path):
         read(file)
 
 
+def test_what_a_table_adds_is_taken_out_again(tmp_path):
+    """A table gives each call the other's arguments, as null; `datasets` keeps them apart only as JSON."""
+    calls = [{"name": "weather", "arguments": {"city": "Oslo"}}, {"name": "add", "arguments": {"x": 1, "y": None}}]
+    rows = [{"chosen": [{"role": "assistant", "tool_calls": [{"function": call}]}]} for call in calls]
+    for name, mixed in (("struct", {}), ("json", {"on_mixed_types": "use_json"})):
+        table = Dataset.from_list(rows, **mixed)
+        table.to_parquet(tmp_path / f"{name}.parquet")
+        table.save_to_disk(tmp_path / name)
+        # null arguments in a struct are the table's; in JSON they are what was written
+        kept = (
+            rows
+            if mixed
+            else [rows[0], {"chosen": [json.loads(json.dumps(rows[1]["chosen"][0]).replace(', "y": null', ""))]}]
+        )
+        for source in (f"{name}.parquet", name):
+            assert [record for _, record in read(tmp_path / source)] == kept
+
+
+def test_saved_splits_are_named(tmp_path):
+    DatasetDict({"train_prefs": Dataset.from_list(ROWS), "train_sft": Dataset.from_list(ROWS)}).save_to_disk(
+        tmp_path / "d"
+    )
+    with pytest.raises(UserError, match="no split 'train', only train_prefs, train_sft; name one"):
+        read(tmp_path / "d")
+    assert len(read(tmp_path / "d", "train_sft")) == 2
+
+
 def test_a_folder_of_files_is_read_by_split(tmp_path):
     for name, row in (("x.train.jsonl", ROWS[0]), ("x.test.jsonl", ROWS[1])):
         (tmp_path / name).write_text(lines([row]), encoding="utf-8")
     assert [record for _, record in read(tmp_path)] == [ROWS[0]]
     assert [record for _, record in read(tmp_path, "test")] == [ROWS[1]]
-    with pytest.raises(UserError, match=r"no .jsonl, .json, .parquet file of split 'dev'"):
+    with pytest.raises(UserError, match=r"no .* file of split 'dev', only x.test.jsonl, x.train.jsonl"):
         read(tmp_path, "dev")
 
 
@@ -77,9 +104,10 @@ def test_a_saved_dataset(tmp_path):
 def test_what_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"none.jsonl: no such file"):
         read(tmp_path / "none.jsonl")
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(UserError, match=r"a.csv: is not a .jsonl, .json, .parquet file"):
-        read(tmp_path / "a.csv")
+    for name in ("a.txt", "a.parquet.gz", "a.gz"):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(UserError, match=f"{name}: is not a .jsonl, .json, .csv, .tsv, .parquet file"):
+            read(tmp_path / name)
 
     def offline(*arguments, **options):
         raise ConnectionError("no route\nto host")

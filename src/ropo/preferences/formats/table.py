@@ -1,0 +1,173 @@
+"""The table of formats of preference pairs, and of prompts: which columns each has, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ropo.preferences.formats import parts
+from ropo.preferences.formats.columns import BESIDE
+from ropo.preferences.formats.dialogue import dialogue_as_messages, is_dialogue, is_open, split_dialogues
+from ropo.preferences.formats.turns import assistant, user
+
+Record = Mapping[str, Any]
+
+
+def as_conversation(pair: dict[str, Any]) -> dict[str, Any]:
+    """Make a plain prompt a user turn, and its answers assistant turns."""
+    return {
+        **pair,
+        "prompt": [user(pair["prompt"])],
+        "chosen": [assistant(pair["chosen"])],
+        "rejected": [assistant(pair["rejected"])],
+    }
+
+
+def _always(record: Record) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Format:
+    """Hold one format of preference pairs.
+
+    Attributes:
+        name: What people call it.
+        needs: The columns that it must have.
+        question: Reads the question; None where the answers bring it.
+        answers: Reads chosen and rejected.
+        may: Columns that it may have, beside those of every format.
+        fits: Tells it from another format with the same columns.
+        wrap: Makes a plain pair a conversation; None where plain texts hold their own markup.
+        copy: Whether it may have `messages` that repeat the rest.
+        open: Whether all other columns are its own labels.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    question: Callable[[Record], Any] | None = None
+    answers: Callable[[Record], tuple[Any, Any]] = parts.chosen_and_rejected
+    may: tuple[str, ...] = ()
+    fits: Callable[[Record], bool] = _always
+    wrap: Callable[[dict[str, Any]], dict[str, Any]] | None = as_conversation
+    copy: bool = False
+    open: bool = False
+
+    def reads(self, column: str) -> bool:
+        """Tell whether the format reads a column."""
+        return column in self.needs or column in (*self.may, *BESIDE) or (self.copy and column == "messages")
+
+    def read(self, record: Record) -> dict[str, Any]:
+        """Return TRL's record: `prompt`, `chosen`, `rejected`, and what the chat template gets beside them.
+
+        Raises:
+            ValueError: If a column is not of its type, or a text where none can be.
+        """
+        if self.question is None:
+            pair = parts.without_question(record, *self.answers(record))
+        else:
+            pair = parts.with_question(record, self.question(record), *self.answers(record))
+        if self.copy:
+            parts.check_copy(record, pair)
+        return pair
+
+    def described(self) -> str:
+        """Return the format's name and columns."""
+        return f"{self.name} ({', '.join(self.needs)})"
+
+
+def _is_whole(record: Record) -> bool:
+    """Tell whether the answers are conversations that start before the answer."""
+    chosen = record["chosen"]
+    first = chosen[0] if isinstance(chosen, list) and chosen else None
+    return isinstance(first, dict) and first.get("role", first.get("from")) not in ("assistant", "gpt")
+
+
+def _repeats_its_prompt(record: Record) -> bool:
+    return isinstance(record["prompt"], str) and _is_whole(record)
+
+
+def _continues_dialogue(record: Record) -> bool:
+    return is_open(record["prompt"]) and isinstance(record["chosen"], str) and isinstance(record["rejected"], str)
+
+
+def _holds_dialogues(record: Record) -> bool:
+    return is_dialogue(record["chosen"]) and is_dialogue(record["rejected"])
+
+
+def _dialogue_of(record: Record) -> Any:
+    parts.refuse_beside(record)
+    return record["prompt"]
+
+
+def _dialogue_before(record: Record) -> str:
+    parts.refuse_beside(record)
+    return split_dialogues(record)[0]
+
+
+def _dialogue_after(record: Record) -> tuple[Any, Any]:
+    return split_dialogues(record)[1:]
+
+
+def _not(*others: Callable[[Record], bool]) -> Callable[[Record], bool]:
+    return lambda record: not any(other(record) for other in others)
+
+
+PAIR = ("chosen", "rejected")
+INPUT = ("input",)
+TURNS = parts.open_conversation_of
+
+FORMATS = (
+    Format("TRL", ("prompt", *PAIR), parts.prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)),
+    Format("UltraFeedback binarized", ("prompt", *PAIR), parts.prompt_of, copy=True, fits=_repeats_its_prompt),
+    Format("Anthropic HH", ("prompt", *PAIR), _dialogue_of, fits=_continues_dialogue, wrap=dialogue_as_messages),
+    Format("Anthropic HH", PAIR, _dialogue_before, _dialogue_after, fits=_holds_dialogues, wrap=dialogue_as_messages),
+    Format("TRL, prompt in the answers", PAIR, fits=_not(_holds_dialogues), wrap=None),
+    Format("TRL, prompt in the answers", ("messages", *PAIR), fits=_is_whole, wrap=None, copy=True),
+    Format("ropo pairs", ("prompt", *PAIR, "scorer", "sampling"), parts.prompt_of, open=True),
+    Format("Argilla", ("prompt", "chosen_response", "rejected_response"), parts.prompt_of, parts.responses),
+    Format("LLaMA-Factory ranking", ("instruction", *PAIR), parts.instruction_of, may=INPUT),
+    Format("LLaMA-Factory ranking", ("instruction", "output"), parts.instruction_of, parts.list_of_two, may=INPUT),
+    Format(
+        "Argilla",
+        ("instruction", "chosen_response", "rejected_response"),
+        parts.instruction_of,
+        parts.responses,
+        may=INPUT,
+    ),
+    Format(
+        "AlpacaFarm",
+        ("instruction", "output_1", "output_2", "preference"),
+        parts.instruction_of,
+        parts.preferred_of_two,
+        may=INPUT,
+    ),
+    Format(
+        "ms-swift Alpaca",
+        ("instruction", "output", "rejected_response"),
+        parts.instruction_of,
+        parts.response_and_rejected,
+        may=INPUT,
+    ),
+    Format("ms-swift query", ("query", "response", "rejected_response"), parts.query_of, parts.response_and_rejected),
+    Format("ms-swift query", ("query", *PAIR), parts.query_of),
+    Format("Orca DPO", ("question", *PAIR), parts.question_of),
+    Format("ShareGPT ranking", ("conversations", *PAIR), TURNS, parts.chosen_and_rejected_turns),
+    Format("ShareGPT ranking", ("conversation", *PAIR), TURNS, parts.chosen_and_rejected_turns),
+    Format("messages ranking", ("messages", *PAIR), TURNS, parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
+    *(
+        Format("ms-swift", (turns, "rejected_response"), parts.earlier_turns_of, parts.last_turn_and_rejected)
+        for turns in ("messages", "conversations", "conversation")
+    ),
+    Format("ms-swift", ("messages", "rejected_messages"), None, parts.both_conversations),
+)
+
+# What reads the question of a prompt, by the column that it is in.
+PROMPTS: dict[str, Callable[[Record], Any]] = {
+    "prompt": parts.prompt_of,
+    "instruction": parts.instruction_of,
+    "question": parts.question_of,
+    "query": parts.query_of,
+    **dict.fromkeys(("messages", "conversations", "conversation"), TURNS),
+}

@@ -1,0 +1,161 @@
+"""Turns of a conversation in every shape that people write them, as messages with role and content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ropo.core.json_lines import parse_json
+
+Messages = list[dict[str, Any]]
+Text = str | Messages
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+OTHER_NAMES = {
+    "human": "user",
+    **dict.fromkeys(("gpt", "bot", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
+}
+CALLS = ("function_call", "tool_call")  # an assistant's turn whose text is the JSON of its calls
+# What a text looks like that is a list of messages itself: trained on as it is, it would teach JSON.
+_WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:.*\}\s*\]\s*""", re.DOTALL)
+
+
+def is_written_out(text: str) -> bool:
+    """Tell whether a text is a list of messages written out."""
+    return _WRITTEN_MESSAGES.fullmatch(text) is not None
+
+
+def user(content: str) -> dict[str, Any]:
+    """Return a user's message."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, Any]:
+    """Return an assistant's message."""
+    return {"role": "assistant", "content": content}
+
+
+def messages_of(name: str, turns: Any) -> Messages:
+    """Return the messages of a list of turns, which are ShareGPT's `from` and `value`, or `role` and `content`.
+
+    Raises:
+        ValueError: If there is no turn, or one is neither, or its role is unknown.
+    """
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"{name} must be a list of turns, not {kind(turns)}")
+    return [message_of(f"{name}, turn {number}", turn) for number, turn in enumerate(turns, start=1)]
+
+
+def message_of(name: str, turn: Any) -> dict[str, Any]:
+    """Return the message of one turn; one with a role that we know is returned as it is."""
+    if not isinstance(turn, dict):
+        raise ValueError(f"{name} must be an object with from and value, or role and content, not {kind(turn)}")
+    if "from" not in turn:
+        other = turn.get("role") in (*OTHER_NAMES, *CALLS) and set(turn) <= {"role", "content"}
+        return _renamed(name, turn["role"], turn.get("content")) if other else turn
+    unread = [each for each, value in turn.items() if each not in ("from", "value") and value is not None]
+    if unread:
+        raise ValueError(f"{name} has the field {unread[0]!r} beside from and value, which nobody reads; remove it")
+    return _renamed(name, turn["from"], turn.get("value"))
+
+
+def _renamed(name: str, role: Any, content: Any) -> dict[str, Any]:
+    if not isinstance(content, str):
+        raise ValueError(f"{name} must be text, not {kind(content)}")
+    if role in CALLS:
+        return {"role": "assistant", "tool_calls": [_call(name, each) for each in _calls(name, content)]}
+    if not isinstance(role, str) or (role not in ROLES and role not in OTHER_NAMES):
+        known = ", ".join((*OTHER_NAMES, *ROLES, *CALLS))
+        raise ValueError(f"{name} has the role {kind(role)}; known are {known}")
+    return {"role": OTHER_NAMES.get(role, role), "content": content}
+
+
+def _calls(name: str, content: str) -> list[Any]:
+    try:
+        calls = parse_json(content.encode())
+    except ValueError as error:
+        raise ValueError(f"{name} is a call whose value {error}; write the JSON of its name and arguments") from error
+    return calls if isinstance(calls, list) and calls else [calls]
+
+
+def _call(name: str, call: Any) -> dict[str, Any]:
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or set(call) != {"name", "arguments"}:
+        raise ValueError(f"{name} is a call that must be an object with name and arguments, not {kind(call)}")
+    return {"type": "function", "function": call}
+
+
+def answer_of(name: str, value: Any) -> Any:
+    """Return an answer as text or messages, whether it is a text, one turn or several."""
+    if isinstance(value, dict):
+        return [message_of(name, value)]
+    if isinstance(value, list) and any(isinstance(turn, dict) and "from" in turn for turn in value):
+        return messages_of(name, value)
+    return value
+
+
+def pairs_of_turns(name: str, turns: Any) -> Messages:
+    """Return the messages of ms-swift's conversation: a list of objects with `human` and `assistant`."""
+    messages: Messages = []
+    for number, turn in enumerate(turns, start=1):
+        names = [OTHER_NAMES.get(each, each) for each in turn] if isinstance(turn, dict) else []
+        if names not in (["user", "assistant"], ["user"], ["tool", "assistant"]):
+            raise ValueError(f"{name}, turn {number} must be an object with human and assistant, not {kind(turn)}")
+        messages += [_renamed(f"{name}, turn {number}", role, content) for role, content in turn.items()]
+    return messages
+
+
+def history_of(record: Mapping[str, Any]) -> Messages:
+    """Return the earlier turns of LLaMA-Factory's and ms-swift's `history`: a list of [user, assistant]."""
+    history = parsed("history", record.get("history")) or []
+    if not isinstance(history, list):
+        raise ValueError(f"history must be a list of [user, assistant], not {kind(history)}")
+    messages: Messages = []
+    for number, exchange in enumerate(history, start=1):
+        if not (isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(each, str) for each in exchange)):
+            raise ValueError(f"history, exchange {number} must be [user, assistant] as two texts, not {kind(exchange)}")
+        messages += [user(exchange[0]), assistant(exchange[1])]
+    return messages
+
+
+def system_of(record: Mapping[str, Any]) -> Messages:
+    """Return the system's message of a `system` column, if it says something."""
+    found = [(name, record[name]) for name in ("system", "system_prompt") if (record.get(name) or "") != ""]
+    if len(found) > 1 and found[0][1] != found[1][1]:
+        raise ValueError("has both 'system' and 'system_prompt'; keep one")
+    for name, content in found[:1]:
+        if not isinstance(content, str):
+            raise ValueError(f"{name} must be text, not {kind(content)}")
+        if content.strip():
+            return [{"role": "system", "content": content}]
+    return []
+
+
+def before(record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
+    """Return the turns with the record's system's message and history in front.
+
+    Raises:
+        ValueError: If both the record and the turns bring a system's message, and they differ.
+    """
+    system = system_of(record)
+    if turns and isinstance(turns[0], dict) and turns[0].get("role") in ("system", "developer"):
+        if system and turns[0].get("content") != system[0]["content"]:
+            raise ValueError("has a system column and turns that start with another system's message; keep one")
+        system, turns = turns[:1], turns[1:]
+    return [*system, *history_of(record), *turns]
+
+
+def parsed(name: str, value: Any) -> Any:
+    """Return a value that may be written as its JSON, as in a table of texts."""
+    if not isinstance(value, str) or not value.strip():
+        return value or None
+    try:
+        return parse_json(value.encode())
+    except ValueError as error:
+        raise ValueError(f"{name} {error}; write a list or an object, or its JSON") from error
+
+
+def kind(value: Any) -> str:
+    """Return what a value is, in words that fit in a line."""
+    return "nothing" if value is None else f"{value!r:.40} ({type(value).__name__})"

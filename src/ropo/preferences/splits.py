@@ -1,0 +1,78 @@
+"""Which files of a folder are a split: exact names win, and what is ambiguous is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ropo.core.errors import UserError
+from ropo.preferences.files import kind_of, known_kinds
+
+ANY_SPLIT = r"train|training|test|testing|validation|valid|val|eval|dev"
+OUR_OWN = (
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+)  # what `datasets` and the hub write beside data
+SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]+)?$|[-_.]?\d+$")
+
+
+def files_of_split(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split, in order.
+
+    A name is a file's, without suffixes and the number of its part (`data/train_prefs-00000-of-00002.parquet` is
+    train_prefs), or that of a folder it lies in. Names equal to the split win over names that hold it as a word
+    (`uf.train.jsonl`). Where no name holds any split's, all files are read.
+
+    Raises:
+        UserError: If several names answer to the split, or the folder has no file of it.
+    """
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and kind_of(file) and file.name not in OUR_OWN and not _hidden(file.relative_to(folder))
+    ]
+    wanted = split.lower()
+    word = re.compile(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])")
+    any_split = re.compile(rf"(?<![a-z])({ANY_SPLIT})(?![a-z])")
+    for answers in (lambda name: name == wanted, lambda name: word.search(name) is not None):
+        groups = _groups(folder, files, answers)
+        if len(groups) > 1:
+            raise UserError(
+                f"data {folder}: several sets of files answer to split {split!r}: {', '.join(groups)[:300]}; name "
+                "the whole name of one as the split, or its folder or file as the data"
+            )
+        if groups:
+            return next(iter(groups.values()))
+    others = _groups(folder, files, lambda name: any_split.search(name) is not None)
+    if files and not others:
+        return files
+    raise UserError(
+        f"data {folder}: the folder has no {known_kinds()} file of split {split!r}"
+        + (f", only {', '.join(others)[:300]}; name one of these splits" if others else "; name the file itself")
+    )
+
+
+def _groups(folder: Path, files: list[Path], answers: Callable[[str], bool]) -> dict[str, list[Path]]:
+    """Gather the files that answer, by the name that does: a folder's, or a file's without the number of its part."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        group = next((group for name, group in _names(file.relative_to(folder)) if answers(name)), None)
+        if group is not None:
+            groups.setdefault(group, []).append(file)
+    return groups
+
+
+def _names(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the names a file goes by, in small letters, each with what to call the files that share it."""
+    for depth, part in enumerate(file.parts[:-1], start=1):
+        yield part.lower(), "/".join(file.parts[:depth]) + "/"
+    kind = kind_of(file) or ""
+    packed = ".gz" if file.suffix == ".gz" else ""
+    stem = SHARD.sub("", file.name.removesuffix(packed).removesuffix(kind))
+    yield stem.lower(), str(file.with_name(stem + kind + packed))
+
+
+def _hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
