@@ -11,6 +11,7 @@ from tenacity import RetryCallState
 from ropo.core.errors import UserError
 from ropo.judging.chat import Failure, Meter, Reply
 from ropo.judging.endpoint import EndpointChat, EndpointSettings, Transient
+from ropo.judging.reading import TEXT, read_preference
 from ropo.judging.verdicts import VerdictStore, ask_and_keep
 from tests.evaluation.fake_endpoint import serving
 
@@ -170,7 +171,7 @@ def test_a_refused_question_fails_without_another_attempt(tmp_path):
     with serving(answer=echo, faults=lambda text, before: "400" if "question 1" in text else None) as server:
         found = ask(server, tmp_path, 3)
         assert server.asked.total() == 3
-    assert found[1] == Failure("refused (400: unsupported_value, temperature)"), "what the server says is wrong"
+    assert found[1] == Failure("refused (400: unsupported_value, top_p)"), "what the server says is wrong"
 
 
 def test_a_dead_server_ends_the_run_before_all_questions_have_failed(tmp_path):
@@ -228,6 +229,55 @@ def test_a_server_that_counts_no_tokens(tmp_path):
     with serving(answer=echo, usage=False) as server:
         assert ask(server, tmp_path, 2, meter)[0].prompt_tokens is None
     assert meter.uncounted == 2
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thinking_in_a_field_of_its_own_does_not_matter(tmp_path, field):
+    """Its first token is the thinking's, so its log-probabilities say nothing of the verdict."""
+    choice = {"message": {"role": "assistant", "content": "B", field: "A seems right. Answer: A"}}
+    with serving(answer=lambda body: choice, logprobs={"A": -0.01, "B": -5.0}) as server:
+        (found,) = ask(server, tmp_path, logprobs=True)
+    assert found == Reply("B", 100, 10)
+    assert read_preference(found.text, found.first_token, found.cut) == (1.0, TEXT)
+
+
+def test_an_answer_in_parts_is_its_text(tmp_path):
+    parts = [{"type": "thinking", "thinking": "A?"}, {"type": "text", "text": "B"}]
+    with serving(answer=lambda body: {"message": {"role": "assistant", "content": parts}}) as server:
+        assert ask(server, tmp_path)[0].text == "B"
+
+
+def test_an_answer_cut_while_it_thinks_is_received_once_and_kept(tmp_path):
+    """Such an answer was paid for: asking the same again would only be paid again."""
+    choice = {"message": {"role": "assistant", "content": None, "reasoning_content": "Hm"}, "finish_reason": "length"}
+    with serving(answer=lambda body: choice) as server:
+        for _ in range(2):
+            (found,) = ask(server, tmp_path)
+        assert server.asked.total() == 1
+    assert found == Reply("", 100, 10, cut=True)
+
+
+@pytest.mark.parametrize(
+    "lacking", [{"temperature"}, {"max_tokens"}, {"system"}, {"temperature", "max_tokens", "system"}]
+)
+def test_a_model_that_reasons_is_asked_without_what_it_does_not_take(tmp_path, lacking):
+    """As OpenAI's reasoning models, and chat templates without a system turn, refuse questions."""
+    bodies = []
+
+    def refusal(body):
+        bodies.append(body)
+        present = {*body, *(turn["role"] for turn in body["messages"])}
+        return next((f"400 {name}" for name in sorted(lacking & present)), None)
+
+    asked = [[{"role": "system", "content": "Be strict."}, *turns] for turns in questions(6)]
+    with serving(answer=lambda body: body["messages"][-1]["content"], refusal=refusal) as server:
+        found = ask_and_keep(chat(server, concurrency=1), asked, VerdictStore(tmp_path), Meter())
+        assert server.asked.total() == 6 + len(lacking), "what one question taught holds for the next"
+    folded = "Be strict.\n\n" if "system" in lacking else ""
+    assert [reply.text for reply in found] == [f"{folded}question {number}" for number in range(6)]
+    assert not {*bodies[-1], *(turn["role"] for turn in bodies[-1]["messages"])} & lacking
+    longest = "max_completion_tokens" if "max_tokens" in lacking else "max_tokens"
+    assert bodies[-1][longest] == EndpointSettings("m").max_tokens
 
 
 def test_missing_key(monkeypatch):

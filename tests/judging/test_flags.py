@@ -26,7 +26,7 @@ def test_every_flag_reaches_the_endpoint(monkeypatch):
     values = {"url": "http://h/v1", "key_variable": "MY_KEY", "max_tokens": 9, "concurrency": 3, "attempts": 2}
     values |= {"timeout": 5.0, "longest_wait": 4.0}
     flags = [part for name, value in values.items() for part in (f"--judge_{name}", value)]
-    chat = load_judge(settings("--judge", "openai:m", "--judge_logprobs", *flags), 1)
+    chat = load_judge(settings("--judge", "openai:m", "--judge_logprobs", *flags), 1, 7)
     assert isinstance(chat, EndpointChat)
     assert chat.settings.model == "m"
     assert chat.settings.logprobs
@@ -35,13 +35,13 @@ def test_every_flag_reaches_the_endpoint(monkeypatch):
 
 
 def test_the_other_kinds(tmp_path):
-    local = load_judge(settings("--judge", f"transformers:{save_tiny(tmp_path)}"), 5)
+    local = load_judge(settings("--judge", f"transformers:{save_tiny(tmp_path)}"), 5, 7)
     assert isinstance(local, LocalChat)
     assert (local.max_tokens, local.batch_size) == (7, 5)
-    assert isinstance(load_judge(settings("--judge", "rules"), 1), RuleScorer)
-    assert isinstance(load_judge(settings("--judge", "statistics:mean"), 1), FunctionScorer)
+    assert isinstance(load_judge(settings("--judge", "rules"), 1, 7), RuleScorer)
+    assert isinstance(load_judge(settings("--judge", "statistics:mean"), 1, 7), FunctionScorer)
     with pytest.raises(UserError, match="reward model no/such: cannot be loaded"):
-        load_judge(settings("--judge", "reward:no/such"), 1)
+        load_judge(settings("--judge", "reward:no/such"), 1, 7)
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_the_other_kinds(tmp_path):
 )
 def test_bad_flags(flags, message):
     with pytest.raises(UserError, match=message):
-        load_judge(settings(*flags), 1)
+        load_judge(settings(*flags), 1, 7)

@@ -6,7 +6,7 @@ import pytest
 
 from ropo.core.errors import UserError
 from ropo.judging.chat import Failure, Reply
-from ropo.judging.grading import ChatScorer, grading, read_grade
+from ropo.judging.grading import ChatScorer, grading
 from ropo.judging.scorers import Scorer, scores_of, verdicts_of
 from ropo.judging.verdicts import VerdictStore
 from ropo.lm.sampling import PromptRecord
@@ -41,22 +41,6 @@ def scorer(folder, **verdicts):
     return ChatScorer(Scripted(said), VerdictStore(folder))
 
 
-@pytest.mark.parametrize(
-    ("text", "grade"),
-    [
-        ("Good. Grade: [[7]]", 7.0),
-        ("It says [[10]] itself. Grade: [[2.5]]", 2.5),
-        ("[[ 8 / 10 ]]", 8.0),
-        ("[[11]]", None),
-        ("[[0]]", None),
-        ("7", None),
-        ("", None),
-    ],
-)
-def test_the_last_grade_counts(text, grade):
-    assert read_grade(text) == grade
-
-
 def test_the_judge_sees_the_whole_conversation_and_one_answer():
     [turn] = grading(PROMPT, "Because {x} % of [[10]].")
     assert turn["role"] == "user"
@@ -76,9 +60,11 @@ def test_grades_come_in_order_and_are_asked_once(tmp_path):
 
 
 def test_an_answer_without_a_grade_is_none_and_counted(tmp_path):
-    judge = scorer(tmp_path, good="[[4]]", vague="very good", refused=Failure("refused (400)"))
-    assert verdicts_of(judge, PROMPT, ["good", "vague", "refused"]) == [4.0, None, None]
-    assert dict(judge.meter.failures) == {"unparsable verdict": 1, "refused (400)": 1}
+    cut = Reply("<think>So far [[9]]", cut=True)
+    judge = scorer(tmp_path, good="[[4]]", vague="very good", refused=Failure("refused (400)"), cut=cut)
+    assert verdicts_of(judge, PROMPT, ["good", "vague", "refused", "cut"]) == [4.0, None, None, None]
+    assert dict(judge.meter.failures) == {"unparsable verdict": 1, "refused (400)": 1, "cut before its verdict": 1}
+    assert judge.meter.missing == (3, 4)
     with pytest.raises(UserError, match="must return finite numbers, got"):
         scores_of(judge, PROMPT, ["good", "vague"])
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ropo.judging.chat import Meter
     from ropo.judging.scorers import Scorer
+
+GRADE_TOKENS = 256  # a grade with a sentence or two before it
+MANY = 0.1  # share of answers without a grade from which it is said loudly
 
 HELP = "make on-policy preference pairs from prompts"
 
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="leave out pairs until chosen and rejected are as long on average, within 2 %% (default on)",
     )
-    add_chat_arguments(parser.add_argument_group("where --scorer is openai: or transformers:"), max_tokens=256)
+    add_chat_arguments(parser.add_argument_group("where --scorer is openai: or transformers:"), GRADE_TOKENS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
     Console().print(summary_table(outcome.rows, outcome.dropped))
     if meter := getattr(scorer, "meter", None):
         print(judge_line(meter, args.judge_input_price, args.judge_output_price))
+        if warning := judge_warning(meter):
+            print(warning, file=sys.stderr)
     print(f"{len(outcome.pairs)} pairs: {args.output}")
 
 
@@ -74,7 +80,7 @@ def scorer_of(args: argparse.Namespace) -> Scorer:
         from ropo.judging.verdicts import VerdictStore
 
         flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
-        judge = load_judge(settings_from(JudgeSettings, flags), args.batch_size)
+        judge = load_judge(settings_from(JudgeSettings, flags), args.batch_size, GRADE_TOKENS)
         assert isinstance(judge, ChatModel)  # as the two kinds above are
         return ChatScorer(judge, VerdictStore(verdicts_path(args.output)))
 
@@ -82,6 +88,15 @@ def scorer_of(args: argparse.Namespace) -> Scorer:
 def verdicts_path(output: Path) -> Path:
     """Return the folder of a judge's verdicts."""
     return output.with_name(f"{output.stem}.verdicts")
+
+
+def judge_warning(meter: Meter) -> str | None:
+    """Say it loudly where a judge gave many answers no grade: they are not used, whatever they are worth."""
+    missing, asked = meter.missing
+    if missing < MANY * asked or not missing:
+        return None
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(meter.failures.items()))
+    return f"WARNING: {missing} of {asked} answers have no grade ({why}); see --judge_max_tokens, or take another judge"
 
 
 def judge_line(meter: Meter, input_price: float | None, output_price: float | None) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from ropo.lm.prompts import Turn
 
 Conversation = Sequence[Turn]
+UNPARSABLE = "unparsable verdict"
+CUT = "cut before its verdict"
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,18 @@ class Reply:
     """Hold what a chat model answered.
 
     Args:
-        text: The answer, which may be nonsense, but is not empty.
+        text: The answer, which may be nonsense; empty only where it was cut while the judge was still thinking.
         prompt_tokens: Tokens read; None where the model does not say.
         completion_tokens: Tokens written; None where the model does not say.
         first_token: Log-probabilities of the likeliest first tokens, where they were asked for and given.
+        cut: Whether it was cut at the longest answer.
     """
 
     text: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     first_token: dict[str, float] | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,12 @@ class Meter:
         """Count a question that stayed without an answer."""
         with self._lock:
             self.failures[reason] += 1
+
+    @property
+    def missing(self) -> tuple[int, int]:
+        """How many questions stayed without a verdict, and how many were asked or kept in all."""
+        unread = sum(count for reason, count in self.failures.items() if reason in (UNPARSABLE, CUT))
+        return self.failures.total(), self.calls + self.kept + self.failures.total() - unread
 
     def summary(self, input_price: float | None, output_price: float | None) -> dict[str, Any]:
         """Return the counts as JSON, with the cost of this run's calls where prices are known.

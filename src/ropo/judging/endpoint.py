@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -17,6 +18,7 @@ from tenacity.nap import sleep_using_event
 from ropo.core.errors import UserError
 from ropo.judging.chat import Conversation, Failure, Meter, Reply
 from ropo.judging.flags import DEFAULT_URL
+from ropo.lm.templating import joined_system
 
 PLACEHOLDER = "[key]"
 SHORTEST_KEY = 8  # characters; less is a word for a server that asks for no key, which a verdict may well hold
@@ -86,6 +88,7 @@ class EndpointChat:
                 f"judge {self.name}: the environment variable {_safe_name(settings.key_variable)} holds no key; set it "
                 "(a server that asks for none takes any text)"
             )
+        self._lacks: set[str] = set()  # what the model was found not to take
         self._client = openai.OpenAI(api_key=self._key, base_url=settings.url, timeout=settings.timeout, max_retries=0)
 
     @property
@@ -167,13 +170,17 @@ class EndpointChat:
         return min(asked, self.settings.longest_wait) if asked is not None else drawn
 
     def _ask_once(self, turns: Conversation) -> Reply:
+        lacks = set(self._lacks)
         options: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP_TOKENS} if self.settings.logprobs else {}
+        if "temperature" not in lacks:
+            options["temperature"] = self.settings.temperature
+        longest = "max_completion_tokens" if "max_tokens" in lacks else "max_tokens"
+        options[longest] = self.settings.max_tokens
+        folds = "system" in lacks and turns[0]["role"] == "system"
         try:
             completion: Any = self._client.chat.completions.create(
                 model=self.settings.model,
-                messages=list(turns),  # type: ignore[arg-type]
-                temperature=self.settings.temperature,
-                max_tokens=self.settings.max_tokens,
+                messages=joined_system(turns) if folds else list(turns),  # type: ignore[arg-type]
                 **options,
             )
         except openai.APITimeoutError as error:
@@ -181,6 +188,9 @@ class EndpointChat:
         except openai.APIConnectionError as error:
             raise Transient("no connection") from error
         except openai.APIStatusError as error:
+            if (lacking := _lacking(error, turns)) and lacking not in lacks:
+                self._lacks.add(lacking)
+                return self._ask_once(turns)
             raise self._refusal(error) from error
         except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not what it claims to be
             raise Transient("nonsense instead of a completion") from error
@@ -211,17 +221,22 @@ class EndpointChat:
             choices = completion.choices
             if not choices:
                 raise Transient("empty choice")
-            text = choices[0].message.content
+            message = choices[0].message
+            text = _visible(message.content)
+            cut = getattr(choices[0], "finish_reason", None) == "length"
             usage = getattr(completion, "usage", None)
             tokens = [_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")]
-            first_token = {self._strike(token): value for token, value in _first_token(choices[0])} or None
+            apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+            # With thinking in a field of its own, the first token may be the thinking's: only the text counts then.
+            tokens_seen = [] if apart else _first_token(choices[0])
+            first_token = {self._strike(token): value for token, value in tokens_seen} or None
         except (AttributeError, TypeError, IndexError, KeyError, ValueError) as error:
             raise Transient("nonsense instead of a completion") from error
         if text is not None and not isinstance(text, str):
             raise Transient("nonsense instead of a completion")
-        if not text or not text.strip():
+        if not cut and not (text and text.strip()):
             raise Transient("empty choice")
-        return Reply(self._strike(text), tokens[0], tokens[1], first_token)
+        return Reply(self._strike(text or ""), tokens[0], tokens[1], first_token, cut)
 
     def _strike(self, text: str) -> str:
         """Strike the key out of what a server says."""
@@ -242,6 +257,26 @@ def _check_url(url: str) -> None:
 def _safe_name(variable: str) -> str:
     """Return the name of a variable, unless it may be a key that was given in its place."""
     return variable if variable.isidentifier() and variable.isupper() else "that --judge_key_variable names"
+
+
+def _lacking(error: openai.APIStatusError, turns: Conversation) -> str | None:
+    """Return what a model was refused for that can be left out or said otherwise: models that reason often take neither
+    a temperature nor `max_tokens`, and some chat templates no system turn.
+    """
+    if error.status_code != 400:
+        return None
+    if error.param in ("temperature", "max_tokens"):
+        return str(error.param)
+    roles_named = re.search(r"system|roles", str(error.message), re.IGNORECASE) and turns[0]["role"] == "system"
+    return "system" if roles_named else None
+
+
+def _visible(content: Any) -> Any:
+    """Return the text of a message; some servers give it in parts, thinking among them."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(str(part.get("text") or "") for part in parts)
 
 
 def _first_token(choice: Any) -> list[tuple[str, float]]:

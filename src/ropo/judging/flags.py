@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ropo.judging.scorers import Scorer
 
 KINDS = "`openai:MODEL`, `transformers:MODEL`, `reward:MODEL`, `rules` or `module:function`"
+# A cap costs nothing where the judge ends by itself, and nobody knows whether a model behind an endpoint thinks first.
+ENDPOINT_TOKENS = 1024
 DEFAULT_URL = "https://api.openai.com/v1"
 
 
@@ -24,7 +26,7 @@ class JudgeSettings(Settings):
     judge: str
     judge_url: str = DEFAULT_URL
     judge_key_variable: str = "OPENAI_API_KEY"
-    judge_max_tokens: Annotated[int, Field(ge=1)] = 1024
+    judge_max_tokens: Annotated[int, Field(ge=1)] | None = None
     judge_logprobs: bool = False
     judge_concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
     judge_attempts: Annotated[int, Field(ge=1)] = 6
@@ -35,7 +37,7 @@ class JudgeSettings(Settings):
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Declare the flags of a suite's judge, with the suite's own longest verdict."""
+    """Declare the flags of a suite's judge, with the suite's usual longest verdict."""
     parser.add_argument("--judge", required=True, metavar="JUDGE", help=KINDS.replace("`", ""))
     parser.add_argument(
         "--judge_logprobs",
@@ -60,7 +62,13 @@ def add_chat_arguments(parser: argparse._ActionsContainer, max_tokens: int) -> N
         metavar="NAME",
         help="environment variable that holds its key (%(default)s)",
     )
-    flag("--judge_max_tokens", type=int, default=max_tokens, metavar="N", help="longest verdict (%(default)s)")
+    flag(
+        "--judge_max_tokens",
+        type=int,
+        metavar="N",
+        help=f"longest verdict and thinking ({max(max_tokens, ENDPOINT_TOKENS)} behind an endpoint; {max_tokens} of "
+        "a local model, 4096 where its chat template lets it think)",
+    )
     flag("--judge_concurrency", type=int, default=8, metavar="N", help="questions asked at once (%(default)s)")
     flag("--judge_attempts", type=int, default=6, metavar="N", help="attempts a question (%(default)s)")
     flag("--judge_timeout", type=float, default=120.0, metavar="S", help="seconds to wait for an answer (%(default)s)")
@@ -75,19 +83,23 @@ def add_chat_arguments(parser: argparse._ActionsContainer, max_tokens: int) -> N
     flag("--judge_output_price", type=float, metavar="PRICE", help="price of a million tokens written")
 
 
-def load_judge(settings: JudgeSettings, batch_size: int) -> ChatModel | Scorer:
+def load_judge(settings: JudgeSettings, batch_size: int, max_tokens: int) -> ChatModel | Scorer:
     """Return the chat model or the scorer that settings name.
 
     Args:
         settings: What to load.
         batch_size: Conversations that a local model answers at once.
+        max_tokens: Longest verdict that the question needs, where the settings name none.
 
     Raises:
         UserError: If they name none, a key is missing, or a model or function cannot be loaded.
     """
     kind, _, rest = settings.judge.partition(":")
-    if settings.judge_logprobs and kind != "openai":
-        raise UserError(f"judge_logprobs: only an endpoint gives them, got judge {settings.judge}; drop the flag")
+    if settings.judge_logprobs and kind not in ("openai", "transformers"):
+        raise UserError(
+            f"judge_logprobs: only an endpoint gives them, or a local chat model, got judge {settings.judge}; drop the "
+            "flag"
+        )
     if kind == "openai" and rest:
         from ropo.judging.endpoint import EndpointChat, EndpointSettings
 
@@ -96,7 +108,7 @@ def load_judge(settings: JudgeSettings, batch_size: int) -> ChatModel | Scorer:
                 model=rest,
                 url=settings.judge_url,
                 key_variable=settings.judge_key_variable,
-                max_tokens=settings.judge_max_tokens,
+                max_tokens=settings.judge_max_tokens or max(max_tokens, ENDPOINT_TOKENS),
                 logprobs=settings.judge_logprobs,
                 concurrency=settings.judge_concurrency,
                 attempts=settings.judge_attempts,
@@ -107,9 +119,15 @@ def load_judge(settings: JudgeSettings, batch_size: int) -> ChatModel | Scorer:
     if kind == "transformers" and rest:
         from ropo.judging.local import LocalChat
 
-        return LocalChat(rest, settings.judge_max_tokens, batch_size)
+        return LocalChat(rest, settings.judge_max_tokens, batch_size, max_tokens, settings.judge_logprobs)
     if settings.judge != "rules" and not (kind and rest):
         raise UserError(f"judge must be {KINDS}, got {settings.judge!r}; change --judge")
     from ropo.judging.scorers import load_scorer
 
     return load_scorer(settings.judge)
+
+
+def asked_of(judge: ChatModel | Scorer) -> dict[str, Any]:
+    """Return the name of a judge, and the longest verdict where it writes one, as results record them."""
+    identity = getattr(judge, "identity", {})
+    return {"judge": judge.name, "judge_max_tokens": identity.get("max_tokens")}

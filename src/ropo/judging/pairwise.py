@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from ropo.judging.chat import ChatModel, Conversation, Failure, Meter, Reply
+from ropo.judging.chat import CUT, UNPARSABLE, ChatModel, Conversation, Failure, Meter, Reply
+from ropo.judging.reading import SOURCES
 from ropo.judging.verdicts import VerdictStore, ask_and_keep
 from ropo.lm.prompts import PromptRecord
 
-UNPARSABLE = "unparsable verdict"
+MANY = 0.1  # share of missing verdicts from which it is said loudly
+WARNING = "WARNING: "  # notes that begin so are printed on standard error too
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,17 @@ class Duel:
 
 @dataclass(frozen=True)
 class Preference:
-    """Hold the probability that the second answer is the better one (0.5 a tie), or why the judge gave none."""
+    """Hold the probability that the second answer is the better one (0.5 a tie), or why the judge gave none.
+
+    Args:
+        second: The probability.
+        reason: Why there is none.
+        source: What it was read from, of `ropo.judging.reading`; None where the judge writes nothing.
+    """
 
     second: float | None
     reason: str | None = None
+    source: str | None = None
 
 
 @runtime_checkable
@@ -56,14 +66,14 @@ class ChatJudge:
         chat: The model.
         store: Where its answers are kept.
         question: Turns a duel into a conversation.
-        read: Reads the preference out of an answer; None where it holds none.
+        read: Reads the preference out of an answer, and says from what; None where it holds none.
         meter: Counts calls, tokens, retries and failures; unparsable answers count as failures.
     """
 
     chat: ChatModel
     store: VerdictStore
     question: Callable[[Duel], Conversation]
-    read: Callable[[Reply], float | None]
+    read: Callable[[Reply], tuple[float, str] | None]
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -80,14 +90,46 @@ class ChatJudge:
     def _preference(self, answer: Reply | Failure) -> Preference:
         if isinstance(answer, Failure):
             return Preference(None, answer.reason)
-        second = self.read(answer)
-        if second is None:
-            self.meter.count_failure(UNPARSABLE)
-            return Preference(None, UNPARSABLE)
-        return Preference(second)
+        found = self.read(answer)
+        if found is None:
+            reason = unread(answer)
+            self.meter.count_failure(reason)
+            return Preference(None, reason)
+        return Preference(found[0], source=found[1])
+
+
+def unread(reply: Reply) -> str:
+    """Say why a reply holds no verdict."""
+    return CUT if reply.cut else UNPARSABLE
 
 
 def reasons(preferences: Sequence[Preference]) -> dict[str, Any]:
     """Count why there is no verdict."""
     found = [preference.reason for preference in preferences if preference.reason is not None]
     return {reason: found.count(reason) for reason in sorted(set(found))}
+
+
+def count_read(preferences: Sequence[Preference]) -> dict[str, int]:
+    """Count what verdicts were read from, and why others could not be; empty where the judge writes no words."""
+    found = Counter(each.reason or each.source for each in preferences)
+    return {name: count for name, count in sorted(found.items(), key=str) if name is not None}
+
+
+def notes_on_reading(name: str, read: Mapping[str, int]) -> list[str]:
+    """Say how the verdicts on a model were read, and loudly where many could not be.
+
+    Args:
+        name: The model.
+        read: What `count_read` gave.
+    """
+    total, reasons = sum(read.values()), {why: count for why, count in read.items() if why not in SOURCES}
+    if not total:
+        return []
+    missing = sum(reasons.values())
+    sources = ", ".join(f"{read.get(source, 0)} from {source}" for source in SOURCES)
+    notes = [f"{name}: verdicts were read {sources}; {missing} of {total} are missing"]
+    if missing >= MANY * total:
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        mend = "give a larger --judge_max_tokens" if CUT in reasons else "see what the judge says, or take another"
+        notes.insert(0, f"{WARNING}{name}: {missing} of {total} verdicts are missing ({why}); {mend}")
+    return notes

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ropo.evaluation.results import SuiteResult
     from ropo.evaluation.suites import Workplace
 
+VERDICT_TOKENS = 64  # more than one letter takes, as judges like to add a label or a sentence
+
 HELP = "win rate against reference outputs, raw and length-controlled, by a judge of your choice"
 
 
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--temperature", type=float, default=0.7, help="of the models' answers; 0 is greedy (%(default)s)")
     flag("--top_p", type=float, default=1.0, help="mass of their nucleus (%(default)s)")
     flag("--max_new_tokens", type=int, default=2048, metavar="N", help="their longest answer (%(default)s)")
-    add_judge_arguments(parser, max_tokens=64)
+    add_judge_arguments(parser, VERDICT_TOKENS)
 
 
 def read_settings(arguments: argparse.Namespace) -> AlpacaEvalSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from ropo.evaluation.alpaca_eval.formats import Outputs, instruction_of
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT
-from ropo.judging.pairwise import Duel, PairJudge, reasons
+from ropo.judging.pairwise import Duel, PairJudge, count_read, reasons
 from ropo.judging.position import OrderCheck, check_orders
 from ropo.lm.prompts import PromptRecord
 
@@ -27,6 +27,7 @@ class Verdicts:
         reasons: Why, with counts.
         orders: The prompts that were judged in both orders.
         equal: Prompts where both outputs are the same text: a tie that nobody is asked about.
+        read: How many verdicts, in both orders, were read from what, or why not; empty where the judge writes none.
     """
 
     wins: Float[np.ndarray, " n"]
@@ -34,6 +35,7 @@ class Verdicts:
     reasons: dict[str, Any]
     orders: OrderCheck
     equal: int
+    read: dict[str, int] = field(default_factory=dict)
 
 
 def judge_outputs(
@@ -75,7 +77,9 @@ def judge_outputs(
         if verdict.second is not None:
             wins[i] = 1.0 - verdict.second if model_first[i] else verdict.second
     orders = check_orders([verdicts[i] for i in both], found[len(asked) :])
-    return Verdicts(wins, missing, reasons(list(verdicts.values())), orders, len(prompts) - len(asked))
+    read = count_read(found)
+    equal = len(prompts) - len(asked)
+    return Verdicts(wins, missing, reasons(list(verdicts.values())), orders, equal, read)
 
 
 def duels_to_judge(outputs: Outputs, reference: Outputs, swapped: int) -> int:

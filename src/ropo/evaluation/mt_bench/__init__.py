@@ -28,6 +28,8 @@ FILES = {
     "judge_prompts": "judge_prompts.jsonl",
 }
 
+VERDICT_TOKENS = 2048  # as FastChat asks for
+
 HELP = "two-turn questions graded by a chat model, or compared with the first model's answers"
 
 
@@ -61,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--mode", default="single", help="single, pairwise (against the first model) or both (%(default)s)")
     flag("--limit", type=int, metavar="N", help="questions to use, spread over the categories (all)")
     flag("--max_new_tokens", type=int, default=1024, metavar="N", help="longest answer of a turn (%(default)s)")
-    add_judge_arguments(parser, max_tokens=2048)
+    add_judge_arguments(parser, VERDICT_TOKENS)
 
 
 def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.evaluation.mt_bench.prompts import JudgePrompts, read_rating, read_winner
+from ropo.evaluation.mt_bench.prompts import JudgePrompts
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
 from ropo.judging.chat import ChatModel, Failure, Meter, Reply
-from ropo.judging.pairwise import UNPARSABLE, Preference
+from ropo.judging.pairwise import Preference, unread
 from ropo.judging.position import OrderCheck, check_orders
+from ropo.judging.reading import read_letter, read_rating
 from ropo.judging.verdicts import VerdictStore, ask_and_keep
+
+SECOND_WINS = {"A": 0.0, "B": 1.0, "C": 0.5}
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def compare(
         for shown in _both_orders(answers[question.number], others[question.number])
     ]
     replies = ask_and_keep(judge.chat, asked, judge.store, judge.meter, advance)
-    read = [_read(reply, read_winner, judge.meter) for reply in replies]
+    read = [_read(reply, _read_winner, judge.meter) for reply in replies]
     last, first = read[::2], read[1::2]  # where the model stands
     values: list[float | None] = []
     for (second_wins, _), (other_wins, _) in zip(last, first, strict=True):
@@ -133,15 +136,21 @@ def _both_orders(model: Sequence[str], other: Sequence[str]) -> tuple[tuple[Sequ
 
 
 def _read(
-    reply: Reply | Failure, read: Callable[[Reply], float | None], meter: Meter
+    reply: Reply | Failure, read: Callable[[str, bool], float | None], meter: Meter
 ) -> tuple[float | None, str | None]:
     if isinstance(reply, Failure):
         return None, reply.reason
-    value = read(reply)
+    value = read(reply.text, reply.cut)
     if value is None:
-        meter.count_failure(UNPARSABLE)
-        return None, UNPARSABLE
+        meter.count_failure(unread(reply))
+        return None, unread(reply)
     return value, None
+
+
+def _read_winner(text: str, cut: bool) -> float | None:
+    """Return the probability that the second answer wins: FastChat asks for `[[A]]`, `[[B]]`, or `[[C]]` for a tie."""
+    letter = read_letter(text, "ABC", cut)
+    return None if letter is None else SECOND_WINS[letter]
 
 
 def _table(values: Sequence[float | None]) -> Float[np.ndarray, "questions turns"]:

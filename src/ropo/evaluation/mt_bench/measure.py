@@ -12,7 +12,7 @@ from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
-from ropo.evaluation.mt_bench import MtBenchSettings
+from ropo.evaluation.mt_bench import VERDICT_TOKENS, MtBenchSettings
 from ropo.evaluation.mt_bench.answering import answer_questions
 from ropo.evaluation.mt_bench.grading import Grades, Judge, compare, grade
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
@@ -28,7 +28,8 @@ from ropo.evaluation.mt_bench.questions import (
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.judging.chat import ChatModel, Meter
-from ropo.judging.flags import load_judge
+from ropo.judging.flags import asked_of, load_judge
+from ropo.judging.pairwise import WARNING
 from ropo.judging.verdicts import VerdictStore
 from ropo.lm.sampling import model_name
 
@@ -60,7 +61,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
         for each in contestants
         if is_answers_file(each.source)
     }
-    chat = load_judge(settings, workplace.batch_size)
+    chat = load_judge(settings, workplace.batch_size, VERDICT_TOKENS)
     assert isinstance(chat, ChatModel)  # `read_settings` lets no other kind through
     fingerprints = [None if each.name in given else fingerprint_source(each.source) for each in contestants]
     answers = {each.name: given.get(each.name) or _answer(each, questions, settings, workplace) for each in contestants}
@@ -73,7 +74,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
         found = _judge(judge, each.name, contestants[0].name, benchmark, answers, settings, workplace)
         metrics, changes, details, said = _report(found, first, questions, workplace.seed)
         first = {kind: (each.name, grades) for kind, grades in found.items()} | first
-        notes += [f"{each.name}, {line}" for line in said]
+        notes += [_under(each.name, line) for line in said]
         details["judge"] = judge.meter.summary(settings.judge_input_price, settings.judge_output_price)
         models.append(
             ModelResult(
@@ -87,10 +88,13 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
         )
     return SuiteResult(
         suite="mt-bench",
-        settings={**settings.shown(), "judge": chat.name},
+        settings={**settings.shown(), **asked_of(chat)},
         data={"questions": _source(benchmark)},
         models=models,
-        notes=[f"grades are those of {chat.name}; they compare only with grades of the same judge", *notes],
+        notes=sorted(
+            [f"grades are those of {chat.name}; they compare only with grades of the same judge", *notes],
+            key=lambda line: not line.startswith(WARNING),
+        ),
         seed=workplace.seed,
     )
 
@@ -149,6 +153,12 @@ def _report(
             reference, others = first[name]
             changes.append(change_of(name, grades, others, reference, seed))
     return metrics, changes, details, notes
+
+
+def _under(name: str, line: str) -> str:
+    """Put a model's name before a note, behind its warning if it is one."""
+    loud, _, rest = line.rpartition(WARNING)
+    return f"{WARNING if line.startswith(WARNING) else loud}{name}, {rest}"
 
 
 def _source(benchmark: Benchmark) -> Source:
