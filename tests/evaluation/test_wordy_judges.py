@@ -10,6 +10,7 @@ from ropo.cli.main import main
 from ropo.evaluation.alpaca_eval import metrics
 from ropo.evaluation.results import read_results
 from ropo.judging import local
+from ropo.judging.judge import Meter
 from ropo.lm.sampling.batches import Answer, Batch
 from tests.evaluation.fake_endpoint import serving
 from tests.lm.sampling.tiny import save_tiny
@@ -183,7 +184,7 @@ SWITCHED = CHAT_TEMPLATE + "{% if enable_thinking is defined and not enable_thin
 
 
 def test_a_judge_that_thinks_gets_tokens_enough(place, scripted, monkeypatch):
-    monkeypatch.setattr(local, "LEAST_THINKING", 100)  # the tiny model has a context of 128 tokens
+    monkeypatch.setattr(local, "_LEAST_THINKING", 100)  # the tiny model has a context of 128 tokens
     scripted["say"] = lambda question: f"Answer: {meant(question)[1]} </think> {meant(question)[0]}"
     for template in (OPENING, SWITCHED):
         found, _ = judge(place, "--judge", save_judge(place / "judge", template), "--overwrite")
@@ -193,7 +194,7 @@ def test_a_judge_that_thinks_gets_tokens_enough(place, scripted, monkeypatch):
 
 
 def test_thinking_that_the_template_opened_and_nothing_closed_is_no_verdict(place, scripted, monkeypatch):
-    monkeypatch.setattr(local, "LEAST_THINKING", 100)
+    monkeypatch.setattr(local, "_LEAST_THINKING", 100)
     scripted |= {"say": lambda question: f"Answer: {meant(question)[0]}", "ended": False}
     found, notes = judge(place, "--judge", save_judge(place / "judge", OPENING))
     assert found.metric("no_verdict").value == 1.0
@@ -212,15 +213,15 @@ def test_too_few_tokens_to_think_are_refused_before_anything_is_written(place, c
 
 def test_thinking_that_the_template_rules_out_needs_no_more_tokens(place):
     closed = CHAT_TEMPLATE.replace("<assistant> ", "<assistant> {# enable_thinking #}<think> </think> ")
-    assert not local.LocalChat(save_judge(place / "judge", closed).partition(":")[2], 8, 1).thinks
+    assert not local.LocalChat(save_judge(place / "judge", closed).partition(":")[2], 8, 1, 64).thinks
 
 
 def test_local_log_probabilities_are_the_models(place):
     """The likeliest token is the one that greedy sampling writes."""
-    chat = local.LocalChat(save_judge(place / "judge", CHAT_TEMPLATE).partition(":")[2], 4, 2, logprobs=True)
+    chat = local.LocalChat(save_judge(place / "judge", CHAT_TEMPLATE).partition(":")[2], 4, 2, 64, logprobs=True)
     replies = []
     asked = [[{"role": "user", "content": text}] for text in ("the cat sat", "a dog ran", "two fast cat")]
-    assert len(list(chat.ask(asked, lambda number, reply: replies.append(reply), local.Meter()))) == 3
+    assert len(list(chat.ask(asked, lambda number, reply: replies.append(reply), Meter()))) == 3
     assert replies
     for reply in replies:
         best = max(reply.first_token, key=reply.first_token.get)

@@ -12,16 +12,18 @@ import torch
 
 from ropo.core.errors import UserError
 from ropo.evaluation.contestants import fingerprint_source
-from ropo.judging.chat import Conversation, Failure, Meter, Reply
+from ropo.judging.chat import Conversation, Failure, Reply
+from ropo.judging.judge import Meter
+from ropo.judging.options import THINKING_TOKENS
 from ropo.judging.reading import is_thinking
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import SamplingSettings, load_sampler_model, model_name
 from ropo.lm.sampling.batches import sample_batches
-from ropo.lm.templating import apply_template, fold_system
+from ropo.lm.system_turn import fold_system
+from ropo.lm.templating import apply_template
 
-THINKING_TOKENS = 4096  # what a judge that thinks may write, unless told otherwise
-LEAST_THINKING = 512  # fewer cut it off before its verdict, in all but the shortest cases
-TOP_TOKENS = 20  # as many of the likeliest first tokens as an endpoint reports
+_LEAST_THINKING = 512  # fewer cut it off before its verdict, in all but the shortest cases
+_TOP_TOKENS = 20  # as many of the likeliest first tokens as an endpoint reports
 _SWITCH = re.compile(r"enable_thinking|reasoning_effort|\bthinking\b")
 
 
@@ -42,7 +44,7 @@ class LocalChat:
     """
 
     def __init__(
-        self, source: str, max_tokens: int | None, batch_size: int, usual_tokens: int = 64, logprobs: bool = False
+        self, source: str, max_tokens: int | None, batch_size: int, usual_tokens: int, logprobs: bool = False
     ) -> None:
         self.name = f"transformers:{model_name(source)}"
         self.source, self.batch_size, self.logprobs = source, batch_size, logprobs
@@ -59,7 +61,7 @@ class LocalChat:
             bool(_SWITCH.search(str(self.tokenizer.chat_template))) and "/think" not in opening.lower()
         )
         self.max_tokens = max_tokens or (THINKING_TOKENS if self.thinks else usual_tokens)
-        if self.thinks and self.max_tokens < LEAST_THINKING:
+        if self.thinks and self.max_tokens < _LEAST_THINKING:
             raise UserError(
                 f"judge {self.name}: its chat template lets it think before its verdict, which judge_max_tokens "
                 f"{self.max_tokens} cuts off; give --judge_max_tokens {THINKING_TOKENS}, or leave the flag out"
@@ -89,7 +91,7 @@ class LocalChat:
         model = self._model
         encoded = [self._encode(turns) for turns in conversations]
         context = getattr(model.config, "max_position_embeddings", None) or float("inf")
-        least = LEAST_THINKING if self.thinks else self.max_tokens
+        least = _LEAST_THINKING if self.thinks else self.max_tokens
         fitting = [number for number, ids in enumerate(encoded) if len(ids) + least <= context]
         for number in sorted(set(range(len(encoded))) - set(fitting)):
             yield number, _fail(meter, f"longer than the context of {context} tokens")
@@ -124,7 +126,7 @@ class LocalChat:
         # Logits of a whole question over a vocabulary of 262k would take gigabytes.
         last = {"logits_to_keep": 1} if getattr(self._model, "_supports_logits_to_keep", bool)() else {}
         logits = self._model(input_ids=torch.tensor([ids], device=self._model.device), **last).logits[0, -1]
-        found = logits.float().log_softmax(-1).topk(min(TOP_TOKENS, logits.shape[-1]))
+        found = logits.float().log_softmax(-1).topk(min(_TOP_TOKENS, logits.shape[-1]))
         likeliest: dict[str, float] = {}  # tokens of one text, such as one with a blank that decoding drops, add up
         for token, log_prob in zip(found.indices.tolist(), found.values.tolist(), strict=True):
             text = str(self.tokenizer.decode([token]))

@@ -14,7 +14,7 @@ from ropo.evaluation.alpaca_eval.judging import Verdicts
 from ropo.evaluation.alpaca_eval.length_control import LARGEST, LIMIT, fit_length_control
 from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT, standard_error, win_rate
-from ropo.judging.position import OrderCheck
+from ropo.judging.judge import OrderCheck
 
 
 @pytest.fixture(scope="module")

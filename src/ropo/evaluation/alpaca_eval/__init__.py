@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ropo.core.errors import UserError
-from ropo.evaluation.settings import settings_from
-from ropo.judging.flags import JudgeSettings, add_judge_arguments
+from ropo.core.settings import settings_from
+from ropo.judging.options import JudgeOptions, add_judge_arguments
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant
@@ -23,7 +23,7 @@ VERDICT_TOKENS = 64  # more than one letter takes, as judges like to add a label
 HELP = "win rate against reference outputs, raw and length-controlled, by a judge of your choice"
 
 
-class AlpacaEvalSettings(JudgeSettings):
+class AlpacaEvalSettings(JudgeOptions):
     """Hold the settings of the suite.
 
     Attributes:

@@ -25,19 +25,13 @@ from ropo.evaluation.alpaca_eval.metrics import (
     metrics_for,
     notes_on,
 )
-from ropo.evaluation.alpaca_eval.question import pair_question
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, file_name, fingerprint_source
 from ropo.evaluation.readings import metrics_of
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.judging.chat import ChatModel, Meter, Reply
-from ropo.judging.flags import asked_of, load_judge
-from ropo.judging.pairwise import WARNING, ChatJudge, PairJudge, notes_on_reading
-from ropo.judging.reading import read_preference
-from ropo.judging.scored import ScorerJudge
-from ropo.judging.scorers import Scorer
-from ropo.judging.verdicts import VerdictStore
+from ropo.judging.judge import Judge, Meter, notes_on_reading, warnings_first
+from ropo.judging.load import load_judge
 from ropo.lm.sampling import PromptRecord, SamplingSettings, model_name, read_prompts
 
 
@@ -65,7 +59,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     known = settings.difficulties or (None if _brings_reference(settings) else formats.difficulties_file())
     difficulties = formats.read_difficulties(known, prompts, order) if known else None
     given = {each.name: _given_outputs(each, prompts) for each in contestants}
-    backend = load_judge(settings, workplace.batch_size, VERDICT_TOKENS)
+    judge = load_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
     fingerprints = [None if given[each.name] else fingerprint_source(each.source) for each in contestants]
     outputs = {each.name: given[each.name] or _answer(each, prompts, settings, workplace) for each in contestants}
     for name, written in outputs.items():
@@ -80,7 +74,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
             metrics = metrics_of(length_reading(characters(written.texts)), UNITS, workplace.seed)
             models.append(result.model_copy(update={"metrics": metrics}))
             continue
-        judge = make_judge(backend, workplace.cache)
+        judge.meter = Meter()  # the counts are each model's own
         found = _judge(each.name, judge, prompts, written, base, difficulties, settings.swapped, workplace)
         first = next(iter(judged.items()), None)
         cost = judge.meter.summary(settings.judge_input_price, settings.judge_output_price)
@@ -95,7 +89,12 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
         judged[each.name] = found
     return SuiteResult(
         suite="alpaca-eval",
-        settings={**settings.shown(), **asked_of(backend), "reference": base.generator},
+        settings={
+            **settings.shown(),
+            "judge": judge.name,
+            "judge_max_tokens": judge.longest,
+            "reference": base.generator,
+        },
         data={"prompts": _source(settings, prompts)},
         models=models,
         notes=_notes(judged, base.generator),
@@ -124,17 +123,6 @@ def _brings_reference(settings: AlpacaEvalSettings) -> bool:
     return settings.against_first or settings.reference_outputs is not None
 
 
-def make_judge(backend: ChatModel | Scorer, cache: Path) -> PairJudge:
-    """Return a pairwise judge with a meter of its own."""
-    if isinstance(backend, Scorer):
-        return ScorerJudge(backend, cache / "scores", Meter())
-    return ChatJudge(backend, VerdictStore(cache / "verdicts"), pair_question, _read, Meter())
-
-
-def _read(reply: Reply) -> tuple[float, str] | None:
-    return read_preference(reply.text, reply.first_token, reply.cut)
-
-
 def _given_outputs(contestant: Contestant, prompts: Sequence[PromptRecord]) -> Outputs | None:
     if not formats.is_outputs_file(contestant.source):
         return None
@@ -158,7 +146,7 @@ def _answer(
 
 def _judge(
     name: str,
-    judge: PairJudge,
+    judge: Judge,
     prompts: Sequence[PromptRecord],
     outputs: Outputs,
     base: Outputs,
@@ -193,14 +181,13 @@ def _known(metrics: list[Metric], judged: Judged) -> list[Metric]:
 def _notes(judged: Mapping[str, Judged], reference: str) -> list[str]:
     """Return what is to be said of the numbers, missing verdicts first."""
     said = [line for name, each in judged.items() for line in notes_on_reading(name, each.verdicts.read)]
-    return sorted([*said, *notes_on(judged, reference)], key=lambda line: not line.startswith(WARNING))
+    return warnings_first([*said, *notes_on(judged, reference)])
 
 
-def _check_answered(judge: PairJudge, asked: int) -> None:
+def _check_answered(judge: Judge, asked: int) -> None:
     """Refuse to report ties only, because the judge was never heard."""
-    meter = judge.meter
-    if asked and not meter.calls + meter.kept:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(meter.failures.items()))
+    if asked and not judge.meter.answered:
+        why = judge.meter.why
         raise UserError(f"judge {judge.name}: answered none of {asked} questions ({why}); check the server and its URL")
 
 

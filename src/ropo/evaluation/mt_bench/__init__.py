@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ropo.core.errors import UserError
-from ropo.evaluation.settings import settings_from
-from ropo.judging.flags import JudgeSettings, add_judge_arguments
+from ropo.core.settings import settings_from
+from ropo.judging.options import CHAT_KINDS, JudgeOptions, add_judge_arguments
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant
@@ -33,7 +33,7 @@ VERDICT_TOKENS = 2048  # as FastChat asks for
 HELP = "two-turn questions graded by a chat model, or compared with the first model's answers"
 
 
-class MtBenchSettings(JudgeSettings):
+class MtBenchSettings(JudgeOptions):
     """Hold the settings of the suite.
 
     Attributes:
@@ -69,8 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:
     """Return the suite's settings."""
     settings = settings_from(MtBenchSettings, arguments)
-    kind, _, name = settings.judge.partition(":")
-    if kind not in ("openai", "transformers") or not name:
+    if settings.kind not in CHAT_KINDS or not settings.judge.partition(":")[2]:
         raise UserError(
             f"judge must be `openai:MODEL` or `transformers:MODEL` in this suite, which asks for grades in words, got "
             f"{settings.judge!r}; change --judge"

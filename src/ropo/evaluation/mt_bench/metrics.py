@@ -12,9 +12,7 @@ from ropo.core.intervals import Comparison, Estimate, mean_interval, share_inter
 from ropo.evaluation.mt_bench.grading import Grades
 from ropo.evaluation.mt_bench.questions import TURNS, Question
 from ropo.evaluation.results import Change, Metric
-from ropo.judging.chat import CUT, UNPARSABLE
-from ropo.judging.pairwise import notes_on_reading
-from ropo.judging.reading import TEXT
+from ropo.judging.judge import CUT, UNPARSABLE, notes_on_reading
 
 SCORE, WIN_RATE = "score", "win_rate"
 MEANINGS = {
@@ -69,7 +67,7 @@ def mean_of(values: Float[np.ndarray, "questions turns"], seed: int) -> Estimate
 def notes_on(name: str, grades: Grades) -> list[str]:
     """Say how verdicts were read, which are missing, and why, loudly where many are."""
     missing = sum(grades.reasons.values())
-    read = notes_on_reading(name, {TEXT: _asked(grades) - missing, **grades.reasons})
+    read = notes_on_reading(name, grades.read)
     if not missing:
         return read
     why = ", ".join(f"{count} {reason}" for reason, count in grades.reasons.items())

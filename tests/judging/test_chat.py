@@ -1,14 +1,13 @@
-"""A chat model that grades answers, as a scorer of `ropo pairs`."""
+"""A chat model that grades and compares answers: what it is asked, and what becomes of its replies."""
 
 from __future__ import annotations
 
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.judging.chat import Failure, Reply
-from ropo.judging.grading import ChatScorer, grading
-from ropo.judging.scorers import Scorer, scores_of, verdicts_of
-from ropo.judging.verdicts import VerdictStore
+from ropo.judging.chat import ChatJudge, Failure, Reply, comparing, grading
+from ropo.judging.judge import Duel
+from ropo.judging.store import VerdictStore
 from ropo.lm.sampling import PromptRecord
 
 TURNS = [{"role": "system", "content": "Be {brief}."}, {"role": "user", "content": "Why?"}]
@@ -20,6 +19,7 @@ class Scripted:
 
     name = "openai:scripted"
     identity = {"model": "scripted"}  # noqa: RUF012
+    max_tokens = 7
 
     def __init__(self, verdicts):
         self.verdicts, self.asked = verdicts, []
@@ -36,9 +36,13 @@ class Scripted:
             yield number, found
 
 
-def scorer(folder, **verdicts):
+def judge_of(folder, **verdicts):
     said = {name: Reply(each, 10, 2) if isinstance(each, str) else each for name, each in verdicts.items()}
-    return ChatScorer(Scripted(said), VerdictStore(folder))
+    return ChatJudge(Scripted(said), VerdictStore(folder))
+
+
+def grades(judge, answers):
+    return [verdict.value for verdict in judge.grade(PROMPT, answers)]
 
 
 def test_the_judge_sees_the_whole_conversation_and_one_answer():
@@ -49,29 +53,40 @@ def test_the_judge_sees_the_whole_conversation_and_one_answer():
 
 
 def test_grades_come_in_order_and_are_asked_once(tmp_path):
-    judge = scorer(tmp_path, one="[[3]]", two="[[9]]", three="[[5]]")
-    assert isinstance(judge, Scorer)
+    judge = judge_of(tmp_path, one="[[3]]", two="[[9]]", three="[[5]]")
     assert judge.name == "openai:scripted"
-    assert scores_of(judge, PROMPT, ["two", "one", "three"]) == [9.0, 3.0, 5.0]
-    again = scorer(tmp_path, one="[[1]]", two="[[1]]", three="[[1]]")
-    assert scores_of(again, PROMPT, ["one", "two", "three"]) == [3.0, 9.0, 5.0]
+    assert grades(judge, ["two", "one", "three"]) == [9.0, 3.0, 5.0]
+    again = judge_of(tmp_path, one="[[1]]", two="[[1]]", three="[[1]]")
+    assert grades(again, ["one", "two", "three"]) == [3.0, 9.0, 5.0]
     assert again.chat.asked == []
     assert (judge.meter.calls, again.meter.calls, again.meter.kept) == (3, 0, 3)
 
 
 def test_an_answer_without_a_grade_is_none_and_counted(tmp_path):
     cut = Reply("<think>So far [[9]]", cut=True)
-    judge = scorer(tmp_path, good="[[4]]", vague="very good", refused=Failure("refused (400)"), cut=cut)
-    assert verdicts_of(judge, PROMPT, ["good", "vague", "refused", "cut"]) == [4.0, None, None, None]
+    judge = judge_of(tmp_path, good="[[4]]", vague="very good", refused=Failure("refused (400)"), cut=cut)
+    assert grades(judge, ["good", "vague", "refused", "cut"]) == [4.0, None, None, None]
     assert dict(judge.meter.failures) == {"unparsable verdict": 1, "refused (400)": 1, "cut before its verdict": 1}
     assert judge.meter.missing == (3, 4)
-    with pytest.raises(UserError, match="must return finite numbers, got"):
-        scores_of(judge, PROMPT, ["good", "vague"])
 
 
 def test_a_judge_that_is_down_ends_the_run(tmp_path):
     down = Failure("no connection", passing=True)
-    judge = scorer(tmp_path, one=down, two=down, three="[[5]]")
+    judge = judge_of(tmp_path, one=down, two=down, three="[[5]]")
     with pytest.raises(UserError, match=r"line 3: the judge gave no reply to any of 2 answers \(no connection\)"):
-        verdicts_of(judge, PROMPT, ["one", "two"])
-    assert verdicts_of(judge, PROMPT, ["one", "three"]) == [None, 5.0]
+        grades(judge, ["one", "two"])
+    assert grades(judge, ["one", "three"]) == [None, 5.0]
+
+
+def test_the_question_shows_request_and_answers_in_order():
+    prompt = PromptRecord({}, [{"role": "user", "content": "Why {so}?"}], 1)
+    text = comparing(Duel(prompt, "one {0}", "two {x}"))[-1]["content"]
+    places = [text.index(part) for part in ("Why {so}?", "Answer A:", "one {0}", "Answer B:", "two {x}")]
+    assert places == sorted(places)
+    assert comparing(Duel(prompt, "one", "two")) == comparing(Duel(prompt, "two", "one").swapped())
+
+
+def test_earlier_turns_are_shown():
+    turns = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Yo"), ("user", "Go on"))]
+    text = comparing(Duel(PromptRecord({}, turns, 1), "x", "y"))[-1]["content"]
+    assert "user: Hi\n\nassistant: Yo\n\nuser: Go on" in text
