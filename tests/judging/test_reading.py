@@ -110,6 +110,18 @@ LETTERS = [
     ("Let me compare. Answer A gives details. Answer B is short. So the better answer is A.", "A"),
     ("Looking at A, I see errors. Therefore B.", "B"),
 ]
+LETTERS += [
+    ('[{"model": "A", "rank": 2}, {"model": "B", "rank": 1}]', None),
+    ('{"answer": "A", "score": 7}\n{"answer": "B", "score": 9}', None),
+    ('{"verdict": {"winner": "B", "reason": "A is wrong"}}', "B"),
+    ('{"winning_answer": "Answer A"}', "A"),
+    ("Both answers are right, but Answer B is better.", "B"),
+    ("Answer A is the better answer.\n\nLet me know if you want more details.", "A"),
+    ("**Winner: Answer A**\n\nAnswer B has an error.", "A"),
+    ("B is the right choice.", "B"),
+    ("Answer A is worse.", None),
+    ("Worse: B", None),
+]
 # Cut at the longest answer: what follows might have taken it back.
 CUT_LETTERS = [
     ("A", "A"),
@@ -189,6 +201,14 @@ RATINGS = [
     ("Rating: ten", None),
     ("7.5/10", 7.5),
     ("Rating: 8 (good)", 8),
+]
+RATINGS += [
+    ("Score: 7/10 for style and 9/10 for facts.", None),
+    ("I would rate this answer an 8.", 8),
+    ("I'd give it a 7 because it is short.", 7),
+    ("I give it 2 stars out of 5.", None),
+    ("It names 7 of 10 rivers.", None),
+    ("Rating: 7/10 (7/10)", 7),
 ]
 CUT_RATINGS = [
     ("Rating: 1", None),

@@ -44,13 +44,14 @@ _FILLERS = re.compile(
     "evaluation"
 )
 _JSON_KEYS = re.compile(
-    rf"{_NOUN}|verdict|winner|better|best|prefer\w*|decision|judge?ment|result|selection|pick|final"
+    r"answer|choice|verdict|winn\w+|better|best|prefer\w*|decision|judge?ment|result|selection|pick|final"
 )
 _JSON_GRADES = re.compile("rating|score|grade|mark")
 
 _NAMED = rf"(?:(?i:{_NOUN})[\s_]*)?[*_\"'(\[]*\b([ABC])\b[*_\"')\]]*"
 _BETTER = (
-    r"(?:better|best|superior|preferable|preferred|stronger|winner|(?:more|most) (?:helpful|useful|suitable))"
+    r"(?:better|best|superior|preferable|preferred|stronger|winner|(?:more|most) (?:helpful|useful|suitable)|"
+    r"(?:correct|right) (?:answer|choice|option|one))"
     r"\b(?!-)(?!\s+(?:in(?!\s+(?:every|all|general)\b)|(?:at|with|on|for|when|regarding)\b|\w+(?:ed|ten)\b))"
 )
 _STATEMENTS = (
@@ -86,14 +87,17 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _LABEL = r"\b(?:rating|grade|score|mark)\b(?:\s+(?:is|of|would be))?[\s:=*_`\"'“”(–—]*"
 _END = r"(?![\d%]|\.\d|\s*(?:/|out of)\s*(?!10\b(?!\.\d))\d|\s*(?:-|–|to|or)\s*\d)(?:\s*(?:/|out of)\s*10\b)?"
 _IN_BRACKETS = rf"\[\[\s*{_NUMBER}\s*(?:/\s*10\s*)?\]\]"
+_GIVEN = r"\bI(?:['’]d| would| will)?\s+(?:rate|give|score|grade|assign)\b[^.\d\n-]{0,40}?(?<![\d.-])"
+_OF_TEN = re.compile(rf"(?<![\d./-]){_NUMBER}\s*(?:/|out of)\s*10\b(?!\.\d)")
 # From the plainest form to the loosest. The last labelled one counts, as judges may change their mind.
 _RATINGS = (
     (re.compile(_LABEL + _IN_BRACKETS, re.IGNORECASE), "last"),
     (re.compile(_IN_BRACKETS), "first"),  # as FastChat reads them
     (re.compile(_LABEL + rf"\[\s*{_NUMBER}\s*(?:/\s*10\s*)?\]", re.IGNORECASE), "last"),
     (re.compile(_LABEL + rf"(?<![\d.-]){_NUMBER}{_END}", re.IGNORECASE), "last"),
+    (re.compile(_GIVEN + _NUMBER + _END + r"(?=\s*(?:[.,;!*]|$|\n|because|since|for))", re.IGNORECASE), "last"),
     (re.compile(rf"\[\s*{_NUMBER}\s*(?:/\s*10\s*)?\]"), "first"),  # FastChat's second form
-    (re.compile(rf"(?<![\d./-]){_NUMBER}\s*(?:/|out of)\s*10\b(?!\.\d)"), "only"),
+    (_OF_TEN, "only"),
     (re.compile(rf"\A[\W_]*?(?<![\d./-]){_NUMBER}[\s*_`\"'.)]*\Z"), "only"),
 )
 
@@ -185,13 +189,17 @@ def read_rating(text: str, cut: bool = False) -> float | None:
     if cut and not said.endswith("]]"):
         said = said[: len(said) - len(said.split()[-1])] if said else said
     for pattern, which in _RATINGS:
-        if found := pattern.findall(said):
-            if which == "only" and len(set(map(float, found))) > 1:
-                return None
-            return _in_scale([found[-1 if which == "last" else 0]])
+        if not (found := list(pattern.finditer(said))):
+            continue
+        grade = found[-1 if which == "last" else 0]
+        others = found if which == "only" else _OF_TEN.finditer(said, grade.end()) if which == "last" else ()
+        # "Score: 7/10 for style and 9/10 for facts" is two grades, and neither is the answer's.
+        return _in_scale([grade[1]]) if {float(each[1]) for each in others} <= {float(grade[1])} else None
     return _in_scale(_values_in_json(said, _JSON_GRADES))
 
 
+# A text is taken line by line and sentence by sentence. A unit that is nothing but a verdict outweighs sentences that
+# call one answer the better one, and of several units only a labelled last one outweighs the others.
 def _verdict_in(unit: str, letters: str, first: bool) -> tuple[str, str] | None:
     """Return the letter of a line or sentence that is nothing but a verdict, perhaps with its reason, and its kind.
 
@@ -213,6 +221,7 @@ def _verdict_in(unit: str, letters: str, first: bool) -> tuple[str, str] | None:
 
 
 def _pure(unit: str, letters: str) -> tuple[str, str] | None:
+    """Return the letter that a unit ends with, and its kind, where only words that lead to it stand before."""
     words = re.findall(r"[^\W_]+(?:'[a-z]+)?", unit.replace("’", "'"))
     if not words or "?" in unit or len(words) > 12:
         return None
@@ -271,7 +280,7 @@ def _letter_of_cut(units: list[str], letters: str) -> str | None:
 
 
 def _is_json(said: str) -> bool:
-    return bool(re.match(r"(?:```\w*\s*)?\{\s*\"", said))
+    return bool(re.match(r"(?:```\w*\s*)?(?:\[\s*)?\{\s*\"", said))
 
 
 def _letter_in_json(said: str, letters: str) -> str | None:
@@ -280,19 +289,22 @@ def _letter_in_json(said: str, letters: str) -> str | None:
 
 
 def _values_in_json(said: str, keys: re.Pattern[str]) -> list[Any]:
-    """Return the values under some keys of the last JSON object in a text; of a broken one, those that are complete."""
-    for start in (match.start() for match in re.finditer(r"\{", said)):
+    """Return the values under some keys of the JSON objects in a text; of a broken one, those that are complete."""
+    objects: list[list[tuple[str, Any]]] = []
+    start = said.find("{")
+    while start >= 0:
         try:
-            whole, _ = json.JSONDecoder().raw_decode(said[start:])
+            whole, length = json.JSONDecoder().raw_decode(said[start:])
+            objects.append(list(_pairs(whole)))
         except ValueError:
-            continue
-        pairs = list(_pairs(whole))
-        wanted = [value for key, value in pairs if any(map(keys.fullmatch, re.split(r"[\W_]+", key.lower())))]
-        return wanted if wanted or len(pairs) != 1 else [pairs[0][1]]
-    broken = re.findall(r"\"([\w ]+)\"\s*:\s*(?:\"([^\"]{1,40})\"|(\d+(?:\.\d+)?)(?=\s*[,}]))", said)
-    return [
-        text or number for key, text, number in broken if any(map(keys.fullmatch, re.split(r"[\W_]+", key.lower())))
-    ]
+            length = 1
+        start = said.find("{", start + length)
+    if not objects:
+        broken = re.findall(r"\"([\w ]+)\"\s*:\s*(?:\"([^\"]{1,40})\"|(\d+(?:\.\d+)?)(?=\s*[,}]))", said)
+        objects = [[(key, text or number) for key, text, number in broken]]
+    pairs = [pair for each in objects for pair in each]
+    wanted = [value for key, value in pairs if any(map(keys.fullmatch, re.split(r"[\W_]+", key.lower())))]
+    return wanted if wanted or len(pairs) != 1 else [pairs[0][1]]
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
