@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from ropo.core.environment import kernels_in_use
 
+from ropo.core.environment import kernels_in_use
 from ropo.core.record import git_commit, library_versions
 
 
