@@ -21,6 +21,8 @@ FORBIDDEN = {
     "adapter": ABOVE_CORE - {"ops", "lm"},
     "preferences": ABOVE_CORE - {"preferences", "lm"},
     "training": {"adapter", "ops", "evaluation", "comparison", "report", "methods"},
+    "judging": {"adapter", "ops", "training", "diagnostics", "methods", "comparison", "report", "pairs"},
+    "pairs": {"adapter", "ops", "training", "diagnostics", "methods", "comparison", "report", "evaluation"},
     "evaluation": {"adapter", "ops", "training", "methods", "comparison", "report"},
     "comparison": {"adapter", "ops", "training", "report"},
     "report": {"adapter", "ops", "training", "instructions", "lm", "pairs", "preferences"},

@@ -60,8 +60,8 @@ def test_help_loads_none_of_the_suites_libraries(module):
     tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
     names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    assert "ropo.evaluation.settings" in names
-    light = {"ropo.core.errors", "ropo.evaluation.settings", "ropo.judging.flags", "pydantic"}
+    assert "ropo.core.settings" in names
+    light = {"ropo.core.errors", "ropo.core.settings", "ropo.judging.options", "pydantic"}
     light |= {"ropo.evaluation.sampled"}
     assert {name for name in names if name.split(".")[0] not in sys.stdlib_module_names} <= light
 

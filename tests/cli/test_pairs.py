@@ -95,6 +95,29 @@ def test_a_chat_model_grades_and_is_asked_once_across_a_fault_and_a_rerun(model,
     assert all("secret-key" not in file.read_text() for file in tmp_path.rglob("*.json*"))
 
 
+def test_grades_in_other_words_are_read_and_missing_ones_are_said_loudly(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    prompts, output = write_prompts(tmp_path / "p.jsonl", TEXTS[:12]), tmp_path / "pairs.jsonl"
+
+    def grade(body):
+        answer = re.search(r"<answer>\n(.*)\n</answer>", body["messages"][-1]["content"], re.DOTALL)[1]
+        if "slow" in answer:
+            return {"message": {"content": "<think>Grade: [[10]]"}, "finish_reason": "length"}
+        return f"<think>Grade: [[10]]</think>**Rating:** {min(10, 1 + len(words(answer)))}/10"
+
+    with serving(answer=grade) as server:
+        assert main([*arguments(model, prompts, output), "--scorer", "openai:j", "--judge_url", server.url]) == 0
+    told = capsys.readouterr()
+    loud = r"^WARNING: \d+ of \d+ answers have no grade \(\d+ cut before its verdict\)"
+    assert re.search(loud, told.err, re.MULTILINE)
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(records) > 3
+    for record in records:
+        chosen, rejected = (record[name][0]["content"] for name in ("chosen", "rejected"))
+        assert record["score_chosen"] == min(10, 1 + len(words(chosen))) > record["score_rejected"]
+        assert "slow" not in chosen + rejected
+
+
 def test_killed_run_continues_without_sampling_twice_and_gives_the_same_file(model, tmp_path):
     prompts = write_prompts(tmp_path / "p.jsonl", TEXTS, instructions=INSTRUCTIONS)
     assert main(arguments(model, prompts, tmp_path / "whole.jsonl")) == 0

@@ -45,9 +45,9 @@ def test_the_budget_sets_the_steps(tmp_path):
 
     model = save_tiny(tmp_path)
     pairs = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran"}] * 3
-    # <user> the cat <eos> <assistant> + sat on <eos> + ran <eos> = 10 tokens
+    # <user> the cat <eos> <assistant> - 1 + sat on <eos> + ran <eos> = 9 tokens, as training lays a pair out
     assert steps_of(Budget(pairs=9, batch_size=4), pairs, model, True) == 3
-    assert steps_of(Budget(tokens=200, batch_size=4), pairs, model, True) == 5
+    assert steps_of(Budget(tokens=180, batch_size=4), pairs, model, True) == 5
     assert steps_of(Budget(tokens=1, batch_size=4), pairs, model, True) == 1
 
 

@@ -17,13 +17,15 @@ class Server:
     """Hold what the server does and what it saw.
 
     Args:
-        answer: Takes the request's body and returns the text of the answer.
+        answer: Takes the request's body and returns the text of the answer, or fields of the choice.
         faults: Takes the conversation's text and how often it was asked before; returns a fault or None.
+        refusal: Takes the request's body; returns a fault or None.
         hold_after: Number of answers after which requests are left waiting until the server ends.
     """
 
-    answer: Callable[[dict], str]
+    answer: Callable[[dict], str | dict]
     faults: Callable[[str, int], str | None] = lambda text, before: None
+    refusal: Callable[[dict], str | None] = lambda body: None
     hold_after: int | None = None
     logprobs: dict[str, float] | None = None
     usage: bool = True
@@ -65,7 +67,7 @@ def serving(**options) -> Iterator[Server]:
                     state._ended.wait(60)
                     self.close_connection = True
                     return
-                respond(self, body, state.faults(text, before), state)
+                respond(self, body, state.faults(text, before) or state.refusal(body), state)
             finally:
                 with state._lock:
                     state._open -= 1
@@ -102,11 +104,15 @@ def respond(handler: BaseHTTPRequestHandler, body: dict, fault: str | None, stat
         send(handler, 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": None}}]}))
     elif fault is not None:
         key = handler.headers.get("Authorization")  # some servers repeat it in their complaint
-        error = {"message": f"fault, your key is {key}", "code": "unsupported_value", "param": "temperature"}
-        send(handler, int(fault), json.dumps({"error": error}))
+        status, _, param = fault.partition(" ")
+        error = {"message": f"fault, your key is {key}", "code": "unsupported_value", "param": param or "top_p"}
+        if param == "system":
+            error |= {"message": "System role not supported", "param": None}
+        send(handler, int(status), json.dumps({"error": error}))
     else:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-        choice["message"] = {"role": "assistant", "content": state.answer(body)}
+        said = state.answer(body)
+        choice |= {"message": {"role": "assistant", "content": said}} if isinstance(said, str) else said
         if state.logprobs and body.get("logprobs"):
             top = [{"token": token, "logprob": value, "bytes": None} for token, value in state.logprobs.items()]
             choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import pytest
 from tenacity import RetryCallState
 
 from ropo.core.errors import UserError
-from ropo.judging.chat import Failure, Meter, Reply
-from ropo.judging.endpoint import EndpointChat, EndpointSettings, Transient
-from ropo.judging.verdicts import VerdictStore, ask_and_keep
+from ropo.judging.chat import ChatJudge, Failure, Reply
+from ropo.judging.endpoint import EndpointChat, _Transient
+from ropo.judging.judge import Meter
+from ropo.judging.options import JudgeOptions
+from ropo.judging.reading import TEXT, read_preference
+from ropo.judging.store import VerdictStore
 from tests.evaluation.fake_endpoint import serving
 
 KEY = "sk-secret-4711"
@@ -24,9 +26,20 @@ def key(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
+def endpoint(url, model="m", max_tokens=1024, **options):
+    given = {f"judge_{name}": value for name, value in ({"key_variable": "JUDGE_KEY"} | options).items()}
+    return EndpointChat(model, JudgeOptions(judge=f"openai:{model}", judge_url=url, **given), max_tokens)
+
+
 def chat(server, **options):
     options = {"timeout": PATIENT, "longest_wait": 0.02, "attempts": 3, "concurrency": 2} | options
-    return EndpointChat(EndpointSettings("m", server.url, "JUDGE_KEY", **options))
+    return endpoint(server.url, **options)
+
+
+def ask_and_keep(model, conversations, folder, meter=None, advance=lambda replies: None):
+    judge = ChatJudge(model, VerdictStore(folder))
+    judge.meter = meter or Meter()
+    return judge._replies(conversations, advance)
 
 
 def questions(count):
@@ -34,7 +47,7 @@ def questions(count):
 
 
 def ask(server, folder, count=1, meter=None, **options):
-    return ask_and_keep(chat(server, **options), questions(count), VerdictStore(folder), meter or Meter())
+    return ask_and_keep(chat(server, **options), questions(count), folder, meter)
 
 
 def echo(body):
@@ -102,8 +115,8 @@ def test_a_fault_is_survived_and_counted(tmp_path, fault, reason):
 def test_a_pause_is_as_long_as_the_server_asks_up_to_the_longest(asked, longest, paused):
     """Without a wish of the server it is drawn by chance, so that threads spread out."""
     state = RetryCallState(None, None, (), {})
-    state.set_exception((Transient, Transient("too many requests (429)", asked), None))
-    judge = EndpointChat(EndpointSettings("m", "http://127.0.0.1:1/v1", "JUDGE_KEY", longest_wait=longest))
+    state.set_exception((_Transient, _Transient("too many requests (429)", asked), None))
+    judge = endpoint("http://127.0.0.1:1/v1", longest_wait=longest)
     found = [judge._pause(state) for _ in range(50)]
     assert all(0 <= pause <= longest for pause in found)
     assert (set(found) == {paused}) if paused else (len(set(found)) > 40)
@@ -131,7 +144,7 @@ def test_a_question_that_stands_twice_is_asked_once(tmp_path):
     with serving(answer=echo) as server:
         twice = [*questions(1), *questions(2)]
         steps = []
-        found = ask_and_keep(chat(server), twice, VerdictStore(tmp_path), Meter(), steps.append)
+        found = ask_and_keep(chat(server), twice, tmp_path, Meter(), steps.append)
         assert server.asked.total() == 2
     assert found[0] == found[1] != found[2]
     assert sum(steps) == 3
@@ -139,14 +152,14 @@ def test_a_question_that_stands_twice_is_asked_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model", "other"), ("url", None), ("temperature", 0.5), ("max_tokens", 7), ("logprobs", True)],
+    [("model", "other"), ("url", None), ("max_tokens", 7), ("logprobs", True)],
 )
 def test_another_judge_takes_no_verdict_of_this_one(tmp_path, field, value):
     with serving(answer=echo) as server:
-        settings = EndpointSettings("m", server.url, "JUDGE_KEY")
-        other = replace(settings, **{field: value or server.url.replace("127.0.0.1", "localhost")})
-        for each in (settings, settings, other, other):
-            ask_and_keep(EndpointChat(each), questions(1), VerdictStore(tmp_path), Meter())
+        one = {"url": server.url}
+        other = one | {field: value or server.url.replace("127.0.0.1", "localhost")}
+        for each in (one, one, other, other):
+            ask_and_keep(endpoint(**each), questions(1), tmp_path)
         assert server.asked.total() == 2
 
 
@@ -170,7 +183,7 @@ def test_a_refused_question_fails_without_another_attempt(tmp_path):
     with serving(answer=echo, faults=lambda text, before: "400" if "question 1" in text else None) as server:
         found = ask(server, tmp_path, 3)
         assert server.asked.total() == 3
-    assert found[1] == Failure("refused (400: unsupported_value, temperature)"), "what the server says is wrong"
+    assert found[1] == Failure("refused (400: unsupported_value, top_p)"), "what the server says is wrong"
 
 
 def test_a_dead_server_ends_the_run_before_all_questions_have_failed(tmp_path):
@@ -183,7 +196,7 @@ def test_a_dead_server_ends_the_run_before_all_questions_have_failed(tmp_path):
 def test_a_question_is_its_whole_conversation(tmp_path):
     asked = [[{"role": "system", "content": word}, *questions(1)[0]] for word in ("kind", "strict")]
     with serving(answer=lambda body: body["messages"][0]["content"]) as server:
-        found = ask_and_keep(chat(server), asked, VerdictStore(tmp_path), Meter())
+        found = ask_and_keep(chat(server), asked, tmp_path)
     assert [answer.text for answer in found] == ["kind", "strict"]
 
 
@@ -230,21 +243,71 @@ def test_a_server_that_counts_no_tokens(tmp_path):
     assert meter.uncounted == 2
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thinking_in_a_field_of_its_own_does_not_matter(tmp_path, field):
+    """Its first token is the thinking's, so its log-probabilities say nothing of the verdict."""
+    choice = {"message": {"role": "assistant", "content": "B", field: "A seems right. Answer: A"}}
+    with serving(answer=lambda body: choice, logprobs={"A": -0.01, "B": -5.0}) as server:
+        (found,) = ask(server, tmp_path, logprobs=True)
+    assert found == Reply("B", 100, 10)
+    assert read_preference(found.text, found.first_token, found.cut) == (1.0, TEXT)
+
+
+def test_an_answer_in_parts_is_its_text(tmp_path):
+    parts = [{"type": "thinking", "thinking": "A?"}, {"type": "text", "text": "B"}]
+    with serving(answer=lambda body: {"message": {"role": "assistant", "content": parts}}) as server:
+        assert ask(server, tmp_path)[0].text == "B"
+
+
+def test_an_answer_cut_while_it_thinks_is_received_once_and_kept(tmp_path):
+    """Such an answer was paid for: asking the same again would only be paid again."""
+    choice = {"message": {"role": "assistant", "content": None, "reasoning_content": "Hm"}, "finish_reason": "length"}
+    with serving(answer=lambda body: choice) as server:
+        for _ in range(2):
+            (found,) = ask(server, tmp_path)
+        assert server.asked.total() == 1
+    assert found == Reply("", 100, 10, cut=True)
+
+
+@pytest.mark.parametrize(
+    "lacking", [{"temperature"}, {"max_tokens"}, {"system"}, {"temperature", "max_tokens", "system"}]
+)
+def test_a_model_that_reasons_is_asked_without_what_it_does_not_take(tmp_path, lacking):
+    """As OpenAI's reasoning models, and chat templates without a system turn, refuse questions."""
+    bodies = []
+
+    def refusal(body):
+        bodies.append(body)
+        present = {*body, *(turn["role"] for turn in body["messages"])}
+        return next((f"400 {name}" for name in sorted(lacking & present)), None)
+
+    asked = [[{"role": "system", "content": "Be strict."}, *turns] for turns in questions(6)]
+    with serving(answer=lambda body: body["messages"][-1]["content"], refusal=refusal) as server:
+        found = ask_and_keep(chat(server, concurrency=1), asked, tmp_path, meter := Meter())
+        assert server.asked.total() == 6 + len(lacking), "what one question taught holds for the next"
+    folded = "Be strict.\n\n" if "system" in lacking else ""
+    assert [reply.text for reply in found] == [f"{folded}question {number}" for number in range(6)]
+    assert not {*bodies[-1], *(turn["role"] for turn in bodies[-1]["messages"])} & lacking
+    assert meter.retries == {f"refused for its {name} (400)": 1 for name in lacking}
+    longest = "max_completion_tokens" if "max_tokens" in lacking else "max_tokens"
+    assert bodies[-1][longest] == 1024
+
+
 def test_missing_key(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(UserError, match="variable JUDGE_KEY holds no key"):
-        EndpointChat(EndpointSettings("m", "http://127.0.0.1:1/v1", "JUDGE_KEY"))
+        endpoint("http://127.0.0.1:1/v1")
 
 
 @pytest.mark.parametrize("given", [KEY, "sk_live_4711", "AIzaSecret"])
 def test_a_key_given_as_the_name_of_its_variable_is_not_repeated(given):
     with pytest.raises(UserError, match="variable that --judge_key_variable names holds no key") as caught:
-        EndpointChat(EndpointSettings("m", "http://127.0.0.1:1/v1", given))
+        endpoint("http://127.0.0.1:1/v1", key_variable=given)
     assert given not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://me:pw@x/v1", "http://x/v1?key=3", "http://"])
 def test_bad_url(url):
     with pytest.raises(UserError, match="judge_url must") as caught:
-        EndpointChat(EndpointSettings("m", url, "JUDGE_KEY"))
+        endpoint(url)
     assert "pw" not in str(caught.value)

@@ -9,8 +9,8 @@ from datasets import load_dataset
 from trl.data_utils import is_conversational
 
 from ropo.core.errors import UserError
-from ropo.judging.scorers import FunctionScorer
-from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
+from ropo.judging.scores import RuleJudge, function_judge
+from ropo.lm.sampling import SamplingSettings, sampler
 from ropo.pairs import Selection, make_pairs
 from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path
@@ -20,7 +20,7 @@ from tests.tiny_tokenizer import WORDS
 
 SAMPLING = SamplingSettings(samples=6, max_new_tokens=16, seed=2)
 TEXTS = tuple(f"{first} {second}" for first in WORDS[:6] for second in WORDS[6:12])
-COUNT_A = FunctionScorer("test:count", lambda record, answers: [answer.count("a") for answer in answers])
+COUNT_A = function_judge("test:count", lambda record, answers: [answer.count("a") for answer in answers])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_records_hold_what_they_need_and_chosen_beats_rejected(model, tmp_path):
     assert len(records) + sum(outcome.dropped.values()) == len(TEXTS)
     for record in records:
         chosen, rejected = (record[name][0]["content"] for name in ("chosen", "rejected"))
-        assert [record["score_chosen"], record["score_rejected"]] == COUNT_A.function({}, [chosen, rejected])
+        assert [record["score_chosen"], record["score_rejected"]] == [chosen.count("a"), rejected.count("a")]
         assert record["score_chosen"] > record["score_rejected"]
         assert record["prompt"][-1]["role"] == "user"
         assert record["scorer"] == "test:count"
@@ -96,7 +96,7 @@ def test_a_failing_scorer_loses_nothing_that_was_sampled(model, tmp_path, monkey
         return [float("nan") if len(calls) == 9 else 0.0 for _ in answers]
 
     with pytest.raises(UserError, match="finite"):
-        make(model, output, scorer=FunctionScorer("test:nan", failing))
+        make(model, output, scorer=function_judge("test:nan", failing))
     assert not output.exists()
     kept = len(records_of(answers_path(output))) - 1
     assert kept == 3, "four prompts a batch: the ninth prompt is in the third"
@@ -113,15 +113,13 @@ def test_a_failing_scorer_loses_nothing_that_was_sampled(model, tmp_path, monkey
 
 
 def test_missing_instructions_are_found_before_sampling(model, tmp_path):
-    from ropo.judging.scorers import RuleScorer
-
     with pytest.raises(UserError, match="prompt on line 1: the rule scorer needs"):
-        make(model, tmp_path / "pairs.jsonl", scorer=RuleScorer())
+        make(model, tmp_path / "pairs.jsonl", scorer=RuleJudge())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_pair_left(model, tmp_path):
-    flat = FunctionScorer("test:flat", lambda record, answers: [0.0] * len(answers))
+    flat = function_judge("test:flat", lambda record, answers: [0.0] * len(answers))
     with pytest.raises(UserError, match=r"no pair is left \(.*no contrast"):
         make(model, tmp_path / "pairs.jsonl", scorer=flat)
     assert not (tmp_path / "pairs.jsonl").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,9 @@ def run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     # A table cut to a pipe's 80 columns would lose its numbers.
     console = Console()
     print_results(result, console if console.is_terminal else Console(width=160))
+    for note in result.notes:
+        if note.startswith("WARNING"):
+            print(note, file=sys.stderr)
     print(f"written to {flags.output / FILE_NAME}")
 
 

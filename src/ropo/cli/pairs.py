@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ropo.judging.chat import Meter
-    from ropo.judging.scorers import Scorer
+    from ropo.judging.judge import Judge, Meter
+
+GRADE_TOKENS = 256  # a grade with a sentence or two before it
 
 HELP = "make on-policy preference pairs from prompts"
 
@@ -16,7 +18,7 @@ HELP = "make on-policy preference pairs from prompts"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ropo pairs`."""
     from ropo.cli.sampling import add_sampling_arguments
-    from ropo.judging.flags import KINDS, add_chat_arguments
+    from ropo.judging.options import KINDS, add_judge_arguments
 
     parser.add_argument("--model", required=True, help="the policy: hub id, folder, .gguf file or PEFT adapter folder")
     add_sampling_arguments(parser, samples=6, temperature=0.8, top_p=0.95)
@@ -32,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="leave out pairs until chosen and rejected are as long on average, within 2 %% (default on)",
     )
-    add_chat_arguments(parser.add_argument_group("where --scorer is openai: or transformers:"), max_tokens=256)
+    group = parser.add_argument_group("where --scorer is openai: or transformers:")
+    add_judge_arguments(group, GRADE_TOKENS, chat_only=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ropo.cli.quiet import quiet_libraries
     from ropo.cli.sampling import batch_progress, sampling_settings
+    from ropo.judging.judge import MANY, WARNING
     from ropo.lm.sampling import describe_prompts, read_prompts
     from ropo.pairs import Selection, make_pairs
     from ropo.pairs.summary import summary_table
@@ -50,34 +54,31 @@ def run(args: argparse.Namespace) -> None:
     selection = Selection(args.strategy, args.margin, args.threshold, args.max_pairs, args.match_lengths)
     prompts = read_prompts(args.prompts)
     print(describe_prompts(prompts))
-    scorer = scorer_of(args)
+    judge = judge_of(args)
     with batch_progress(len(prompts)) as advance:
-        outcome = make_pairs(args.model, prompts, args.output, scorer, sampling, selection, args.batch_size, advance)
+        outcome = make_pairs(args.model, prompts, args.output, judge, sampling, selection, args.batch_size, advance)
     Console().print(summary_table(outcome.rows, outcome.dropped))
-    if meter := getattr(scorer, "meter", None):
+    meter = judge.meter
+    if meter.failures or meter.answered:
         print(judge_line(meter, args.judge_input_price, args.judge_output_price))
+    missing, asked = meter.missing
+    if missing and missing >= MANY * asked:
+        mend = "see --judge_max_tokens, or take another judge"
+        print(f"{WARNING}{missing} of {asked} answers have no grade ({meter.why}); {mend}", file=sys.stderr)
     print(f"{len(outcome.pairs)} pairs: {args.output}")
 
 
-def scorer_of(args: argparse.Namespace) -> Scorer:
-    """Return the scorer that the flags name; a chat model's verdicts are kept beside the output."""
-    if args.scorer.partition(":")[0] not in ("openai", "transformers"):
-        from ropo.pairs import load_scorer
-
-        return load_scorer(args.scorer)
+def judge_of(args: argparse.Namespace) -> Judge:
+    """Return the judge that `--scorer` names; its verdicts are kept beside the output."""
     from ropo.cli.extras import evaluation_libraries_for
+    from ropo.core.settings import settings_from
+    from ropo.judging.load import load_judge
+    from ropo.judging.options import JudgeOptions
 
+    flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
+    options = settings_from(JudgeOptions, flags)
     with evaluation_libraries_for(f"scorer {args.scorer}"):
-        from ropo.evaluation.settings import settings_from
-        from ropo.judging.chat import ChatModel
-        from ropo.judging.flags import JudgeSettings, load_judge
-        from ropo.judging.grading import ChatScorer
-        from ropo.judging.verdicts import VerdictStore
-
-        flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
-        judge = load_judge(settings_from(JudgeSettings, flags), args.batch_size)
-        assert isinstance(judge, ChatModel)  # as the two kinds above are
-        return ChatScorer(judge, VerdictStore(verdicts_path(args.output)))
+        return load_judge(options, verdicts_path(args.output), args.batch_size, GRADE_TOKENS, "scorer")
 
 
 def verdicts_path(output: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ropo.core.errors import UserError
-from ropo.evaluation.settings import Settings
+from ropo.core.settings import Settings
 
 if TYPE_CHECKING:
     from ropo.lm.sampling import SamplingSettings

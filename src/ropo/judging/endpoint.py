@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,45 +15,19 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity.nap import sleep_using_event
 
 from ropo.core.errors import UserError
-from ropo.judging.chat import Conversation, Failure, Meter, Reply
-from ropo.judging.flags import DEFAULT_URL
+from ropo.judging.chat import Conversation, Failure, Reply
+from ropo.judging.judge import Meter
+from ropo.judging.options import DEFAULT_URL, JudgeOptions
+from ropo.lm.system_turn import joined_system
 
-PLACEHOLDER = "[key]"
-SHORTEST_KEY = 8  # characters; less is a word for a server that asks for no key, which a verdict may well hold
-HOPELESS = 10  # questions in a row, at least, that fail before a server counts as down
-TOP_TOKENS = 20  # the most that OpenAI's endpoint reports; servers that allow fewer refuse, and say so
-
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    """Hold how an endpoint is asked.
-
-    Args:
-        model: Name of the model there.
-        url: Base URL, as the `openai` client takes it.
-        key_variable: Environment variable that holds the key.
-        temperature: 0 for the likeliest answer.
-        max_tokens: Longest answer in tokens.
-        logprobs: Whether to ask for the log-probabilities of the first token.
-        concurrency: Questions asked at once.
-        attempts: How often a question is asked before it counts as failed.
-        timeout: Seconds to wait for an answer.
-        longest_wait: Longest pause between two attempts, in seconds.
-    """
-
-    model: str
-    url: str = DEFAULT_URL
-    key_variable: str = "OPENAI_API_KEY"
-    temperature: float = 0.0
-    max_tokens: int = 1024
-    logprobs: bool = False
-    concurrency: int = 8
-    attempts: int = 6
-    timeout: float = 120.0
-    longest_wait: float = 60.0
+_TEMPERATURE = 0.0  # the likeliest answer
+_PLACEHOLDER = "[key]"
+_SHORTEST_KEY = 8  # characters; less is a word for a server that asks for no key, which a verdict may well hold
+_HOPELESS = 10  # questions in a row, at least, that fail before a server counts as down
+_TOP_TOKENS = 20  # the most that OpenAI's endpoint reports; servers that allow fewer refuse, and say so
 
 
-class Transient(Exception):
+class _Transient(Exception):
     """A failed attempt that is worth another one."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -62,7 +36,7 @@ class Transient(Exception):
         self.wait = wait
 
 
-class Refused(Exception):
+class _Refused(Exception):
     """An attempt that the server will refuse again."""
 
 
@@ -70,34 +44,38 @@ class EndpointChat:
     """Ask an OpenAI-compatible endpoint.
 
     Args:
-        settings: How to ask.
+        model: Name of the model there.
+        options: How to ask.
+        max_tokens: Longest answer in tokens.
 
     Raises:
         UserError: If the environment has no key, or the URL is none or carries a secret.
     """
 
-    def __init__(self, settings: EndpointSettings) -> None:
-        self.settings = settings
-        self.name = f"openai:{settings.model}"
-        _check_url(settings.url)
-        self._key = os.environ.get(settings.key_variable, "").strip()
+    def __init__(self, model: str, options: JudgeOptions, max_tokens: int) -> None:
+        self.model, self.options, self.max_tokens = model, options, max_tokens
+        self.name = f"openai:{model}"
+        _check_url(options.judge_url)
+        self._key = os.environ.get(options.judge_key_variable, "").strip()
         if not self._key:
             raise UserError(
-                f"judge {self.name}: the environment variable {_safe_name(settings.key_variable)} holds no key; set it "
-                "(a server that asks for none takes any text)"
+                f"judge {self.name}: the environment variable {_safe_name(options.judge_key_variable)} holds no key; "
+                "set it (a server that asks for none takes any text)"
             )
-        self._client = openai.OpenAI(api_key=self._key, base_url=settings.url, timeout=settings.timeout, max_retries=0)
+        self._lacks: set[str] = set()  # what the model was found not to take
+        self._client = openai.OpenAI(
+            api_key=self._key, base_url=options.judge_url, timeout=options.judge_timeout, max_retries=0
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
         """Return model, URL and sampling settings."""
-        asked = self.settings
         return {
-            "model": asked.model,
-            "url": asked.url,
-            "temperature": asked.temperature,
-            "max_tokens": asked.max_tokens,
-            "logprobs": asked.logprobs,
+            "model": self.model,
+            "url": self.options.judge_url,
+            "temperature": _TEMPERATURE,
+            "max_tokens": self.max_tokens,
+            "logprobs": self.options.judge_logprobs,
         }
 
     def ask(
@@ -110,7 +88,7 @@ class EndpointChat:
                 patiently they are asked, that it is plainly down. What was answered until then is kept.
         """
         stop = threading.Event()
-        pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="judge")
+        pool = ThreadPoolExecutor(self.options.judge_concurrency, thread_name_prefix="judge")
 
         def answer(number: int) -> Reply | Failure:
             if stop.is_set():
@@ -130,10 +108,11 @@ class EndpointChat:
                 failed_in_a_row = failed_in_a_row + 1 if isinstance(found, Failure) and found.passing else 0
                 if isinstance(found, Failure):
                     meter.count_failure(found.reason)
-                    if failed_in_a_row >= max(HOPELESS, 2 * self.settings.concurrency):
+                    if failed_in_a_row >= max(_HOPELESS, 2 * self.options.judge_concurrency):
                         raise UserError(
-                            f"judge {self.name} at {self.settings.url}: gave no answer to {failed_in_a_row} questions "
-                            f"in a row (the last: {found.reason}); mend the server and run again: answers are kept"
+                            f"judge {self.name} at {self.options.judge_url}: gave no answer to {failed_in_a_row} "
+                            f"questions in a row (the last: {found.reason}); mend the server and run again: answers "
+                            "are kept"
                         )
                 yield futures[future], found
         finally:
@@ -142,10 +121,10 @@ class EndpointChat:
 
     def _ask_patiently(self, turns: Conversation, meter: Meter, stop: threading.Event) -> Reply | Failure:
         def give_up(state: RetryCallState) -> bool:
-            return stop.is_set() or stop_after_attempt(self.settings.attempts)(state)
+            return stop.is_set() or stop_after_attempt(self.options.judge_attempts)(state)
 
         retrying = Retrying(
-            retry=retry_if_exception_type(Transient),
+            retry=retry_if_exception_type(_Transient),
             stop=give_up,
             wait=self._pause,
             sleep=sleep_using_event(stop),
@@ -153,79 +132,92 @@ class EndpointChat:
             reraise=True,
         )
         try:
-            return retrying(self._ask_once, turns)
-        except Transient as error:
+            return retrying(self._ask_once, turns, meter)
+        except _Transient as error:
             return Failure(error.reason, passing=True)
-        except Refused as error:
+        except _Refused as error:
             return Failure(str(error))
 
     def _pause(self, state: RetryCallState) -> float:
         """Wait as long as the server asks for, else longer and longer with some chance, so that threads spread out."""
         error = state.outcome.exception() if state.outcome else None
-        asked = error.wait if isinstance(error, Transient) else None
-        drawn = wait_random_exponential(multiplier=1.0, max=self.settings.longest_wait)(state)
-        return min(asked, self.settings.longest_wait) if asked is not None else drawn
+        asked = error.wait if isinstance(error, _Transient) else None
+        drawn = wait_random_exponential(multiplier=1.0, max=self.options.judge_longest_wait)(state)
+        return min(asked, self.options.judge_longest_wait) if asked is not None else drawn
 
-    def _ask_once(self, turns: Conversation) -> Reply:
-        options: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP_TOKENS} if self.settings.logprobs else {}
+    def _ask_once(self, turns: Conversation, meter: Meter) -> Reply:
+        lacks = set(self._lacks)
+        options: dict[str, Any] = {"logprobs": True, "top_logprobs": _TOP_TOKENS} if self.options.judge_logprobs else {}
+        if "temperature" not in lacks:
+            options["temperature"] = _TEMPERATURE
+        longest = "max_completion_tokens" if "max_tokens" in lacks else "max_tokens"
+        options[longest] = self.max_tokens
+        folds = "system" in lacks and turns[0]["role"] == "system"
         try:
             completion: Any = self._client.chat.completions.create(
-                model=self.settings.model,
-                messages=list(turns),  # type: ignore[arg-type]
-                temperature=self.settings.temperature,
-                max_tokens=self.settings.max_tokens,
+                model=self.model,
+                messages=joined_system(turns) if folds else list(turns),  # type: ignore[arg-type]
                 **options,
             )
         except openai.APITimeoutError as error:
-            raise Transient(f"no answer within {self.settings.timeout:g} s") from error
+            raise _Transient(f"no answer within {self.options.judge_timeout:g} s") from error
         except openai.APIConnectionError as error:
-            raise Transient("no connection") from error
+            raise _Transient("no connection") from error
         except openai.APIStatusError as error:
+            if (lacking := _lacking(error, turns)) and lacking not in lacks:
+                self._lacks.add(lacking)
+                meter.count_retry(f"refused for its {lacking} (400)")
+                return self._ask_once(turns, meter)
             raise self._refusal(error) from error
         except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not what it claims to be
-            raise Transient("nonsense instead of a completion") from error
+            raise _Transient("nonsense instead of a completion") from error
         return self._read(completion)
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """Tell what a status means: the user's mistake, a passing one, or one that only this question makes."""
         status = error.status_code
-        where = f"judge {self.name} at {self.settings.url}"
+        where = f"judge {self.name} at {self.options.judge_url}"
         if status in (401, 403):
-            return UserError(f"{where}: refuses the key of {self.settings.key_variable} ({status}); check it")
+            return UserError(f"{where}: refuses the key of {self.options.judge_key_variable} ({status}); check it")
         if status == 404:
             return UserError(f"{where}: does not know this model or address (404); check --judge and --judge_url")
         if error.code == "insufficient_quota":
             return UserError(f"{where}: the account has no credit left; answers so far are kept")
         if status == 429:
-            return Transient("too many requests (429)", _seconds(error.response.headers.get("retry-after")))
+            return _Transient("too many requests (429)", _seconds(error.response.headers.get("retry-after")))
         if status >= 500 or status in (408, 409, 425):
             kind = "server error" if status >= 500 else "passing error"
-            return Transient(f"{kind} ({status})", _seconds(error.response.headers.get("retry-after")))
+            return _Transient(f"{kind} ({status})", _seconds(error.response.headers.get("retry-after")))
         named = [part for part in (error.code, error.param) if isinstance(part, str) and part != str(status)]
         why = self._strike(", ".join(named))[:80]  # its message may differ from question to question
-        return Refused(f"refused ({status}: {why})" if why else f"refused ({status})")
+        return _Refused(f"refused ({status}: {why})" if why else f"refused ({status})")
 
     def _read(self, completion: Any) -> Reply:
         """Take the answer out of a completion, whose fields the client does not check."""
         try:
             choices = completion.choices
             if not choices:
-                raise Transient("empty choice")
-            text = choices[0].message.content
+                raise _Transient("empty choice")
+            message = choices[0].message
+            text = _visible(message.content)
+            cut = getattr(choices[0], "finish_reason", None) == "length"
             usage = getattr(completion, "usage", None)
             tokens = [_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")]
-            first_token = {self._strike(token): value for token, value in _first_token(choices[0])} or None
+            apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+            # With thinking in a field of its own, the first token may be the thinking's: only the text counts then.
+            tokens_seen = [] if apart else _first_token(choices[0])
+            first_token = {self._strike(token): value for token, value in tokens_seen} or None
         except (AttributeError, TypeError, IndexError, KeyError, ValueError) as error:
-            raise Transient("nonsense instead of a completion") from error
+            raise _Transient("nonsense instead of a completion") from error
         if text is not None and not isinstance(text, str):
-            raise Transient("nonsense instead of a completion")
-        if not text or not text.strip():
-            raise Transient("empty choice")
-        return Reply(self._strike(text), tokens[0], tokens[1], first_token)
+            raise _Transient("nonsense instead of a completion")
+        if not cut and not (text and text.strip()):
+            raise _Transient("empty choice")
+        return Reply(self._strike(text or ""), tokens[0], tokens[1], first_token, cut)
 
     def _strike(self, text: str) -> str:
         """Strike the key out of what a server says."""
-        return text if len(self._key) < SHORTEST_KEY else text.replace(self._key, PLACEHOLDER)
+        return text if len(self._key) < _SHORTEST_KEY else text.replace(self._key, _PLACEHOLDER)
 
 
 def _check_url(url: str) -> None:
@@ -242,6 +234,26 @@ def _check_url(url: str) -> None:
 def _safe_name(variable: str) -> str:
     """Return the name of a variable, unless it may be a key that was given in its place."""
     return variable if variable.isidentifier() and variable.isupper() else "that --judge_key_variable names"
+
+
+def _lacking(error: openai.APIStatusError, turns: Conversation) -> str | None:
+    """Return what a model was refused for that can be left out or said otherwise: models that reason often take neither
+    a temperature nor `max_tokens`, and some chat templates no system turn.
+    """
+    if error.status_code != 400:
+        return None
+    if error.param in ("temperature", "max_tokens"):
+        return str(error.param)
+    roles_named = re.search(r"system|roles", str(error.message), re.IGNORECASE) and turns[0]["role"] == "system"
+    return "system" if roles_named else None
+
+
+def _visible(content: Any) -> Any:
+    """Return the text of a message; some servers give it in parts, thinking among them."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(str(part.get("text") or "") for part in parts)
 
 
 def _first_token(choice: Any) -> list[tuple[str, float]]:

@@ -1,8 +1,7 @@
 """Make on-policy preference pairs: sample answers, score them, and choose pairs."""
 
-from ropo.judging.scorers import Scorer, load_scorer
 from ropo.pairs.candidates import Candidate, Pair
 from ropo.pairs.make import Outcome, make_pairs
 from ropo.pairs.selection import STRATEGIES, Selection
 
-__all__ = ["STRATEGIES", "Candidate", "Outcome", "Pair", "Scorer", "Selection", "load_scorer", "make_pairs"]
+__all__ = ["STRATEGIES", "Candidate", "Outcome", "Pair", "Selection", "make_pairs"]

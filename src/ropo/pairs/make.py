@@ -12,7 +12,7 @@ from typing import Any
 
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
-from ropo.judging.scorers import RuleScorer, Scorer, scores_of, verdicts_of
+from ropo.judging.judge import Judge
 from ropo.lm.sampling import Batch, PromptRecord, Sampler, SamplingSettings, model_name, sample_with_journal
 from ropo.pairs.candidates import Candidate, Pair
 from ropo.pairs.length import match_lengths
@@ -38,7 +38,7 @@ def make_pairs(
     source: str,
     prompts: Sequence[PromptRecord],
     output: Path,
-    scorer: Scorer,
+    judge: Judge,
     sampling: SamplingSettings,
     selection: Selection,
     batch_size: int,
@@ -46,14 +46,14 @@ def make_pairs(
 ) -> Outcome:
     """Sample answers, score them, choose pairs and write them.
 
-    Sampled answers are kept beside the output, batch by batch; a run that is killed, or stopped by its scorer,
+    Sampled answers are kept beside the output, batch by batch; a run that is killed, or stopped by its judge,
     continues from them. The output appears complete or not at all.
 
     Args:
         source: The policy: whatever `ropo.lm.loading.load_policy` takes.
         prompts: What to answer.
         output: The JSON Lines file to write, in TRL's conversational preference format.
-        scorer: Gives each answer a number; one without a verdict is not used.
+        judge: Gives each answer a number; one without a verdict is not used.
         sampling: How to sample.
         selection: How to choose.
         batch_size: Answers that are decoded at once.
@@ -63,20 +63,19 @@ def make_pairs(
         What was written and what was not.
 
     Raises:
-        UserError: If the scorer fails or returns something else than finite numbers, or no pair is left.
+        UserError: If the judge fails or returns something else than finite numbers, or no pair is left.
     """
-    if isinstance(scorer, RuleScorer):
-        for prompt in prompts:  # costs nothing, so mistakes in the instructions are found before sampling
-            scores_of(scorer, prompt, ["probe"])
+    for prompt in prompts:  # costs nothing, so mistakes in them are found before sampling
+        judge.check(prompt)
     candidates: dict[int, list[Candidate]] = {}
 
     def score(batch: Batch) -> None:
         for number, answers in zip(batch.prompts, batch.answers, strict=True):
-            scores = verdicts_of(scorer, prompts[number], [answer.text for answer in answers])
+            verdicts = judge.grade(prompts[number], [answer.text for answer in answers])
             candidates[number] = [
-                Candidate(answer.text, len(answer.tokens), answer.finished, value)
-                for answer, value in zip(answers, scores, strict=True)
-                if value is not None
+                Candidate(answer.text, len(answer.tokens), answer.finished, verdict.value)
+                for answer, verdict in zip(answers, verdicts, strict=True)
+                if verdict.value is not None
             ]
         on_batch(batch)
 
@@ -93,7 +92,7 @@ def make_pairs(
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise UserError(f"no pair is left ({reasons}); sample more or longer answers, or loosen the selection")
     settings = {"model": model_name(source), **asdict(sampling)}
-    records = (to_record(pair, prompts[pair.prompt], scorer.name, settings) for pair in pairs)
+    records = (to_record(pair, prompts[pair.prompt], judge.name, settings) for pair in pairs)
     write_atomically(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return Outcome(pairs, dropped, rows)
 

@@ -6,10 +6,8 @@ import pytest
 
 from ropo.evaluation.alpaca_eval.formats import Outputs
 from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
-from ropo.judging.chat import Meter
-from ropo.judging.pairwise import Preference
-from ropo.judging.scored import ScorerJudge
-from ropo.judging.scorers import FunctionScorer
+from ropo.judging.judge import Meter, Verdict
+from ropo.judging.scores import function_judge
 from ropo.lm.sampling import PromptRecord
 
 COUNT = 200
@@ -21,15 +19,21 @@ BAD = Outputs("reference", [f"bad {i}" for i in range(COUNT)])
 class Fake:
     """A judge made of a function of a duel."""
 
-    name = "fake"
+    name, longest = "fake", None
 
     def __init__(self, decide):
         self.meter, self.seen, self.decide = Meter(), [], decide
 
-    def compare(self, duels, advance):
+    def check(self, prompt):
+        raise NotImplementedError
+
+    def grade(self, prompt, answers):
+        raise NotImplementedError
+
+    def prefer(self, duels, advance):
         self.seen += duels
         advance(len(duels))
-        return [Preference(self.decide(duel)) for duel in duels]
+        return [Verdict(self.decide(duel)) for duel in duels]
 
 
 def knows(duel):
@@ -85,11 +89,11 @@ def test_equal_outputs_are_a_tie_without_a_question():
 
 
 def test_a_scorer_judges_too(tmp_path):
-    scorer = FunctionScorer("length", lambda record, answers: [len(answer) for answer in answers])
-    found = judge_outputs(ScorerJudge(scorer, tmp_path), PROMPTS, GOOD, BAD, 0, 20)
+    judge = function_judge("length", lambda record, answers: [len(answer) for answer in answers])
+    found = judge_outputs(judge, PROMPTS, GOOD, BAD, 0, 20)
     assert found.wins.tolist() == [1.0] * COUNT
     assert found.orders.agree.all()
     evil = Outputs("r", [f"evil {i}" for i in range(COUNT)])
-    tied = judge_outputs(ScorerJudge(scorer, tmp_path), PROMPTS, GOOD, evil, 0, 20)
+    tied = judge_outputs(judge, PROMPTS, GOOD, evil, 0, 20)
     assert tied.wins.tolist() == [0.5] * COUNT
     assert tied.orders.agree.all()

@@ -16,7 +16,7 @@ from ropo.evaluation.alpaca_eval.judging import Verdicts
 from ropo.evaluation.alpaca_eval.length_control import PUBLISHED
 from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length, notes_on
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT, standard_error, win_rate
-from ropo.judging.position import OrderCheck
+from ropo.judging.judge import OrderCheck
 
 DERIVATION = Path(__file__).parents[3] / "experiments" / "length_control" / "prior.py"
 

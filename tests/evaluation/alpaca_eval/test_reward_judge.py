@@ -10,7 +10,7 @@ import pytest
 from ropo.cli.main import main
 from ropo.evaluation.alpaca_eval import metrics
 from ropo.evaluation.results import read_results
-from ropo.judging.scorers import RewardModelScorer
+from ropo.judging.scores import RewardModel
 from tests.tiny_reward import rewards, save_tiny_reward
 from tests.tiny_tokenizer import WORDS
 
@@ -68,14 +68,14 @@ def test_every_verdict_is_the_classifiers_and_is_kept(place, model, monkeypatch)
     asked = sum(win != 0.5 for win in wanted) + SWAPPED
     assert (judge_of(place)["calls"], judge_of(place)["kept"]) == (asked, 0)
 
-    monkeypatch.setattr(RewardModelScorer, "__call__", lambda *_: pytest.fail("a kept verdict was made again"))
+    monkeypatch.setattr(RewardModel, "__call__", lambda *_: pytest.fail("a kept verdict was made again"))
     copy = shutil.copytree(model, place / "copy")
     assert evaluate(copy, "--overwrite") == 0
     assert (judge_of(place)["calls"], judge_of(place)["kept"]) == (0, asked)
 
 
 def test_a_killed_run_repeats_no_verdict_and_other_weights_get_their_own(place, model, monkeypatch):
-    score, scored = RewardModelScorer.__call__, []
+    score, scored = RewardModel.__call__, []
 
     def watched(self, prompt, answers):
         if len(scored) == 9:
@@ -83,7 +83,7 @@ def test_a_killed_run_repeats_no_verdict_and_other_weights_get_their_own(place, 
         scored.append((prompt.line, *answers))
         return score(self, prompt, answers)
 
-    monkeypatch.setattr(RewardModelScorer, "__call__", watched)
+    monkeypatch.setattr(RewardModel, "__call__", watched)
     assert evaluate(model) == 1
     assert not (place / "out" / "results.json").exists()
     scored.insert(0, None)  # one more entry, so that it never stops again

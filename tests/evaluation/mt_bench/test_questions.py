@@ -8,9 +8,8 @@ import re
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.evaluation.mt_bench.prompts import NAMES, JudgePrompts, read_rating, read_winner
+from ropo.evaluation.mt_bench.prompts import NAMES, JudgePrompts
 from ropo.evaluation.mt_bench.questions import Question, read_answers, read_questions, write_answers
-from ropo.judging.chat import Reply
 
 GOOD = {"question_id": 1, "category": "math", "turns": ["a", "b"]}
 
@@ -121,26 +120,3 @@ def test_judge_prompts_are_checked_before_anything_is_asked(tmp_path):
         JudgePrompts(prompts_file(tmp_path / "p.jsonl", single_v1={"system_prompt": None}))
     with pytest.raises(UserError, match="have no prompt named single-v1"):
         JudgePrompts(prompts_file(tmp_path / "p.jsonl", single_v1={"name": "x"}))
-
-
-@pytest.mark.parametrize(
-    ("text", "rating", "winner"),
-    [
-        ("Good. Rating: [[7]]", 7.0, None),
-        ("[[6.5]] and then [[2]]", 6.5, None),
-        ("[[8/10]]", 8.0, None),
-        ("Rating: [9]", 9.0, None),
-        ("[[0]]", None, None),
-        ("[[11]]", None, None),
-        ("Rating: 7", None, None),
-        ("[[A]] is better", None, 0.0),
-        ("I choose [[B]]", None, 1.0),
-        ("[[C]]", None, 0.5),
-        ("[[A]] or [[B]]", None, None),
-        ("[A]", None, None),
-        ("nothing", None, None),
-    ],
-)
-def test_verdicts(text, rating, winner):
-    assert read_rating(Reply(text)) == rating
-    assert read_winner(Reply(text)) == winner

@@ -116,6 +116,60 @@ def test_grades_by_turn_and_category(place, capsys):
     assert [json.loads(line)["score"] for line in lines][4:6] == [None, 4.0]
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Rating: {}",
+        "{}/10",
+        "**Rating:** {}/10",
+        '{{"explanation": "not 1/10", "rating": {}}}',
+        "<think>Rating: [[1]]</think>Rating: [[{}]]",
+        "[[1]] or so?\n</think>\nI give it {} out of 10.",
+    ],
+)
+def test_grades_in_other_words_are_read_and_thoughts_are_not(place, form):
+    with serving(answer=lambda body: form.format(8 if "good" in body["messages"][1]["content"] else 3)) as server:
+        assert evaluate("good.jsonl", "bad.jsonl", *endpoint_flags(server)) == 0
+    result = read_results(place / "out")
+    assert [model.metric("score").value for model in result.models] == [8.0, 3.0]
+    assert "good.jsonl, score: verdicts were read 0 from log-probabilities, 16 from text; 0 of 16 are missing" in (
+        result.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ("Style 7/10, accuracy 3/10", "unparsable verdict"),
+        ({"message": {"content": "<think>Rating: [[9]]"}, "finish_reason": "length"}, "cut before its verdict"),
+    ],
+)
+def test_grades_that_cannot_be_read_are_said_loudly(place, capsys, choice, reason):
+    with serving(answer=lambda body: choice) as server:
+        assert evaluate("good.jsonl", *endpoint_flags(server)) == 0
+    result = read_results(place / "out")
+    assert result.models[0].metric("score").value is None
+    assert result.models[0].metric("score_unparsable").value == 1.0
+    assert result.notes[0].startswith(f"WARNING: good.jsonl, score: 16 of 16 verdicts are missing (16 {reason})")
+    assert result.notes[0] in capsys.readouterr().err.splitlines()
+
+
+def test_comparisons_in_other_words(place):
+    """A tie is a verdict here, as FastChat's prompt offers one."""
+
+    def answer(body):
+        second = body["messages"][1]["content"].split(" | ")[2]
+        if "math" in body["messages"][1]["content"]:
+            return "<think>[[A]]</think>It is a tie."
+        return "<think>[[A]] [[B]]</think>**Assistant " + ("B**" if "good" in second else "A**")
+
+    with serving(answer=answer) as server:
+        assert evaluate("bad.jsonl", "good.jsonl", "--mode", "pairwise", *endpoint_flags(server)) == 0
+    good = read_results(place / "out").models[1]
+    assert (good.details["wins"], good.details["ties"], good.details["losses"]) == (8, 8, 0)
+    assert good.metric("win_rate_unparsable").value == 0.0
+
+
 def test_comparisons_in_both_orders(place):
     """Against itself a judge that takes the first says nothing: ties only, and no agreement."""
     write("same.jsonl", *(answer_of(i, f"bad {i}.", f"bad {i} again.") for i in IDS))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ropo.core.errors import UserError
+from ropo.core.settings import settings_from
 
 # Here and now, as the module's name would hide the function's otherwise.
 from ropo.evaluation.alpaca_eval.win_rate import standard_error, win_rate
-from ropo.evaluation.settings import settings_from
-from ropo.judging.flags import JudgeSettings, add_judge_arguments
+from ropo.judging.options import JudgeOptions, add_judge_arguments
 
 if TYPE_CHECKING:
     from ropo.evaluation.alpaca_eval.length_control import fit_length_control
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_length_control", "standard_error", "win_rate"]
 
+VERDICT_TOKENS = 64  # more than one letter takes, as judges like to add a label or a sentence
+
 HELP = "win rate against reference outputs, raw and length-controlled, by a judge of your choice"
 
 
-class AlpacaEvalSettings(JudgeSettings):
+class AlpacaEvalSettings(JudgeOptions):
     """Hold the settings of the suite.
 
     Attributes:
@@ -72,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--temperature", type=float, default=0.7, help="of the models' answers; 0 is greedy (%(default)s)")
     flag("--top_p", type=float, default=1.0, help="mass of their nucleus (%(default)s)")
     flag("--max_new_tokens", type=int, default=2048, metavar="N", help="their longest answer (%(default)s)")
-    add_judge_arguments(parser, max_tokens=64)
+    add_judge_arguments(parser, VERDICT_TOKENS)
 
 
 def read_settings(arguments: argparse.Namespace) -> AlpacaEvalSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float
 
 from ropo.evaluation.alpaca_eval.formats import Outputs, instruction_of
 from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT
-from ropo.judging.pairwise import Duel, PairJudge, reasons
-from ropo.judging.position import OrderCheck, check_orders
+from ropo.judging.judge import Duel, Judge, OrderCheck, check_orders, count_read, count_reasons
 from ropo.lm.prompts import PromptRecord
 
 
@@ -27,6 +26,7 @@ class Verdicts:
         reasons: Why, with counts.
         orders: The prompts that were judged in both orders.
         equal: Prompts where both outputs are the same text: a tie that nobody is asked about.
+        read: How many verdicts, in both orders, were read from what, or why not; empty where the judge writes none.
     """
 
     wins: Float[np.ndarray, " n"]
@@ -34,10 +34,11 @@ class Verdicts:
     reasons: dict[str, Any]
     orders: OrderCheck
     equal: int
+    read: dict[str, int] = field(default_factory=dict)
 
 
 def judge_outputs(
-    judge: PairJudge,
+    judge: Judge,
     prompts: Sequence[PromptRecord],
     outputs: Outputs,
     reference: Outputs,
@@ -66,16 +67,18 @@ def judge_outputs(
     model_first = {i: Random(f"{seed} {instruction_of(prompts[i])}").random() < 0.5 for i in asked}
     shown = {i: _duel(prompts[i], outputs.texts[i], reference.texts[i], model_first[i]) for i in asked}
     both = sorted(Random(f"{seed} swapped").sample(asked, min(swapped, len(asked))))
-    found = judge.compare([*shown.values(), *(shown[i].swapped() for i in both)], advance)
+    found = judge.prefer([*shown.values(), *(shown[i].swapped() for i in both)], advance)
     verdicts = dict(zip(asked, found, strict=False))
     wins = np.full(len(prompts), NO_VERDICT)
     missing = np.zeros(len(prompts), dtype=bool)
     for i, verdict in verdicts.items():
-        missing[i] = verdict.second is None
-        if verdict.second is not None:
-            wins[i] = 1.0 - verdict.second if model_first[i] else verdict.second
+        missing[i] = verdict.value is None
+        if verdict.value is not None:
+            wins[i] = 1.0 - verdict.value if model_first[i] else verdict.value
     orders = check_orders([verdicts[i] for i in both], found[len(asked) :])
-    return Verdicts(wins, missing, reasons(list(verdicts.values())), orders, len(prompts) - len(asked))
+    read = count_read(found)
+    equal = len(prompts) - len(asked)
+    return Verdicts(wins, missing, count_reasons(list(verdicts.values())), orders, equal, read)
 
 
 def duels_to_judge(outputs: Outputs, reference: Outputs, swapped: int) -> int:

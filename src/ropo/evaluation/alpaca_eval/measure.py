@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from ropo.core.errors import UserError
 from ropo.core.record import Source
-from ropo.evaluation.alpaca_eval import AlpacaEvalSettings, formats
+from ropo.evaluation.alpaca_eval import VERDICT_TOKENS, AlpacaEvalSettings, formats
 from ropo.evaluation.alpaca_eval.formats import Outputs
 from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
 from ropo.evaluation.alpaca_eval.metrics import (
@@ -25,19 +25,13 @@ from ropo.evaluation.alpaca_eval.metrics import (
     metrics_for,
     notes_on,
 )
-from ropo.evaluation.alpaca_eval.question import pair_question, read_preference
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, file_name
 from ropo.evaluation.readings import metrics_of
-from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.judging.chat import ChatModel, Meter
-from ropo.judging.flags import load_judge
-from ropo.judging.pairwise import ChatJudge, PairJudge
-from ropo.judging.scored import ScorerJudge
-from ropo.judging.scorers import Scorer
-from ropo.judging.verdicts import VerdictStore
-from ropo.lm.fingerprint import fingerprint_source
+from ropo.judging.judge import Judge, Meter, notes_on_reading, warnings_first
+from ropo.judging.load import load_judge
 from ropo.lm.sampling import PromptRecord, SamplingSettings, model_name, read_prompts
 
 
@@ -65,7 +59,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     known = settings.difficulties or (None if _brings_reference(settings) else formats.difficulties_file())
     difficulties = formats.read_difficulties(known, prompts, order) if known else None
     given = {each.name: _given_outputs(each, prompts) for each in contestants}
-    backend = load_judge(settings, workplace.batch_size)
+    judge = load_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
     fingerprints = [None if given[each.name] else fingerprint_source(each.source) for each in contestants]
     outputs = {each.name: given[each.name] or _answer(each, prompts, settings, workplace) for each in contestants}
     for name, written in outputs.items():
@@ -80,23 +74,30 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
             metrics = metrics_of(length_reading(characters(written.texts)), UNITS, workplace.seed)
             models.append(result.model_copy(update={"metrics": metrics}))
             continue
-        judge = make_judge(backend, workplace.cache)
+        judge.meter = Meter()  # the counts are each model's own
         found = _judge(each.name, judge, prompts, written, base, difficulties, settings.swapped, workplace)
         first = next(iter(judged.items()), None)
         cost = judge.meter.summary(settings.judge_input_price, settings.judge_output_price)
         update = {
-            "metrics": metrics_for(found, workplace.seed),
-            "changes": changes_for(found, first[1], first[0], workplace.seed) if first else [],
-            "details": details_of(found, cost),
+            "metrics": _known(metrics_for(found, workplace.seed), found),
+            "changes": changes_for(found, first[1], first[0], workplace.seed)
+            if first and _heard(found, first[1])
+            else [],
+            "details": {**details_of(found, cost), "verdicts_read": found.verdicts.read},
         }
         models.append(result.model_copy(update=update))
         judged[each.name] = found
     return SuiteResult(
         suite="alpaca-eval",
-        settings={**settings.shown(), "judge": backend.name, "reference": base.generator},
+        settings={
+            **settings.shown(),
+            "judge": judge.name,
+            "judge_max_tokens": judge.longest,
+            "reference": base.generator,
+        },
         data={"prompts": _source(settings, prompts)},
         models=models,
-        notes=notes_on(judged, base.generator),
+        notes=_notes(judged, base.generator),
         seed=workplace.seed,
     )
 
@@ -122,13 +123,6 @@ def _brings_reference(settings: AlpacaEvalSettings) -> bool:
     return settings.against_first or settings.reference_outputs is not None
 
 
-def make_judge(backend: ChatModel | Scorer, cache: Path) -> PairJudge:
-    """Return a pairwise judge with a meter of its own."""
-    if isinstance(backend, Scorer):
-        return ScorerJudge(backend, cache / "scores", Meter())
-    return ChatJudge(backend, VerdictStore(cache / "verdicts"), pair_question, read_preference, Meter())
-
-
 def _given_outputs(contestant: Contestant, prompts: Sequence[PromptRecord]) -> Outputs | None:
     if not formats.is_outputs_file(contestant.source):
         return None
@@ -152,7 +146,7 @@ def _answer(
 
 def _judge(
     name: str,
-    judge: PairJudge,
+    judge: Judge,
     prompts: Sequence[PromptRecord],
     outputs: Outputs,
     base: Outputs,
@@ -170,11 +164,30 @@ def _judge(
     return Judged(verdicts, characters(outputs.texts), characters(base.texts), difficulties)
 
 
-def _check_answered(judge: PairJudge, asked: int) -> None:
+def _heard(*judged: Judged) -> bool:
+    """Tell whether every one of some models has a verdict."""
+    return all(each.verdicts.equal or not each.verdicts.missing.all() for each in judged)
+
+
+def _known(metrics: list[Metric], judged: Judged) -> list[Metric]:
+    """Leave the value out of every number that rests on verdicts where there is none: it would be 50 % of nothing."""
+    if _heard(judged):
+        return metrics
+    kept = ("no_verdict", "average_length")
+    nothing = {"value": None, "low": None, "high": None}
+    return [each if each.name in kept else each.model_copy(update=nothing) for each in metrics]
+
+
+def _notes(judged: Mapping[str, Judged], reference: str) -> list[str]:
+    """Return what is to be said of the numbers, missing verdicts first."""
+    said = [line for name, each in judged.items() for line in notes_on_reading(name, each.verdicts.read)]
+    return warnings_first([*said, *notes_on(judged, reference)])
+
+
+def _check_answered(judge: Judge, asked: int) -> None:
     """Refuse to report ties only, because the judge was never heard."""
-    meter = judge.meter
-    if asked and not meter.calls + meter.kept:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(meter.failures.items()))
+    if asked and not judge.meter.answered:
+        why = judge.meter.why
         raise UserError(f"judge {judge.name}: answered none of {asked} questions ({why}); check the server and its URL")
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ropo.core.settings import settings_from
 from ropo.evaluation.sampled import SampledSettings, add_sampling_arguments, check_prompts_file
-from ropo.evaluation.settings import settings_from
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant

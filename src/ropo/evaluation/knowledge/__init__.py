@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ropo.core.errors import UserError
-from ropo.evaluation.settings import Settings, settings_from
+from ropo.core.settings import Settings, settings_from
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ropo.core.errors import UserError
-from ropo.evaluation.settings import settings_from
-from ropo.judging.flags import JudgeSettings, add_judge_arguments
+from ropo.core.settings import settings_from
+from ropo.judging.options import CHAT_KINDS, JudgeOptions, add_judge_arguments
 
 if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant
@@ -28,10 +28,12 @@ FILES = {
     "judge_prompts": "judge_prompts.jsonl",
 }
 
+VERDICT_TOKENS = 2048  # as FastChat asks for
+
 HELP = "two-turn questions graded by a chat model, or compared with the first model's answers"
 
 
-class MtBenchSettings(JudgeSettings):
+class MtBenchSettings(JudgeOptions):
     """Hold the settings of the suite.
 
     Attributes:
@@ -61,14 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--mode", default="single", help="single, pairwise (against the first model) or both (%(default)s)")
     flag("--limit", type=int, metavar="N", help="questions to use, spread over the categories (all)")
     flag("--max_new_tokens", type=int, default=1024, metavar="N", help="longest answer of a turn (%(default)s)")
-    add_judge_arguments(parser, max_tokens=2048)
+    add_judge_arguments(parser, VERDICT_TOKENS)
 
 
 def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:
     """Return the suite's settings."""
     settings = settings_from(MtBenchSettings, arguments)
-    kind, _, name = settings.judge.partition(":")
-    if kind not in ("openai", "transformers") or not name:
+    if settings.kind not in CHAT_KINDS or not settings.judge.partition(":")[2]:
         raise UserError(
             f"judge must be `openai:MODEL` or `transformers:MODEL` in this suite, which asks for grades in words, got "
             f"{settings.judge!r}; change --judge"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,22 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.evaluation.mt_bench.prompts import JudgePrompts, read_rating, read_winner
+from ropo.evaluation.mt_bench.prompts import JudgePrompts
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
-from ropo.judging.chat import ChatModel, Failure, Meter, Reply
-from ropo.judging.pairwise import UNPARSABLE, Preference
-from ropo.judging.position import OrderCheck, check_orders
-from ropo.judging.verdicts import VerdictStore, ask_and_keep
+from ropo.judging.chat import ChatJudge, Reply, grade_in
+from ropo.judging.judge import OrderCheck, check_orders, count_read
+from ropo.judging.reading import TEXT, read_letter
 
-
-@dataclass(frozen=True)
-class Judge:
-    """Hold a chat model, its prompts, where its verdicts are kept, and the count of what it was asked."""
-
-    chat: ChatModel
-    prompts: JudgePrompts
-    store: VerdictStore
-    meter: Meter
+_SECOND_WINS = {"A": 0.0, "B": 1.0, "C": 0.5}
 
 
 @dataclass(frozen=True)
@@ -34,19 +24,25 @@ class Grades:
 
     Args:
         values: A number for each question and turn, NaN without a verdict.
-        reasons: Why there is none, with counts.
+        read: What verdicts were read from, and why there is none, with counts.
         verdicts: What the judge said, one record a verdict.
         orders: What both orders of a comparison gave; None for single grades.
     """
 
     values: Float[np.ndarray, "questions turns"]
-    reasons: dict[str, int]
+    read: dict[str, int]
     verdicts: list[dict[str, Any]]
     orders: OrderCheck | None = None
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why there is no number, with counts."""
+        return {why: count for why, count in self.read.items() if why != TEXT}
+
 
 def grade(
-    judge: Judge,
+    judge: ChatJudge,
+    prompts: JudgePrompts,
     questions: Sequence[Question],
     answers: Answers,
     references: Answers,
@@ -56,6 +52,7 @@ def grade(
 
     Args:
         judge: Who grades.
+        prompts: The words in which it is asked.
         questions: What was asked.
         answers: The model's.
         references: Reference answers to the guided questions.
@@ -63,20 +60,26 @@ def grade(
     """
     places = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     asked = [
-        judge.prompts.single(question, turn, answers[question.number], references.get(question.number, []))
+        prompts.single(question, turn, answers[question.number], references.get(question.number, []))
         for question, turn in places
     ]
-    replies = ask_and_keep(judge.chat, asked, judge.store, judge.meter, advance)
-    values = [_read(reply, read_rating, judge.meter) for reply in replies]
+    found = judge.ask(asked, grade_in, advance)
     verdicts = [
-        {"question_id": question.number, "turn": turn, "score": value, "reason": reason, "judgment": _text(reply)}
-        for (question, turn), (value, reason), reply in zip(places, values, replies, strict=True)
+        {
+            "question_id": question.number,
+            "turn": turn,
+            "score": verdict.value,
+            "reason": verdict.reason,
+            "judgment": verdict.said,
+        }
+        for (question, turn), verdict in zip(places, found, strict=True)
     ]
-    return Grades(_table([value for value, _ in values]), _count(reason for _, reason in values), verdicts)
+    return Grades(_table([verdict.value for verdict in found]), count_read(found), verdicts)
 
 
 def compare(
-    judge: Judge,
+    judge: ChatJudge,
+    prompts: JudgePrompts,
     questions: Sequence[Question],
     answers: Answers,
     others: Answers,
@@ -89,6 +92,7 @@ def compare(
 
     Args:
         judge: Who compares.
+        prompts: The words in which it is asked.
         questions: What was asked.
         answers: The model's.
         others: The other model's.
@@ -100,31 +104,24 @@ def compare(
     """
     places = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     asked = [
-        judge.prompts.pair(question, turn, *shown, references.get(question.number, []))
+        prompts.pair(question, turn, *shown, references.get(question.number, []))
         for question, turn in places
         for shown in _both_orders(answers[question.number], others[question.number])
     ]
-    replies = ask_and_keep(judge.chat, asked, judge.store, judge.meter, advance)
-    read = [_read(reply, read_winner, judge.meter) for reply in replies]
-    last, first = read[::2], read[1::2]  # where the model stands
-    values: list[float | None] = []
-    for (second_wins, _), (other_wins, _) in zip(last, first, strict=True):
-        values.append(None if second_wins is None or other_wins is None else _outcome(second_wins, other_wins))
+    found = judge.ask(asked, _winner_in, advance)
+    last, first = found[::2], found[1::2]  # where the model stands
+    values = [_outcome(one.value, other.value) for one, other in zip(last, first, strict=True)]
     verdicts = [
-        {
-            "question_id": question.number,
-            "turn": turn,
-            "outcome": value,
-            "judgments": [_text(replies[2 * number]), _text(replies[2 * number + 1])],
-        }
-        for number, ((question, turn), value) in enumerate(zip(places, values, strict=True))
+        {"question_id": question.number, "turn": turn, "outcome": value, "judgments": [one.said, other.said]}
+        for (question, turn), value, one, other in zip(places, values, last, first, strict=True)
     ]
-    orders = check_orders([Preference(value) for value, _ in last], [Preference(value) for value, _ in first])
-    return Grades(_table(values), _count(reason for _, reason in read), verdicts, orders)
+    return Grades(_table(values), count_read(found), verdicts, check_orders(last, first))
 
 
-def _outcome(shown_last: float, other_last: float) -> float:
-    """Return 1 where the model wins in both places, 0 where it loses in both, and 0.5 otherwise."""
+def _outcome(shown_last: float | None, other_last: float | None) -> float | None:
+    """Return 1 where the model wins in both places, 0 where it loses in both, 0.5 otherwise; None without both."""
+    if shown_last is None or other_last is None:
+        return None
     return {(1.0, 0.0): 1.0, (0.0, 1.0): 0.0}.get((shown_last, other_last), 0.5)
 
 
@@ -132,25 +129,11 @@ def _both_orders(model: Sequence[str], other: Sequence[str]) -> tuple[tuple[Sequ
     return (other, model), (model, other)
 
 
-def _read(
-    reply: Reply | Failure, read: Callable[[Reply], float | None], meter: Meter
-) -> tuple[float | None, str | None]:
-    if isinstance(reply, Failure):
-        return None, reply.reason
-    value = read(reply)
-    if value is None:
-        meter.count_failure(UNPARSABLE)
-        return None, UNPARSABLE
-    return value, None
+def _winner_in(reply: Reply) -> tuple[float, str] | None:
+    """Return the probability that the second answer wins: FastChat asks for `[[A]]`, `[[B]]`, or `[[C]]` for a tie."""
+    letter = read_letter(reply.text, "ABC", reply.cut)
+    return None if letter is None else (_SECOND_WINS[letter], TEXT)
 
 
 def _table(values: Sequence[float | None]) -> Float[np.ndarray, "questions turns"]:
     return np.array([np.nan if value is None else value for value in values], dtype=float).reshape(-1, TURNS)
-
-
-def _count(found: Any) -> dict[str, int]:
-    return dict(sorted(Counter(reason for reason in found if reason is not None).items()))
-
-
-def _text(reply: Reply | Failure) -> str | None:
-    return reply.text if isinstance(reply, Reply) else None

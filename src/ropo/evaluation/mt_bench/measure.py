@@ -12,9 +12,9 @@ from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, file_name
-from ropo.evaluation.mt_bench import MtBenchSettings
+from ropo.evaluation.mt_bench import VERDICT_TOKENS, MtBenchSettings
 from ropo.evaluation.mt_bench.answering import answer_questions
-from ropo.evaluation.mt_bench.grading import Grades, Judge, compare, grade
+from ropo.evaluation.mt_bench.grading import Grades, compare, grade
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
 from ropo.evaluation.mt_bench.published import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.questions import (
@@ -27,9 +27,9 @@ from ropo.evaluation.mt_bench.questions import (
 )
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.judging.chat import ChatModel, Meter
-from ropo.judging.flags import load_judge
-from ropo.judging.verdicts import VerdictStore
+from ropo.judging.chat import ChatJudge
+from ropo.judging.judge import WARNING, Meter, warnings_first
+from ropo.judging.load import load_chat_judge
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import model_name
 
@@ -61,8 +61,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
         for each in contestants
         if is_answers_file(each.source)
     }
-    chat = load_judge(settings, workplace.batch_size)
-    assert isinstance(chat, ChatModel)  # `read_settings` lets no other kind through
+    judge = load_chat_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
     fingerprints = [None if each.name in given else fingerprint_source(each.source) for each in contestants]
     answers = {each.name: given.get(each.name) or _answer(each, questions, settings, workplace) for each in contestants}
     models, notes = [], []
@@ -70,11 +69,11 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     for each, fingerprint in zip(contestants, fingerprints, strict=True):
         path = workplace.output / "answers" / file_name(each.name, "jsonl")
         write_answers(path, each.name, questions, answers[each.name])
-        judge = Judge(chat, benchmark.prompts, VerdictStore(workplace.cache / "verdicts"), Meter())
+        judge.meter = Meter()  # the counts are each model's own
         found = _judge(judge, each.name, contestants[0].name, benchmark, answers, settings, workplace)
         metrics, changes, details, said = _report(found, first, questions, workplace.seed)
         first = {kind: (each.name, grades) for kind, grades in found.items()} | first
-        notes += [f"{each.name}, {line}" for line in said]
+        notes += [_under(each.name, line) for line in said]
         details["judge"] = judge.meter.summary(settings.judge_input_price, settings.judge_output_price)
         models.append(
             ModelResult(
@@ -88,10 +87,12 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
         )
     return SuiteResult(
         suite="mt-bench",
-        settings={**settings.shown(), "judge": chat.name},
+        settings={**settings.shown(), "judge": judge.name, "judge_max_tokens": judge.longest},
         data={"questions": _source(benchmark)},
         models=models,
-        notes=[f"grades are those of {chat.name}; they compare only with grades of the same judge", *notes],
+        notes=warnings_first(
+            [f"grades are those of {judge.name}; they compare only with grades of the same judge", *notes]
+        ),
         seed=workplace.seed,
     )
 
@@ -104,7 +105,7 @@ def _answer(
 
 
 def _judge(
-    judge: Judge,
+    judge: ChatJudge,
     name: str,
     first: str,
     benchmark: Benchmark,
@@ -118,14 +119,14 @@ def _judge(
     verdicts = TURNS * len(questions)
     if settings.mode != "pairwise":
         with workplace.progress(f"grading {name}", verdicts) as advance:
-            found[SCORE] = grade(judge, questions, answers[name], references, advance)
+            found[SCORE] = grade(judge, benchmark.prompts, questions, answers[name], references, advance)
     if settings.mode != "single" and name != first:
         with workplace.progress(f"comparing {name}", 2 * verdicts) as advance:
-            found[WIN_RATE] = compare(judge, questions, answers[name], answers[first], references, advance)
-    meter = judge.meter
-    if found and not meter.calls + meter.kept:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(meter.failures.items()))
-        raise UserError(f"judge {judge.chat.name}: answered no question ({why}); check the server and its URL")
+            found[WIN_RATE] = compare(
+                judge, benchmark.prompts, questions, answers[name], answers[first], references, advance
+            )
+    if found and not judge.meter.answered:
+        raise UserError(f"judge {judge.name}: answered no question ({judge.meter.why}); check the server and its URL")
     for kind, grades in found.items():
         lines = "".join(json.dumps(verdict, ensure_ascii=False) + "\n" for verdict in grades.verdicts)
         write_atomically(workplace.output / "judgments" / kind / file_name(name, "jsonl"), lines)
@@ -150,6 +151,12 @@ def _report(
             reference, others = first[name]
             changes.append(change_of(name, grades, others, reference, seed))
     return metrics, changes, details, notes
+
+
+def _under(name: str, line: str) -> str:
+    """Put a model's name before a note, behind its warning if it is one."""
+    loud, _, rest = line.rpartition(WARNING)
+    return f"{WARNING if line.startswith(WARNING) else loud}{name}, {rest}"
 
 
 def _source(benchmark: Benchmark) -> Source:

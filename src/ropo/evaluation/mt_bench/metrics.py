@@ -12,7 +12,7 @@ from ropo.core.intervals import Comparison, Estimate, mean_interval, share_inter
 from ropo.evaluation.mt_bench.grading import Grades
 from ropo.evaluation.mt_bench.questions import TURNS, Question
 from ropo.evaluation.results import Change, Metric
-from ropo.judging.pairwise import UNPARSABLE
+from ropo.judging.judge import CUT, UNPARSABLE, notes_on_reading
 
 SCORE, WIN_RATE = "score", "win_rate"
 MEANINGS = {
@@ -65,11 +65,13 @@ def mean_of(values: Float[np.ndarray, "questions turns"], seed: int) -> Estimate
 
 
 def notes_on(name: str, grades: Grades) -> list[str]:
-    """Say which verdicts are missing, and why."""
-    if not grades.reasons:
-        return []
+    """Say how verdicts were read, which are missing, and why, loudly where many are."""
+    missing = sum(grades.reasons.values())
+    read = notes_on_reading(name, grades.read)
+    if not missing:
+        return read
     why = ", ".join(f"{count} {reason}" for reason, count in grades.reasons.items())
-    return [f"{name}: no number in {sum(grades.reasons.values())} of {_asked(grades)} verdicts ({why})"]
+    return [*read, f"{name}: no number in {missing} of {_asked(grades)} verdicts ({why})"]
 
 
 def details_of(name: str, grades: Grades, questions: Sequence[Question]) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _cell(values: Float[np.ndarray, " n"]) -> Mapping[str, float | int | None]:
 
 
 def _missing(name: str, grades: Grades) -> list[Metric]:
-    asked, unparsable = _asked(grades), grades.reasons.get(UNPARSABLE, 0)
+    asked, unparsable = _asked(grades), sum(grades.reasons.get(reason, 0) for reason in (UNPARSABLE, CUT))
     unanswered = sum(grades.reasons.values()) - unparsable
     wilson = "Wilson interval over verdicts"
     return [

@@ -1,9 +1,8 @@
-"""The judge's prompts, read from a file, and how its verdicts are read."""
+"""The judge's prompts, read from a file."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
@@ -12,12 +11,6 @@ from ropo.core.errors import UserError
 from ropo.core.json_lines import read_json_lines
 from ropo.evaluation.mt_bench.questions import Question
 from ropo.lm.prompts import Turn
-
-RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]\]")
-BARE_RATING = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]")
-LOWEST, HIGHEST = 1.0, 10.0
-WINNER = re.compile(r"\[\[([ABC])\]\]")
-SECOND_WINS = {"A": 0.0, "B": 1.0, "C": 0.5}
 
 # (pairwise, guided, turn): the name that FastChat gives the prompt
 NAMES = {
@@ -79,19 +72,6 @@ class JudgePrompts:
             if question.guided:
                 values[f"ref_answer_{place + 1}"] = reference[place]
         return [{"role": "system", "content": system}, {"role": "user", "content": template.format(**values)}]
-
-
-def read_rating(reply: Reply) -> float | None:
-    """Return the grade in a verdict, from 1 to 10, or None where there is none: the first `[[5]]`, or else `[5]`."""
-    found = RATING.search(reply.text) or BARE_RATING.search(reply.text)
-    grade = float(found[1]) if found else None
-    return grade if grade is not None and LOWEST <= grade <= HIGHEST else None
-
-
-def read_winner(reply: Reply) -> float | None:
-    """Return the probability that the second answer wins, from `[[A]]`, `[[B]]` or `[[C]]`; None for no or two."""
-    found = set(WINNER.findall(reply.text))
-    return SECOND_WINS[found.pop()] if len(found) == 1 else None
 
 
 def _fields(pairwise: bool, guided: bool, turn: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The settings of a suite: typed, checked, and made from the flags of the same names."""
+"""Settings: typed, checked, and made from the flags of the same names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ropo.core.errors import UserError
 
 
 class Settings(BaseModel):
-    """The base of every suite's settings; a field's rules stand in its type."""
+    """The base of the settings of suites and judges; a field's rules stand in its type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from safetensors.torch import load_file, save_file
 
 from ropo.core.errors import UserError
-from ropo.judging.scorers import FunctionScorer, load_scorer, scores_of
+from ropo.judging.judge import Duel
+from ropo.judging.load import load_judge
+from ropo.judging.options import JudgeOptions
+from ropo.judging.scores import function_judge, reward_judge
+from ropo.judging.store import VerdictStore
 from ropo.lm.sampling import PromptRecord
 from tests.tiny_reward import rewards, save_tiny_reward
 
@@ -14,19 +20,23 @@ TURNS = [{"role": "user", "content": "the cat"}]
 PROMPT = PromptRecord({"prompt": "the cat", "wanted": "dog"}, TURNS, 4)
 
 
-def function_scorer(function):
-    return FunctionScorer("mine:score", function)
+def load(spec, folder=Path("unused")):
+    return load_judge(JudgeOptions(judge=spec), folder, 1, 7, "scorer")
+
+
+def scores_of(judge, prompt, answers):
+    return [verdict.value for verdict in judge.grade(prompt, answers)]
 
 
 def test_rules_give_the_share_of_satisfied_instructions():
     rules = [{"name": "lower_case"}, {"name": "at_most_words", "parameters": {"limit": 2}}]
     prompt = PromptRecord({"prompt": "x", "instructions": rules}, TURNS, 1)
-    assert scores_of(load_scorer("rules"), prompt, ["two words", "Two words", "Now three words"]) == [1.0, 0.5, 0.0]
+    assert scores_of(load("rules"), prompt, ["two words", "Two words", "Now three words"]) == [1.0, 0.5, 0.0]
 
 
 def test_rules_without_instructions_name_the_line():
     with pytest.raises(UserError, match="prompt on line 4: the rule scorer needs"):
-        scores_of(load_scorer("rules"), PROMPT, ["x"])
+        scores_of(load("rules"), PROMPT, ["x"])
 
 
 def test_function_is_imported_from_the_working_directory(tmp_path, monkeypatch):
@@ -35,7 +45,7 @@ def test_function_is_imported_from_the_working_directory(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["somewhere"])
-    scorer = load_scorer("my_scorer:score")
+    scorer = load("my_scorer:score")
     assert scorer.name == "my_scorer:score"
     assert scores_of(scorer, PROMPT, ["a dog", "a cat"]) == [1.0, 0.0]
 
@@ -45,14 +55,14 @@ def test_reward_model_reads_the_conversation(tmp_path):
     answers = ["dog", "the dog ran on the mat", "no"]
     expected = rewards(folder, "the cat", answers)
     assert len(set(expected)) == 3
-    scorer = load_scorer(f"reward:{folder}")
+    scorer = load(f"reward:{folder}")
     assert scorer.name == "reward:rm", "a record names no place of this machine"
     assert scores_of(scorer, PROMPT, answers) == pytest.approx(expected, abs=1e-6)  # padding moves sums by rounding
 
 
 def test_reward_model_with_two_outputs(tmp_path):
     with pytest.raises(UserError, match="must have 1 output, got 2"):
-        load_scorer(f"reward:{save_tiny_reward(tmp_path, outputs=2)}")
+        load(f"reward:{save_tiny_reward(tmp_path, outputs=2)}")
 
 
 def test_reward_model_without_its_scoring_layer(tmp_path):
@@ -62,7 +72,7 @@ def test_reward_model_without_its_scoring_layer(tmp_path):
     del tensors["score.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"prompt on line 4: reward model .*: its checkpoint has no score\.weight"):
-        scores_of(load_scorer(f"reward:{folder}"), PROMPT, ["dog"])
+        scores_of(load(f"reward:{folder}"), PROMPT, ["dog"])
 
 
 @pytest.mark.parametrize(
@@ -77,14 +87,14 @@ def test_reward_model_without_its_scoring_layer(tmp_path):
 )
 def test_a_bad_scorer_is_one_line_with_the_prompt(function, message):
     with pytest.raises(UserError, match=f"^scorer mine:score, prompt on line 4: {message}"):
-        scores_of(function_scorer(function), PROMPT, ["a", "b"])
+        scores_of(function_judge("mine:score", function), PROMPT, ["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("rule", "must be `rules`"),
-        ("reward:", "must be `rules`"),
+        ("rule", "scorer must be `rules`.*change --scorer"),
+        ("reward:", "scorer must be `rules`.*change --scorer"),
         ("nowhere_at_all:f", "cannot be imported"),
         ("math:nothing", "cannot be imported"),
         ("math:pi", "must be a function"),
@@ -93,4 +103,26 @@ def test_a_bad_scorer_is_one_line_with_the_prompt(function, message):
 )
 def test_bad_spec(spec, message):
     with pytest.raises(UserError, match=message):
-        load_scorer(spec)
+        load(spec)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_reward(tmp_path_factory.mktemp("rm"))
+
+
+def compare(model, folder, *duels):
+    asked = [Duel(PromptRecord({}, [{"role": "user", "content": text}], 1), a, b) for text, a, b in duels]
+    found = reward_judge(model, VerdictStore(folder))
+    verdicts = found.prefer(asked, lambda duels: None)
+    return [each.value for each in verdicts], found.meter.calls, found.meter.kept
+
+
+@pytest.mark.parametrize(
+    "other", [("a dog", "yes", "no"), ("the cat", "no", "no"), ("the cat", "yes", "yes"), ("the cat", "no", "yes")]
+)
+def test_another_prompt_or_answer_is_another_verdict(tmp_path, model, other):
+    verdict, calls, kept = compare(model, tmp_path, ("the cat", "yes", "no"))
+    assert (calls, kept) == (1, 0)
+    assert compare(model, tmp_path, ("the cat", "yes", "no")) == (verdict, 0, 1)
+    assert compare(model, tmp_path, other)[1:] == (1, 0)
