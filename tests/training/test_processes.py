@@ -142,13 +142,19 @@ def adapters_after_sharing() -> tuple[dict, dict, int]:
     return before, {name: each.detach() for name, each in model.named_parameters()}, len(averaged)
 
 
+def decided(logs: list[dict]) -> list[dict]:
+    """Leave out the accuracy of the first step: policy and reference are equal there, so rounding decides each pair."""
+    assert "rewards/accuracies" in logs[0]
+    return [{name: each for name, each in logs[0].items() if name != "rewards/accuracies"}, *logs[1:]]
+
+
 def assert_same_trajectory(two: list[dict], one: dict) -> None:
     steps = [entry for entry in one["logs"] if "loss" in entry]
     assert len(steps) >= 20
     assert math.isclose(steps[0]["loss"], math.log(2), abs_tol=1e-5)
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.01
     assert len(two[0]["logs"]) == len(one["logs"])
-    for found, expected in zip(two[0]["logs"], one["logs"], strict=True):
+    for found, expected in zip(decided(two[0]["logs"]), decided(one["logs"]), strict=True):
         assert found == pytest.approx(expected, abs=TRAJECTORY, rel=TRAJECTORY)
     for name, weight in one["weights"].items():
         for result in two:
