@@ -32,7 +32,7 @@ from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
-from ropo.training.lengths import check_templates, leave_out_long_prompts
+from ropo.training.lengths import Limits, check_templates, leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
 from ropo.training.run import build_trainer, run_trainer, save_trained
 from ropo.training.sharding import without_deepspeed
@@ -59,10 +59,10 @@ def train(options: TrainOptions) -> None:
     for line in untested_lines():
         console.print(f"warning   {line}")
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
-    pairs = load_pairs(options, "data", tokenizer, config.max_length, console)
+    pairs = load_pairs(options, "data", tokenizer, config, console)
     held_out = None
     if options.eval_data:
-        held_out = load_pairs(options, "eval_data", tokenizer, config.max_length, console)
+        held_out = load_pairs(options, "eval_data", tokenizer, config, console)
         if shared := count_shared_prompts(pairs, held_out):
             console.print(f"          {shared} of their prompts occur in the training pairs too")
     with without_deepspeed(config):
@@ -184,7 +184,7 @@ def load_pairs(
     options: TrainOptions,
     which: str,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
+    config: PreferenceConfig,
     console: Console,
 ) -> PreferenceData:
     """Load the pairs of `--data` or `--eval_data`, and say what was made of them."""
@@ -196,17 +196,14 @@ def load_pairs(
             f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
         )
     check_templates(data, tokenizer)
-    data, long = leave_out_long_prompts(data, tokenizer, max_length, options.skip_long_prompts)
+    limits = Limits(config.max_length, config.truncation_mode)
+    data, long = leave_out_long_prompts(data, tokenizer, limits, options.skip_long_prompts)
     dropped = [
         f"{count} {what} left out"
-        for count, what in (
-            (data.duplicates, "duplicates"),
-            (data.ties, "with equal answers"),
-            (long, "with too long prompts"),
-        )
+        for count, what in ((data.duplicates, "duplicates"), (data.ties, "with equal answers"))
         if count
     ]
-    notes = [f"{len(data)} pairs from {source}", *dropped]
+    notes = [f"{len(data)} pairs from {source}", *dropped, *([long] if long else [])]
     if data.wrapped:
         notes.append("text prompts go through the chat template (--plain_prompts keeps them)")
     console.print(f"{'data' if which == 'data' else 'held out':<10}" + "; ".join(notes))

@@ -21,9 +21,9 @@ from transformers import TrainerCallback
 from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import newest_whole
 from ropo.training.checkpoints.resumable import ResumableTrainer
+from ropo.training.collator import NUMBER
 from ropo.training.config import PreferenceConfig
 from ropo.training.sharding import trained_parameters
-from ropo.training.trainable import NUMBER
 
 logger = logging.getLogger(__name__)
 

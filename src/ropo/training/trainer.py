@@ -15,12 +15,17 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
+from ropo.core.errors import UserError
 from ropo.training import reference_cache
+from ropo.training.arguments import check_arguments, check_optimizer, check_sampling, check_steps, check_trainable
+from ropo.training.collator import NUMBER, PackingCollator, without_numbers
 from ropo.training.config import PreferenceConfig
 from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
 from ropo.training.finite import FiniteTrainer
+from ropo.training.lengths import Limits
 from ropo.training.packed_model import base_model_of, enable_packing
-from ropo.training.packing import Pack, pack_batch
+from ropo.training.packing import Pack
+from ropo.training.reference import check_reference, complete_reference, probe
 from ropo.training.sharding import (
     average_gradients,
     check_deepspeed,
@@ -30,7 +35,7 @@ from ropo.training.sharding import (
     keep_adapters_whole,
     without_deepspeed,
 )
-from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
+from ropo.training.trainable import keep_trainable, number_records, report_rewritten_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +64,67 @@ class PreferenceTrainer(FiniteTrainer):
     _signature_columns: Any
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
+        args = args or PreferenceConfig()
         self._packs_batches: bool | None = None
         self._padded_tokens = self._unique_tokens = 0
         self._counting_since = 0.0
-        super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
-        self.data_collator = Numbered(self.data_collator)
+        self._continued, self._given = is_peft_model(model), None
+        check_arguments(model, ref_model, args, kwargs)
+        if ref_model is None and (self._continued or kwargs.get("peft_config")) and not isinstance(model, str):
+            self._given = None if is_cut(model) else probe(model)
+        super().__init__(model, ref_model, args, **kwargs)
+        check_optimizer(self, kwargs.get("optimizers", (None, None)))
+        check_sampling(self.args, self.train_dataset)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         if self.is_deepspeed_enabled:
             check_deepspeed(self.model, self.args)
-        self._enable_packing()
+        self._prepare_models()
 
-    def _enable_packing(self) -> bool:
-        """Prepare the models on first use, which `precompute_ref_log_probs` puts inside TRL's constructor."""
-        if self._packs_batches is None:
-            reason = self._packing_obstacle()
-            self._packs_batches = reason is None
-            if reason is not None and self.args.packing:
-                logger.warning(
-                    f"training padded: {type(base_model_of(self.model)).__name__} cannot be packed, {reason}"
-                )
-        return self._packs_batches
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `ResumableTrainer` does, and never without a step.
+
+        Raises:
+            UserError: If nothing is trainable, or no batch is left to train on.
+        """
+        check_trainable(self.model)
+        data: Any = self.train_dataset
+        check_steps(self.args, None if isinstance(data, IterableDataset) else len(data))
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if not self.state.global_step:
+            raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
+        return result
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            names = ", ".join(name.removeprefix("eval_") for name in metrics)
+            raise UserError(
+                f"metric_for_best_model: evaluation gives no {self.args.metric_for_best_model!r}; choose from {names}"
+            ) from error
+
+    def _prepare_models(self) -> None:
+        """Prepare models and collator on first use, which `precompute_ref_log_probs` puts inside TRL's constructor."""
+        if self._packs_batches is not None:
+            return
+        if is_peft_model(self.model) and self.ref_model is None and not is_cut(self.model):
+            complete_reference(self.model)
+            with without_deepspeed(self.args):
+                check_reference(self.model, self._given, self._continued)
+        self._given = None
+        reason = self._packing_obstacle()
+        self._packs_batches = reason is None
+        if reason is not None and self.args.packing:
+            logger.warning(f"training padded: {type(base_model_of(self.model)).__name__} cannot be packed, {reason}")
+        self.data_collator = PackingCollator(self.data_collator, self._packs_batches, self.args.tokens_per_step)
 
     def _packing_obstacle(self) -> str | None:
         if not self.args.packing:
             return "packing is off"
         if self._is_vision_dataset:
             return "the data has images"
+        if self.args.neftune_noise_alpha:
+            return "NEFTune draws its noise for the padded batch"
         if self.aux_loss_enabled:
             return "its load-balancing loss counts the tokens of the padded batch"
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
@@ -100,20 +140,12 @@ class PreferenceTrainer(FiniteTrainer):
                 reason = enable_packing(reference, autocast)
         return reason
 
-    def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Add packs to a batch and take the records' numbers out: TRL gives the model what it does not know."""
-        inputs = {name: value for name, value in inputs.items() if name != NUMBER}
-        if not self._enable_packing() or "packs" in inputs:
-            return inputs
-        layout = (inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
-        return {**inputs, "packs": pack_batch(*layout, budget=self.args.tokens_per_step)}
-
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Compute reference log-probs for a batch, packed."""
-        return super().compute_ref_log_probs(model, self._with_packs(inputs))
+        """Compute reference log-probs for a batch, by its packs where it has some."""
+        return super().compute_ref_log_probs(model, without_numbers(inputs))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = self._with_packs(inputs)
+        inputs = without_numbers(inputs)
         if not self.model.training:
             return super()._compute_loss(model, inputs, return_outputs)
         self._count(inputs)
@@ -148,7 +180,7 @@ class PreferenceTrainer(FiniteTrainer):
         dataset: Any = self.train_dataset
         plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
         if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
-            tokens = packed_tokens(dataset, self.args.max_length)
+            tokens = packed_tokens(dataset, Limits(self.args.max_length, self.args.truncation_mode))
             deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
         return loader
 
@@ -172,21 +204,28 @@ class PreferenceTrainer(FiniteTrainer):
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor, Float[Tensor, "pairs 2"] | None, None]:
+    ) -> tuple[Tensor, Any, Any]:
         """Compute the loss of a batch and, for `predict`, the log-probs of its answers.
 
         Where TRL recomputes logits of the whole padded batch, predictions here are the policy's summed log-probs
-        (chosen, rejected) of each pair.
+        (chosen, rejected) of each pair. With `compute_metrics` they are TRL's: logits, and token ids as labels.
         """
-        inputs = self._with_packs(self._prepare_inputs(inputs))
+        inputs = self._prepare_inputs(inputs)
+        if self.compute_metrics is not None and not prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         loss, _, _ = super().prediction_step(model, inputs, prediction_loss_only=True)
         if prediction_loss_only:
             return loss, None, None
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        names = [name for name in ("input_ids", "attention_mask", "packs") if name in inputs]
         with torch.no_grad(), self.compute_loss_context_manager():
-            scores = model(**{name: inputs[name] for name in names}, labels=labels, fused_lm_head=True)
-        return loss, torch.stack(scores.log_probs.sum(dim=1).chunk(2), dim=1), None
+            return loss, self._score(model, without_numbers(inputs)), None
+
+    def _score(self, model: Any, inputs: dict[str, Any]) -> Float[Tensor, "pairs 2"]:
+        """Return the policy's summed log-probs (chosen, rejected) of each pair of a batch."""
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        unseen = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+        seen = {name: value for name, value in inputs.items() if name not in unseen}
+        scores = model(**seen, labels=labels, fused_lm_head=True).log_probs[:, 1 - labels.shape[1] :]
+        return torch.stack(scores.sum(dim=1).chunk(2), dim=1)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -198,12 +237,25 @@ class PreferenceTrainer(FiniteTrainer):
         if isinstance(dataset, IterableDataset) or NUMBER in dataset.column_names:
             return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         size = len(dataset)
+        if not size:
+            raise UserError(f"{dataset_name} data: holds no record; give at least one")
         prepared = super()._prepare_dataset(number_records(dataset), processing_class, args, dataset_name)
         report_rewritten_prompts(prepared, dataset_name, processing_class)
-        return keep_trainable(prepared, size, dataset_name, args.max_length, args.tokens_per_step)
+        limits = Limits(args.max_length, args.truncation_mode)
+        return keep_trainable(prepared, size, dataset_name, limits, args.tokens_per_step)
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Read the reference log-probs from the cache, or compute and keep them."""
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Dataset:
+        """Read the reference log-probs from the cache, or compute and keep them.
+
+        Raises:
+            UserError: For a stream, as TRL refuses it: its order may change, and it may have no end.
+        """
+        if isinstance(dataset, IterableDataset):
+            raise UserError(
+                f"precompute_ref_log_probs: the {name} data is a stream, whose order may change and which may not end; "
+                "give a Dataset, or leave the option out"
+            )
+        self._prepare_models()
         path = reference_cache.cache_file(self._reference_fingerprint(dataset))
         log_probs = reference_cache.load(path)
         if log_probs is None:
