@@ -203,6 +203,7 @@ def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None
         if field.init and field.name != "output_dir":
             field.type = TRAINER_TYPES[field.name]
             HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
+    _add_negations(group)
     for action in group._group_actions:
         default = "by method" if action.dest == "learning_rate" else DEFAULTS.get(action.dest, action.default)
         action.metavar, action.help = "VALUE", f"{action.help} ({default})"
@@ -210,6 +211,15 @@ def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None
             action.nargs, action.const = "?", True
         if not show_all and (action.dest not in USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
             action.help = SUPPRESS
+
+
+def _add_negations(group: argparse._ArgumentGroup) -> None:
+    """Add `--no_x` where transformers does not, since our default is off where TRL's is on."""
+    known = {flag for action in group._group_actions for flag in action.option_strings}
+    for action in list(group._group_actions):
+        flags = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
+        if action.type is string_to_bool and flags[0] not in known:
+            group.add_argument(*dict.fromkeys(flags), action="store_false", dest=action.dest, help=action.help)
 
 
 class ShowAll(argparse.Action):
