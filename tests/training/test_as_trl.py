@@ -25,8 +25,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo import RopoConfig
 from ropo.core.errors import UserError
-from ropo.training.collator import PackingCollator
 from ropo.training.config import PreferenceConfig
+from ropo.training.packing.collator import PackingCollator
 from ropo.training.trainer import PreferenceTrainer
 from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.test_trainer import LORA, PLAIN, logged, options

@@ -32,10 +32,10 @@ from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
-from ropo.training.lengths import Limits, check_templates, leave_out_long_prompts
+from ropo.training.distributed.sharding import without_deepspeed
+from ropo.training.lengths import check_templates, leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
 from ropo.training.run import build_trainer, run_trainer, save_trained
-from ropo.training.sharding import without_deepspeed
 from ropo.training.trainer import PreferenceTrainer
 
 Model = PreTrainedModel | PeftModel
@@ -196,8 +196,7 @@ def load_pairs(
             f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
         )
     check_templates(data, tokenizer)
-    limits = Limits(config.max_length, config.truncation_mode)
-    data, long = leave_out_long_prompts(data, tokenizer, limits, options.skip_long_prompts)
+    data, long = leave_out_long_prompts(data, tokenizer, config.limits, options.skip_long_prompts)
     dropped = [
         f"{count} {what} left out"
         for count, what in ((data.duplicates, "duplicates"), (data.ties, "with equal answers"))

@@ -15,6 +15,7 @@ from trl import DPOConfig
 
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
+from ropo.training.lengths import Limits
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
 LOSSES = (
@@ -103,6 +104,11 @@ class PreferenceConfig(DPOConfig):
             "must be in [0, 1]",
             "leave it out for plain DPO",
         )
+
+    @property
+    def limits(self) -> Limits:
+        """Where sequences are cut."""
+        return Limits(self.max_length, self.truncation_mode)
 
     def _check_names(self) -> None:
         losses = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type

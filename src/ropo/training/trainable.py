@@ -12,8 +12,8 @@ from trl.data_utils import _tokenize
 
 from ropo.core.errors import UserError
 from ropo.preferences.data import template_options
-from ropo.training.collator import NUMBER
 from ropo.training.lengths import Limits
+from ropo.training.packing.collator import NUMBER
 
 logger = logging.getLogger(__name__)
 

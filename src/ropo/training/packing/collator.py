@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ropo.training.packing import find_obstacle, pack_batch
+from ropo.training.packing.layout import find_obstacle, pack_batch
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from ropo.core.errors import UserError
-from ropo.training.dealing import DealtBatches, batch_sizes, deal, gathering_unequal, imbalance, packed_tokens
+from ropo.training.distributed.dealing import (
+    DealtBatches,
+    batch_sizes,
+    deal,
+    gathering_unequal,
+    imbalance,
+    packed_tokens,
+)
 from ropo.training.lengths import Limits
-from ropo.training.packing import pack_batch
+from ropo.training.packing.layout import pack_batch
 from tests.training.packing_helpers import draw, padded_batch
 from tests.training.together import run_together
 
