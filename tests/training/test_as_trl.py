@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -395,3 +397,51 @@ def test_data_of_which_nothing_is_left_are_refused(tmp_path):
         build(PreferenceTrainer, tmp_path, data=tiny_pairs(2), max_length=3)
     with pytest.raises(UserError, match="eval data: holds no record"):
         build(PreferenceTrainer, tmp_path).evaluate(tiny_pairs(2).select([]))
+
+
+WRONG = {
+    "train_dataset": {"train_dataset": None},
+    "kind of data": {"train_dataset": [{"prompt": "w1", "chosen": "w2", "rejected": "w3"}]},
+    "processing_class": {"processing_class": "some/tokenizer"},
+    "peft_config": {"peft_config": {"r": 4}},
+    "quantization_config": {"quantization_config": object()},
+    "pad_token": {"processing_class": None},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_arguments_that_trl_refuses_are_refused_alike(tmp_path, wrong):
+    said = []
+    for trainer, config in ((PreferenceTrainer, PreferenceConfig), (DPOTrainer, DPOConfig)):
+        given = {"train_dataset": tiny_pairs(4), "processing_class": tiny_tokenizer(), **WRONG[wrong]}
+        args = config(**options(tmp_path, **({} if config is PreferenceConfig else PLAIN)))
+        with pytest.raises((ValueError, TypeError, OSError)) as error:
+            trainer(tiny_model(), args=args, **given)
+        said.append(str(error.value).replace("PreferenceConfig", "DPOConfig"))
+    assert said[0] == said[1]
+
+
+def test_a_model_is_no_reference_of_itself(tmp_path):
+    for trainer in (PreferenceTrainer, DPOTrainer):
+        model = tiny_model()
+        with pytest.raises(ValueError, match="`model` and `ref_model` cannot be the same object"):
+            build(trainer, tmp_path, model=model, peft_config=None, given={"ref_model": model})
+
+
+def test_what_train_does_not_know_is_refused_as_by_trl(tmp_path):
+    for trainer in both(tmp_path):
+        with pytest.raises(TypeError, match="nonsense"):
+            trainer.train(nonsense=1)
+        with pytest.raises(ValueError, match=r"(?i)no .*checkpoint"):
+            trainer.train(resume_from_checkpoint=True)
+
+
+def test_the_table_of_overrides_is_complete():
+    """Every method that replaces one of TRL's or transformers' stands in CONTRIBUTING.md, and no other."""
+    above = {name for each in DPOTrainer.__mro__[:-1] for name in vars(each)}
+    inherited = {"__module__", "__doc__", "__annotations__"}
+    overrides = {name for name in vars(PreferenceTrainer) if name in above} - inherited
+    assert len(overrides) > 20
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.split("| method | why |")[1].split("\n\n")[0].splitlines()[2:]
+    assert overrides == {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -77,7 +77,7 @@ FOREIGN = {
     "model_revision": "download that revision and give --model its folder",
     "dataset_config": "download that configuration and give --data its folder or file",
     "dataset_streaming": "pairs are read as a whole; leave it out (PreferenceTrainer takes streams)",
-    "lora_dropout": "there is none, as the policy must start as the reference; leave it out",
+    "lora_dropout": "dropout is off in preference training, in TRL too (disable_dropout); leave it out",
     "lora_target_parameters": "use --target_modules",
     "lora_modules_to_save": "ropo train trains the adapter alone; train them with PreferenceTrainer",
     "lora_task_type": "it is CAUSAL_LM; leave it out",
