@@ -119,7 +119,7 @@ def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from ropo.training.packing import pack_batch
+    from ropo.training.packing.layout import pack_batch
 
     torch.set_num_threads(arguments.threads)
     tokens = {"padded": 0, "unique": 0}

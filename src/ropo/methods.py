@@ -14,6 +14,7 @@ from ropo.adapter import RopoConfig
 from ropo.core.errors import UserError
 
 COMMON_OPTIONS = ("target_modules", "exclude_modules", "layers_to_transform")
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output head, instead of names
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,29 @@ def adapter_config(method: str, options: Mapping[str, Any]) -> PeftConfig | None
             raise UserError(f"{name}: is not an option of method {method!r}, which has {own}; leave it out")
     if chosen.adapter is None:
         return None
+    values = {**chosen.options, **options, **_target_modules(options.get("target_modules"))}
+    if method == "hra" and values["r"] % 2:
+        raise UserError(
+            f"r: must be even for method 'hra', got {values['r']}: it starts as pairs of reflections that cancel, and "
+            f"an odd one is left over; give {values['r'] + 1}"
+        )
     try:
-        return chosen.adapter(task_type="CAUSAL_LM", **{**chosen.options, **options})
+        return chosen.adapter(task_type="CAUSAL_LM", **values)
     except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"method {method!r}: {error}") from error
+
+
+def _target_modules(names: Any) -> dict[str, Any]:
+    """Return the target modules as PEFT takes them: names in a list, or the one word for all."""
+    if names is None or isinstance(names, str):
+        return {} if names is None else {"target_modules": names}
+    if ALL_LINEAR in names:
+        if len(names) > 1:
+            raise UserError(f"target_modules: {ALL_LINEAR!r} stands for all layers; leave the other names out")
+        return {"target_modules": ALL_LINEAR}
+    return {"target_modules": list(names)}
 
 
 def check_target_modules(model: PreTrainedModel | PeftModel, config: PeftConfig) -> None:

@@ -74,7 +74,10 @@ def test_options(model, pairs, tmp_path, capsys, flags, parts):
         ("{not json}\n", ["pairs.jsonl:1: is not valid JSON"]),
         ('["a"]\n', ["pairs.jsonl:1: is a list, not an object"]),
         ([{**pair, "rejected": pair["chosen"]} for pair in PAIRS], ["chosen equals rejected in all 4 records"]),
-        ([*PAIRS, LONG], ["in 1 of 5 pairs", "pairs.jsonl:5", "--skip_long_prompts"]),
+        (
+            [*PAIRS, LONG, {**LONG, "chosen": "one"}],
+            ["in 2 of 6 pairs", "pairs.jsonl:5", "raise --max_length above 38", "--skip_long_prompts"],
+        ),
     ],
 )
 def test_data(model, tmp_path, capsys, content, parts):
@@ -89,12 +92,57 @@ def test_data(model, tmp_path, capsys, content, parts):
         assert part in error
 
 
-def test_pairs_with_long_prompts_are_left_out_when_told(model, tmp_path, capsys):
-    file = write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, LONG])
-    assert train(model, file, tmp_path / "out", "--max_length", "24", "--skip_long_prompts") == 0
+@pytest.mark.parametrize(("count", "flags"), [(1, []), (2, ["--skip_long_prompts"])])
+def test_one_pair_with_a_long_prompt_is_left_out_and_more_when_told(model, tmp_path, capsys, count, flags):
+    file = write_pairs(
+        tmp_path / "pairs.jsonl", [*PAIRS, *({**LONG, "chosen": word} for word in ("one", "two")[:count])]
+    )
+    assert train(model, file, tmp_path / "out", "--max_length", "24", *flags) == 0
     assert "4 pairs from" in (printed := capsys.readouterr()).out
-    assert "1 with too long prompts left out" in printed.out
+    said = f"{count} left out, whose prompt alone fills max_length 24 (first in {file}:5, whose prompt has 38 tokens)"
+    assert said in printed.out
     assert printed.err == ""
+
+
+@pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode is deprecated:FutureWarning")  # TRL's
+def test_sequences_may_keep_their_end_instead(model, tmp_path, capsys):
+    file = write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, LONG])
+    flags = ("--max_length", "24", "--truncation_mode", "keep_end")
+    assert train(model, file, tmp_path / "out", *flags) == 0
+    assert "5 pairs from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--use_peft"], ["--use_peft: is not an option of ropo train", "--method"]),
+        (["--load-in-4bit"], ["--load-in-4bit: is not an option", "quantised"]),
+        (["--attn_implementation", "sdpa"], ["--attn_implementation: is not an option", "--packing false"]),
+        (["--method", "hra", "--r", "3"], ["r: must be even for method 'hra', got 3", "give 4"]),
+        (["--target_modules", "all-linear", "q_proj"], ["'all-linear' stands for all layers"]),
+        (["--sync_ref_model"], ["sync_ref_model: an adapter's reference"]),
+        (["--loss_type", "aot", "--use_weighting"], ["use_weighting: cannot be combined with the loss aot"]),
+        (["--f_divergence_type", "kl"], ["f_divergence_type: there is no 'kl'"]),
+        (["--optim", "lomo"], ["optim lomo: cannot be made", "lomo"]),
+        (["--train_sampling_strategy", "group_by_length"], ["train_sampling_strategy: group_by_length needs"]),
+        (["--dataloader_drop_last", "--per_device_train_batch_size", "64"], ["4 pairs do not fill one batch of 64"]),
+        (["--max_steps", "0"], ["max_steps: 0 trains nothing"]),
+        (["--lr_scheduler_kwargs", '{"x": 1}'], ["lr_scheduler_type linear: cannot be made"]),
+        (["--accelerator_config", '{"x": 1}'], ["options: ", "'x'"]),
+        (["--deepspeed", "nowhere.json"], ["options: "]),
+    ],
+)
+def test_what_trl_and_the_libraries_would_refuse_later(model, pairs, tmp_path, capsys, flags, parts):
+    """Their own words or ours, in one line, before anything is written."""
+    error = refused(capsys, train(model, pairs, tmp_path / "out", *flags), tmp_path, {"pairs.jsonl"})
+    for part in parts:
+        assert part in error
+
+
+def test_the_hub_is_needed_to_push_to_it(model, pairs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    error = refused(capsys, train(model, pairs, tmp_path / "out", "--push_to_hub"), tmp_path, {"pairs.jsonl"})
+    assert "push_to_hub: cannot be done without the hub, and HF_HUB_OFFLINE is set" in error
 
 
 def test_a_model_folder_without_weights(model, pairs, tmp_path, capsys):

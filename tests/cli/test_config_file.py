@@ -108,7 +108,7 @@ def test_what_cannot_be_left_out(tmp_path, missing):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--loss_type", "sigmod"], r"loss_type: there is no loss 'sigmod'; did you mean 'sigmoid'\?"),
+        (["--loss_type", "sigmod"], r"loss_type: there is no 'sigmod'; did you mean 'sigmoid'\?"),
         (["--num_train_epochs", "0"], "num_train_epochs: must be above 0, got 0"),
         (["--per_device_train_batch_size", "-1"], "per_device_train_batch_size: must be above 0"),
         (["--beta", "0"], "beta: must be above 0"),

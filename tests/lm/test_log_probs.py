@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs, text_loss
-from ropo.lm.tokens import TextWindow, TokenPair
+from ropo.lm.tokens import Limits, TextWindow, TokenPair
 from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama
 
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
@@ -38,10 +38,10 @@ def test_pairs_are_cut_as_training_cuts_them() -> None:
     found = pair_log_probs(model, pairs)
     assert found.shape == (3, 2)
     assert float(found[2, 1]) == pytest.approx(float(one_by_one(model, pairs[2].prompt, pairs[2].rejected).sum()), 1e-5)
-    cut = pair_log_probs(model, pairs, max_length=6)
+    cut = pair_log_probs(model, pairs, Limits(6))
     expected = one_by_one(model, pairs[2].prompt, pairs[2].rejected[:2]).sum()
     assert float(cut[2, 1]) == pytest.approx(float(expected), 1e-5)
-    from_the_end = pair_log_probs(model, pairs, max_length=6, truncation_mode="keep_end")
+    from_the_end = pair_log_probs(model, pairs, Limits(6, "keep_end"))
     expected = one_by_one(model, pairs[2].prompt[3:], pairs[2].rejected).sum()
     assert float(from_the_end[2, 1]) == pytest.approx(float(expected), 1e-5)
 

@@ -14,11 +14,10 @@ from trl import DPOConfig, DPOTrainer
 
 from ropo.core.errors import UserError
 from ropo.lm.tokens import (
+    Limits,
     TokenPair,
-    cut_answers,
     first_tokens,
     holds_templated_prompt,
-    packed_length,
     text_windows,
     tokenize_pair,
     tokenize_prompt,
@@ -160,17 +159,17 @@ def test_a_text_that_brings_the_first_token_gets_no_second_one() -> None:
 
 def test_answers_are_cut_as_trl_cuts_them() -> None:
     pair = TokenPair([1, 2, 3], [4, 5, 6], [7])
-    assert cut_answers(pair, None) == [([1, 2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
-    assert cut_answers(pair, 5) == [([1, 2, 3], [4, 5]), ([1, 2, 3], [7])]
-    assert cut_answers(pair, 3) == [([1, 2, 3], []), ([1, 2, 3], [])]
-    assert cut_answers(pair, 2) == [([1, 2], []), ([1, 2], [])]
-    assert cut_answers(pair, 5, "keep_end") == [([2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
-    assert cut_answers(pair, 2, "keep_end") == [([], [5, 6]), ([3], [7])]
+    assert Limits(None).cut(pair) == [([1, 2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
+    assert Limits(5).cut(pair) == [([1, 2, 3], [4, 5]), ([1, 2, 3], [7])]
+    assert Limits(3).cut(pair) == [([1, 2, 3], []), ([1, 2, 3], [])]
+    assert Limits(2).cut(pair) == [([1, 2], []), ([1, 2], [])]
+    assert Limits(5, "keep_end").cut(pair) == [([2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
+    assert Limits(2, "keep_end").cut(pair) == [([], [5, 6]), ([3], [7])]
 
 
 def test_a_pack_holds_the_prompt_once() -> None:
-    assert packed_length(3, 3, 1) == 3 - 1 + 3 + 1
-    assert packed_length(3, 3, 1, max_length=4) == 3 - 1 + 1 + 1
+    assert Limits().packed_tokens(3, 3, 1) == 3 - 1 + 3 + 1
+    assert Limits(4).packed_tokens(3, 3, 1) == 3 - 1 + 1 + 1
 
 
 def with_first_token() -> Any:

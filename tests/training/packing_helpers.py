@@ -119,9 +119,13 @@ def tiny_pairs(count: int, seed: int = 0) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def padded_batch(pairs: list[tuple[list[int], list[int], list[int]]], max_length: int | None = None) -> dict:
+def padded_batch(
+    pairs: list[tuple[list[int], list[int], list[int]]],
+    max_length: int | None = None,
+    truncation_mode: str = "keep_start",
+) -> dict:
     """Collate (prompt, chosen, rejected) token lists as TRL does."""
-    collate = DataCollatorForPreference(pad_token_id=0, max_length=max_length)
+    collate = DataCollatorForPreference(pad_token_id=0, max_length=max_length, truncation_mode=truncation_mode)
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     return collate([dict(zip(names, pair, strict=True)) for pair in pairs])
 

@@ -139,7 +139,7 @@ def test_a_gradient_is_looked_at_where_the_loss_is_finite(tmp_path, skip):
     if skip:
         trainer.train()
         assert len(calls) == 4
-        assert trainer._skipped_steps == 1
+        assert trainer._finite.skipped_steps == 1
     else:
         with pytest.raises(UserError, match=r"a gradient is not finite at step 2, in the records 2, 3 of"):
             trainer.train()
@@ -162,7 +162,7 @@ def test_skipped_steps_are_counted_across_a_resume(tmp_path):
     resumed = trainer_of(tmp_path, data, **flags)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert logged(resumed) == logged(whole)
-    assert resumed._skipped_steps == 1
+    assert resumed._finite.skipped_steps == 1
     assert_equal(trained(resumed), trained(whole))
 
 

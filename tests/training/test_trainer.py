@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, MambaConfig
 from trl import DPOConfig, DPOTrainer
 
 from ropo.core.errors import UserError
-from ropo.training import attention
 from ropo.training.config import PreferenceConfig
+from ropo.training.packing import attention
 from ropo.training.trainer import PreferenceTrainer
 from tests.training.packing_helpers import tiny_model, tiny_pairs, tiny_tokenizer
 
@@ -167,7 +167,7 @@ def test_a_token_budget_changes_memory_not_results(tmp_path):
     whole = ours(tmp_path / "whole", max_steps=5)
     parts = ours(tmp_path / "parts", max_steps=5, tokens_per_step=60)
     batch = next(iter(parts.get_train_dataloader()))
-    assert len(parts._with_packs(batch)["packs"]) > 1
+    assert len(batch["packs"]) > 1
     whole.train()
     parts.train()
     assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), abs=1e-5)
@@ -188,7 +188,7 @@ def test_evaluate_and_predict_are_packed(tmp_path, packed_calls):
     packed, padded = ours(tmp_path / "ours", eval_dataset=held_out), theirs(tmp_path / "theirs", eval_dataset=held_out)
     found, expected = packed.evaluate(), padded.evaluate()
     assert packed_calls
-    for name in ("eval_loss", "eval_logps/chosen", "eval_rewards/accuracies", "eval_mean_token_accuracy"):
+    for name in ("eval_loss", "eval_logps/chosen", "eval_rewards/margins", "eval_mean_token_accuracy"):
         assert found[name] == pytest.approx(expected[name], abs=1e-4), name
     packed_calls.clear()
     predicted = packed.predict(packed.eval_dataset)
@@ -203,7 +203,7 @@ def test_evaluate_and_predict_are_packed(tmp_path, packed_calls):
 
 def test_tokens_per_second_counts_unique_tokens(tmp_path, monkeypatch):
     ticks = itertools.count(0, 2)  # seconds: two from the first batch after a log to the next log
-    monkeypatch.setattr("ropo.training.trainer.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr("ropo.training.packing.packer.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     pairs = tiny_pairs(12)
     distinct = pairs.select([number for number in range(12) if number % 4 != 3])  # the fourth repeats a prompt
     settings = {"data": distinct, "max_steps": 3, "per_device_train_batch_size": 3}

@@ -28,9 +28,15 @@ def read_config(file: Path, parser: Parser) -> dict[str, Any]:
     """
     options: dict[str, Any] = {}
     # Reversed, so that of --x and --no_x, which share a name, --x stays.
-    known = {action.dest: action for action in reversed(parser._actions) if action.option_strings}
-    for name, value, line in _entries(file):
+    actions = [action for action in reversed(parser._actions) if action.option_strings]
+    valued = [action for action in actions if action.nargs != 0]  # not --no_x, which means nothing with a value
+    known = {flag.lstrip("-").replace("-", "_"): action for action in valued for flag in action.option_strings}
+    known |= {action.dest: action for action in actions}
+    for given, value, line in _entries(file):
         where = f"{file}:{line}"
+        name = known[given].dest if given in known else given
+        if name in parser.foreign:
+            raise UserError(f"{where}: {name} is not an option of {parser.prog}; {parser.foreign[name]}")
         if name not in known or name in ("config", "help"):
             raise UserError(f"{where}: unknown option {name!r}{did_you_mean(name, known)}")
         if name in options:

@@ -72,17 +72,17 @@ def measure(arguments: argparse.Namespace) -> Any:
 
     from ropo.diagnostics.comparison import HeldOut
     from ropo.diagnostics.diagnose import diagnose
-    from ropo.lm.held_out import BETA, MAX_LENGTH, read_held_out, trained_with
+    from ropo.lm.held_out import BETA, read_held_out, trained_limits, trained_with
     from ropo.lm.loading import load_model, load_policy, load_tokenizer
     from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts
 
     settings = SamplingSettings(samples=arguments.samples, max_new_tokens=arguments.max_new_tokens, seed=arguments.seed)
     prompts = read_prompts(arguments.prompts)[: arguments.max_prompts] if arguments.prompts else []
     tokenizer = load_tokenizer(arguments.model)
-    max_length = trained_with(arguments.model, "max_length", MAX_LENGTH)
+    limits = trained_limits(arguments.model)
     pairs = None
     if arguments.pairs:
-        pairs = read_held_out(arguments.pairs, "test", tokenizer, max_length, arguments.max_pairs)
+        pairs = read_held_out(arguments.pairs, "test", tokenizer, limits, arguments.max_pairs)
         for note in pairs.notes():
             print(f"data      {note}")
     held_out = HeldOut(
@@ -91,7 +91,7 @@ def measure(arguments: argparse.Namespace) -> Any:
         windows=read_windows(tokenizer, arguments.text) if arguments.text else (),
         settings=settings,
         beta=trained_with(arguments.model, "beta", BETA),
-        max_length=max_length,
+        limits=limits,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = load_policy(arguments.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ropo.core.errors import UserError
@@ -11,7 +11,13 @@ from ropo.core.names import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse flags, raising `UserError` where argparse would print its usage and exit."""
+    """Parse flags, raising `UserError` where argparse would print its usage and exit.
+
+    Attributes:
+        foreign: Options of other programs by name, with what to do instead.
+    """
+
+    foreign: Mapping[str, str] = {}
 
     def __init__(self, **options: Any) -> None:
         """Refuse abbreviated flags: a new flag must not change what an old command line means."""
@@ -25,7 +31,10 @@ class Parser(argparse.ArgumentParser):
         """Parse the flags, naming the nearest flag for an unknown one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flag = unknown[0].split("=")[0]
+            flag = next((each for each in unknown if each.startswith("-")), unknown[0]).split("=")[0]
+            name = flag.lstrip("-").replace("-", "_")
+            if name in self.foreign:
+                raise UserError(f"{flag}: is not an option of {self.prog}; {self.foreign[name]}")
             hint = did_you_mean(flag, self._option_string_actions) or f"; see `{self.prog} --help`"
             raise UserError(f"unknown argument {flag!r}{hint}")
         return parsed

@@ -26,17 +26,19 @@ from ropo.core.files import read_text
 from ropo.core.record import RunRecord, Source, device_name
 from ropo.environment import untested_lines
 from ropo.lm.fingerprint import fingerprint_source
+from ropo.lm.held_out import wraps_prompts
 from ropo.lm.loading import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
+from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import METHODS, adapter_config, check_target_modules
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
 from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
+from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.lengths import check_templates, leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
 from ropo.training.run import build_trainer, run_trainer, save_trained
-from ropo.training.sharding import without_deepspeed
 from ropo.training.trainer import PreferenceTrainer
 
 Model = PreTrainedModel | PeftModel
@@ -60,10 +62,10 @@ def train(options: TrainOptions) -> None:
     for line in untested_lines():
         console.print(f"warning   {line}")
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
-    pairs = load_pairs(options, "data", tokenizer, config.max_length, console)
+    pairs = load_pairs(options, "data", tokenizer, config, console)
     held_out = None
     if options.eval_data:
-        held_out = load_pairs(options, "eval_data", tokenizer, config.max_length, console)
+        held_out = load_pairs(options, "eval_data", tokenizer, config, console)
         if shared := count_shared_prompts(pairs, held_out):
             console.print(f"          {shared} of their prompts occur in the training pairs too")
     with without_deepspeed(config):
@@ -177,30 +179,27 @@ def load_pairs(
     options: TrainOptions,
     which: str,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
+    config: PreferenceConfig,
     console: Console,
 ) -> PreferenceData:
     """Load the pairs of `--data` or `--eval_data`, and say what was made of them."""
     source, split = (options.data, options.split) if which == "data" else (str(options.eval_data), options.eval_split)
-    wrap = tokenizer.chat_template is not None and not options.plain_prompts
-    data = load_preferences(source, split, wrap)
+    data = load_preferences(source, split, wraps_prompts(tokenizer, options.plain_prompts))
     if tokenizer.chat_template is None and not isinstance(data.pairs[0]["prompt"], str):
         raise UserError(
             f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
         )
     check_templates(data, tokenizer)
-    data, long = leave_out_long_prompts(data, tokenizer, max_length, options.skip_long_prompts)
+    data, long = leave_out_long_prompts(data, tokenizer, config.limits, options.skip_long_prompts)
     dropped = [
         f"{count} {what} left out"
-        for count, what in (
-            (data.duplicates, "duplicates"),
-            (data.ties, "with equal answers"),
-            (long, "with too long prompts"),
-        )
+        for count, what in ((data.duplicates, "duplicates"), (data.ties, "with equal answers"))
         if count
     ]
-    notes = [f"{len(data)} pairs from {source}", data.reading, *dropped]
-    if data.wrapped:
+    notes = [f"{len(data)} pairs from {source}", data.reading, *dropped, *([long] if long else [])]
+    if templated := sum(holds_templated_prompt(tokenizer, pair) for pair in data.pairs):
+        notes.append(f"{templated} prompts went through the chat template already and are used as they are")
+    elif data.wrapped:
         notes.append("text prompts go through the chat template (--plain_prompts keeps them)")
     console.print(f"{'data' if which == 'data' else 'held out':<10}" + "; ".join(notes))
     return data

@@ -14,7 +14,6 @@ from transformers.hf_argparser import string_to_bool
 from ropo.cli.config_file import read_config
 from ropo.cli.parser import Parser
 from ropo.core.errors import UserError
-from ropo.core.names import did_you_mean
 from ropo.methods import METHODS
 from ropo.training.config import PreferenceConfig
 
@@ -62,10 +61,32 @@ USUAL_OPTIONS = (
 DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
 DEFAULTS |= {"ddp_find_unused_parameters": False}
 
-# The names that TRL 1.16 takes; it finds a wrong one only at the first step.
-LOSSES = (
-    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
-    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+# What `trl dpo` calls the same thing.
+ALIASES = {
+    "model": ("model_name_or_path",),
+    "data": ("dataset_name",),
+    "split": ("dataset_train_split",),
+    "eval_split": ("dataset_test_split",),
+    "r": ("lora_r",),
+    "target_modules": ("lora_target_modules",),
+}
+# What `trl dpo` has and `ropo train` has not, with what to do instead.
+FOREIGN = {
+    "use_peft": "an adapter is trained anyway; name it with --method (ropo, lora, oft, hra), or give --method full",
+    "attn_implementation": "the attention is chosen for packed batches; leave it out, or give --packing false",
+    "model_revision": "download that revision and give --model its folder",
+    "dataset_config": "download that configuration and give --data its folder or file",
+    "dataset_streaming": "pairs are read as a whole; leave it out (PreferenceTrainer takes streams)",
+    "lora_dropout": "dropout is off in preference training, in TRL too (disable_dropout); leave it out",
+    "lora_target_parameters": "use --target_modules",
+    "lora_modules_to_save": "ropo train trains the adapter alone; train them with PreferenceTrainer",
+    "lora_task_type": "it is CAUSAL_LM; leave it out",
+    "use_rslora": "train it with PreferenceTrainer(peft_config=LoraConfig(use_rslora=True))",
+    "ignore_bias_buffers": "is not needed; leave it out",
+}
+_QUANTISE = "give --model a checkpoint that is stored quantised, or quantise it yourself and use PreferenceTrainer"
+FOREIGN |= dict.fromkeys(
+    ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), _QUANTISE
 )
 
 MONITOR_STEPS = 100
@@ -135,12 +156,13 @@ class TrainOptions:
 def add_train_options(parser: Parser, show_all: bool = False) -> None:
     """Declare every flag, without defaults: what was not given stays out of the parsed namespace."""
     parser.usage = f"{parser.prog} --model MODEL --data DATA --output FOLDER [flags]"
+    parser.foreign = FOREIGN
     own = parser.add_argument_group("what to train, on what")
-    own.add_argument("--model", help="hub id, folder or .gguf file; or an adapter to train further")
-    own.add_argument("--data", help="preference pairs: hub id, folder, or .jsonl, .json or .parquet file")
-    own.add_argument("--split", help="split of --data, where it has splits (train)")
+    own.add_argument(*_names("model"), help="hub id, folder or .gguf file; or an adapter to train further")
+    own.add_argument(*_names("data"), help="preference pairs: hub id, folder, or .jsonl, .json or .parquet file")
+    own.add_argument(*_names("split"), help="split of --data, where it has splits (train)")
     own.add_argument("--eval_data", help="held-out pairs, measured before and after")
-    own.add_argument("--eval_split", help="split of --eval_data, where it has splits (test)")
+    own.add_argument(*_names("eval_split"), help="split of --eval_data, where it has splits (test)")
     own.add_argument("--output", "--output_dir", dest="output", help="folder to make")
     own.add_argument("--overwrite", **SWITCH, help="replace an earlier output there")
     own.add_argument("--resume", **SWITCH, help="carry on a run that did not finish there, from its last checkpoint")
@@ -152,7 +174,7 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     own.add_argument("--help_all", action=ShowAll, nargs=0, help="show every option of the trainer and exit")
     adapter = parser.add_argument_group("adapter")
     for name, options in ADAPTER_OPTIONS.items():
-        adapter.add_argument(f"--{name}", **options)
+        adapter.add_argument(*_names(name), **options)
     title = (
         "every option of the trainer" if show_all else "trainer (any option of trl.DPOConfig; these are the usual ones)"
     )
@@ -160,6 +182,12 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     _add_trainer_options(parser.add_argument_group(title), show_all)
     for action in parser._actions:
         action.default = SUPPRESS
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """Return an option's flags: ours first, which is what it is kept as, then TRL's as TRL writes them."""
+    aliases = ALIASES.get(name, ())
+    return tuple(f"--{each}" for each in (name, *aliases, *(alias.replace("_", "-") for alias in aliases)))
 
 
 def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
@@ -175,11 +203,23 @@ def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None
         if field.init and field.name != "output_dir":
             field.type = TRAINER_TYPES[field.name]
             HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
+    _add_negations(group)
     for action in group._group_actions:
         default = "by method" if action.dest == "learning_rate" else DEFAULTS.get(action.dest, action.default)
         action.metavar, action.help = "VALUE", f"{action.help} ({default})"
+        if action.type is string_to_bool:  # `--bf16` alone, which transformers leaves out where the default is None
+            action.nargs, action.const = "?", True
         if not show_all and (action.dest not in USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
             action.help = SUPPRESS
+
+
+def _add_negations(group: argparse._ArgumentGroup) -> None:
+    """Add `--no_x` where transformers does not, since our default is off where TRL's is on."""
+    known = {flag for action in group._group_actions for flag in action.option_strings}
+    for action in list(group._group_actions):
+        flags = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
+        if action.type is string_to_bool and flags[0] not in known:
+            group.add_argument(*dict.fromkeys(flags), action="store_false", dest=action.dest, help=action.help)
 
 
 class ShowAll(argparse.Action):
@@ -268,15 +308,11 @@ def trainer_config(options: TrainOptions, learning_rate: float, output: Path) ->
         config = PreferenceConfig(**settings)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # nothing is computed there: whatever the libraries raise is about an option
         raise UserError(f"options: {error}") from error
     for name in POSITIVE:
         if getattr(config, name) <= 0:
             raise UserError(f"{name}: must be above 0, got {getattr(config, name)}; give a positive number")
-    for loss in config.loss_type:
-        if loss not in LOSSES:
-            hint = did_you_mean(loss, LOSSES) or f"; choose from {', '.join(LOSSES)}"
-            raise UserError(f"loss_type: there is no loss {loss!r}{hint}")
     return config
 
 

@@ -16,7 +16,7 @@ from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.diagnostics.measure import mean
 from ropo.lm.loading import load_tokenizer
-from ropo.lm.tokens import packed_length, tokenize_pair
+from ropo.lm.tokens import Limits, tokenize_pair
 from ropo.preferences import load_preferences
 from ropo.preferences.data import Pair, as_conversation
 
@@ -117,7 +117,7 @@ def steps_of(budget: Budget, pairs: Sequence[Pair], model: str, wrap: bool) -> i
     tokens = []
     for pair in pairs[:TOKENS_FROM]:
         cut = tokenize_pair(tokenizer, as_conversation(pair) if chat and isinstance(pair["prompt"], str) else pair)
-        tokens.append(packed_length(len(cut.prompt), len(cut.chosen), len(cut.rejected)))
+        tokens.append(Limits().packed_tokens(len(cut.prompt), len(cut.chosen), len(cut.rejected)))
     return max(1, round(budget.tokens / (budget.batch_size * mean(tokens))))
 
 

@@ -23,7 +23,7 @@ from ropo.lm.answer import Answer
 from ropo.lm.log_probs import answer_log_probs, hidden_states, mean_loss, pair_log_probs, text_losses
 from ropo.lm.sampling.batches import sample_answers
 from ropo.lm.sampling.settings import SamplingSettings
-from ropo.lm.tokens import TextWindow, TokenPair, cut_answers
+from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 OpenReference = Callable[[], AbstractContextManager[Any]]
 
@@ -38,8 +38,7 @@ class HeldOut:
         windows: Pieces of plain text.
         settings: How answers are sampled.
         beta: What the DPO margin is multiplied by.
-        max_length: Most tokens of prompt and answer of a pair; see `ropo.lm.tokens.cut_answers`.
-        truncation_mode: As there.
+        limits: Where prompt and answer of a pair are cut.
     """
 
     pairs: Sequence[TokenPair] = ()
@@ -47,8 +46,7 @@ class HeldOut:
     windows: Sequence[TextWindow] = ()
     settings: SamplingSettings = field(default_factory=SamplingSettings)
     beta: float = 0.1
-    max_length: int | None = None
-    truncation_mode: str = "keep_start"
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def allows_kl(self) -> bool:
@@ -141,9 +139,7 @@ def observe(
     """
     samples = sample_answers(model, tokenizer, held_out.prompts, held_out.settings) if held_out.prompts else []
     return Observation(
-        log_probs=pair_log_probs(model, held_out.pairs, held_out.max_length, held_out.truncation_mode)
-        if held_out.pairs
-        else None,
+        log_probs=pair_log_probs(model, held_out.pairs, held_out.limits) if held_out.pairs else None,
         samples=samples,
         answers=measure_answers(samples, len(tokenizer)) if samples else None,
         text=_measure_text(model, held_out.windows, with_hidden_states) if held_out.windows else None,
@@ -163,7 +159,7 @@ def compare(
     """
     behaviour = None
     if policy.log_probs is not None and reference is not None and reference.log_probs is not None:
-        sequences = [cut_answers(pair, held_out.max_length, held_out.truncation_mode) for pair in held_out.pairs]
+        sequences = [held_out.limits.cut(pair) for pair in held_out.pairs]
         lengths = torch.tensor([[len(answer) for _, answer in both] for both in sequences])
         behaviour = measure_behaviour(policy.log_probs, reference.log_probs, lengths, held_out.beta)
     answers = text = None

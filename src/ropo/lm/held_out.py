@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.core.record import FILE_NAME, read_record
-from ropo.lm.tokens import TokenPair, cut_answers, holds_templated_prompt, tokenize_pair
+from ropo.lm.tokens import Limits, TokenPair, holds_templated_prompt, tokenize_pair
 from ropo.preferences import PreferenceData, load_preferences
 
-MAX_LENGTH, BETA = 1024, 0.1  # of trl.DPOConfig
+_MAX_LENGTH = 1024  # of trl.DPOConfig, as is the next
+BETA = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class HeldOutPairs:
         data: What was read.
         records: The pairs that are used.
         tokens: Their tokens, of any length.
-        max_length: What prompt and answer are to be cut to; see `ropo.lm.tokens.cut_answers`.
+        limits: Where prompt and answer are to be cut.
         cut: Number of these pairs that are longer.
         without_room: Number of pairs left out because `max_length` leaves nothing of an answer.
         templated: Number of prompts that went through the chat template before they were written down.
@@ -34,7 +35,7 @@ class HeldOutPairs:
     data: PreferenceData
     records: list[dict[str, Any]]
     tokens: list[TokenPair]
-    max_length: int | None
+    limits: Limits
     cut: int
     without_room: int
     templated: int
@@ -50,9 +51,9 @@ class HeldOutPairs:
         """Say what a reader of the numbers has to know about the pairs."""
         yield f"pairs {self.data.reading}"
         if self.without_room:
-            yield f"{self.without_room} pairs left out, whose prompts fill max_length {self.max_length}"
+            yield f"{self.without_room} pairs left out, whose prompts fill max_length {self.limits.max_length}"
         if self.cut:
-            yield f"{self.cut} pairs were cut to max_length {self.max_length}, as in training"
+            yield f"{self.cut} pairs were cut to max_length {self.limits.max_length}, as in training"
         if self.templated:
             yield f"{self.templated} prompts went through the chat template already and are used as they are"
 
@@ -61,7 +62,7 @@ def read_held_out(
     source: str,
     split: str,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None = MAX_LENGTH,
+    limits: Limits,
     most: int | None = None,
     plain_prompts: bool = False,
 ) -> HeldOutPairs:
@@ -71,7 +72,7 @@ def read_held_out(
         source: As in `ropo.preferences.load_preferences`.
         split: As there.
         tokenizer: The model's own; where it has a chat template, a text prompt becomes the user's turn.
-        max_length: Most tokens of prompt and answer; None for no limit.
+        limits: Where prompt and answer are cut.
         most: Pairs to use, the first ones; None for all.
         plain_prompts: Whether text prompts stay as they are, past the chat template.
 
@@ -91,24 +92,30 @@ def read_held_out(
         if len(records) == most:
             break
         pair = tokenize_pair(tokenizer, record, f"data {record['where']}")
-        if all(answer for _, answer in cut_answers(pair, max_length)):
+        if limits.leave_room(pair):
             records.append(record)
             tokens.append(pair)
         else:
             without_room += 1
     if not records:
         raise UserError(
-            f"max_length: {max_length} tokens leave nothing of the answers in all {without_room} pairs of {source}; "
-            "raise --max_length"
+            f"max_length: {limits.max_length} tokens leave nothing of the answers in all {without_room} pairs of "
+            f"{source}; raise --max_length"
         )
-    cut = sum(sequences != cut_answers(pair, None) for pair in tokens for sequences in [cut_answers(pair, max_length)])
+    cut = sum(limits.cut(pair) != Limits().cut(pair) for pair in tokens)
     templated = sum(holds_templated_prompt(tokenizer, record) for record in records)
-    return HeldOutPairs(data, records, tokens, max_length, cut, without_room, templated)
+    return HeldOutPairs(data, records, tokens, limits, cut, without_room, templated)
 
 
 def wraps_prompts(tokenizer: PreTrainedTokenizerBase, plain_prompts: bool) -> bool:
     """Tell whether text prompts become the user's turn: where there is a chat template and nobody said otherwise."""
     return tokenizer.chat_template is not None and not plain_prompts
+
+
+def trained_limits(source: str) -> Limits:
+    """Return where a model's training cut its sequences; TRL's default where there is no record of it."""
+    mode = trained_with(source, "truncation_mode", "keep_start")
+    return Limits(trained_with(source, "max_length", _MAX_LENGTH), mode)
 
 
 def trained_with(source: str, option: str, default: Any) -> Any:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ropo.lm.tokens import TextWindow, TokenPair, cut_answers
+from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 BATCH = 4
 
@@ -37,23 +37,20 @@ def answer_log_probs(
     return scores
 
 
-def pair_log_probs(
-    model: Any, pairs: Sequence[TokenPair], max_length: int | None = None, truncation_mode: str = "keep_start"
-) -> Float[Tensor, "pairs 2"]:
+def pair_log_probs(model: Any, pairs: Sequence[TokenPair], limits: Limits | None = None) -> Float[Tensor, "pairs 2"]:
     """Sum the log-probs of chosen and rejected answers.
 
     Args:
         model: A causal language model in evaluation mode.
         pairs: Pairs whose answers keep a token each when they are cut.
-        max_length: Most tokens of prompt and answer together; see `ropo.lm.tokens.cut_answers`.
-        truncation_mode: As there.
+        limits: Where sequences are cut; None for nowhere.
 
     Returns:
         Chosen and rejected, in nats, in float64 on the CPU.
 
     Cost: see `answer_log_probs`.
     """
-    sequences = [each for pair in pairs for each in cut_answers(pair, max_length, truncation_mode)]
+    sequences = [each for pair in pairs for each in (limits or Limits()).cut(pair)]
     prompts, answers = [prompt for prompt, _ in sequences], [answer for _, answer in sequences]
     sums = [float(scores.double().sum()) for scores in answer_log_probs(model, prompts, answers)]
     return torch.tensor(sums, dtype=torch.float64).view(-1, 2)

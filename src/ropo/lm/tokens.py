@@ -29,6 +29,60 @@ class TokenPair:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Say where a sequence of prompt and answer is cut, as TRL's collator cuts it.
+
+    Args:
+        max_length: Most tokens of prompt and answer together; None for no limit.
+        truncation_mode: `keep_start` cuts the answer's end, `keep_end` the prompt's beginning.
+    """
+
+    max_length: int | None = None
+    truncation_mode: str = "keep_start"
+
+    @property
+    def prompts_matter(self) -> bool:
+        """Whether a prompt can leave no room for its answers."""
+        return self.max_length is not None and self.truncation_mode == "keep_start"
+
+    def cut(self, pair: TokenPair) -> list[tuple[Sequence[int], Sequence[int]]]:
+        """Return (prompt, answer) of the chosen and of the rejected answer; empty where nothing of it is left."""
+        return [self._cut(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
+
+    def leave_room(self, pair: TokenPair) -> bool:
+        """Tell whether each answer keeps a token."""
+        return all(answer for _, answer in self.cut(pair))
+
+    def packed_tokens(self, prompt: int, chosen: int, rejected: int) -> int:
+        """Count the tokens of one pair in a pack: its prompt but one, and both answers, cut as TRL cuts them.
+
+        Where the beginnings are cut, the answers keep different parts of their prompt, and then share none.
+
+        Args:
+            prompt: Tokens of the prompt.
+            chosen: Tokens of the chosen answer.
+            rejected: Tokens of the rejected answer.
+        """
+        if self.max_length is None:
+            return prompt - 1 + chosen + rejected
+        if self.truncation_mode == "keep_start":
+            room = self.max_length - prompt
+            return prompt - 1 + min(chosen, room) + min(rejected, room)
+        left = [max(0, min(prompt, self.max_length - answer)) for answer in (chosen, rejected)]
+        cut = [min(answer, self.max_length) for answer in (chosen, rejected)]
+        shared = left[0] if left[0] == left[1] else 0
+        return sum(left) + sum(cut) - (shared + 1 if shared else 2)
+
+    def _cut(self, prompt: Sequence[int], answer: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        over = 0 if self.max_length is None else max(0, len(prompt) + len(answer) - self.max_length)
+        if not over:
+            return prompt, answer
+        if self.truncation_mode == "keep_start":
+            return prompt[: self.max_length], answer[: max(0, len(answer) - over)]
+        return prompt[over:], answer[max(0, over - len(prompt)) :]
+
+
+@dataclass(frozen=True)
 class TextWindow:
     """Hold a piece of plain text as token ids: a context of at least one token, and the tokens that it predicts."""
 
@@ -96,44 +150,6 @@ def holds_templated_prompt(tokenizer: PreTrainedTokenizerBase, record: Mapping[s
     """
     text = _only_text(record["prompt"])
     return text is not None and is_templated(tokenizer, text)
-
-
-def packed_length(prompt: int, chosen: int, rejected: int, max_length: int | None = None) -> int:
-    """Count the tokens that a packed pair takes: prompt - 1 + chosen + rejected, as `ropo.training` lays it out.
-
-    Args:
-        prompt: Tokens of the prompt.
-        chosen: Tokens of the chosen answer.
-        rejected: Tokens of the rejected answer.
-        max_length: Most tokens of prompt and answer, whose end is cut; None for no limit.
-    """
-    room = float("inf") if max_length is None else max_length - prompt
-    return int(prompt - 1 + min(chosen, room) + min(rejected, room))
-
-
-def cut_answers(
-    pair: TokenPair, max_length: int | None, truncation_mode: str = "keep_start"
-) -> list[tuple[Sequence[int], Sequence[int]]]:
-    """Return prompt and answer of chosen and rejected, cut to `max_length` as TRL's collator cuts them.
-
-    Args:
-        pair: The pair.
-        max_length: Most tokens of prompt and answer together; None for no limit.
-        truncation_mode: `keep_start` cuts the answer's end, `keep_end` the prompt's beginning.
-
-    Returns:
-        (prompt, answer) of the chosen and of the rejected one; an answer is empty where the prompt leaves it no room.
-    """
-    sequences = []
-    for answer in (pair.chosen, pair.rejected):
-        cut = 0 if max_length is None else max(0, len(pair.prompt) + len(answer) - max_length)
-        if not cut:
-            sequences.append((pair.prompt, answer))
-        elif truncation_mode == "keep_start":
-            sequences.append((pair.prompt[:max_length], answer[: max(0, len(answer) - cut)]))
-        else:
-            sequences.append((pair.prompt[cut:], answer[max(0, cut - len(pair.prompt)) :]))
-    return sequences
 
 
 def text_windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, most: int) -> list[TextWindow]:

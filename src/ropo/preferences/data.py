@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset
 
@@ -109,12 +108,6 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
     sha256 = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
     duplicates = read - ties - len(rows)
     return PreferenceData(source, as_dataset(rows), duplicates, ties, wrapped, sha256, _reading(formats, labels))
-
-
-def template_options(pair: Pair) -> dict[str, Any]:
-    """Return what a pair gives the chat template beside its messages: its tools, and options of the template."""
-    tools = pair.get("tools")
-    return {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(pair.get("chat_template_kwargs") or {})}
 
 
 def count_shared_prompts(data: PreferenceData, held_out: PreferenceData) -> int:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import huggingface_hub
 import torch
 from accelerate.utils import parse_flag_from_env
+from transformers.integrations import integration_utils
+from transformers.training_args import OptimizerNames
+from transformers.utils import is_liger_kernel_available
 from trl import DPOConfig
 
 from ropo.core.errors import UserError
+from ropo.core.names import did_you_mean
+from ropo.lm.tokens import Limits
+
+# The names that TRL 1.16 takes; it finds a wrong one only at the first step.
+LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+SORTING_LOSSES = {"aot", "aot_unpaired"}
+TRUNCATIONS = ("keep_start", "keep_end")
+LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
 
 
 @dataclass
@@ -62,7 +79,10 @@ class PreferenceConfig(DPOConfig):
             self.use_cpu = True  # transformers computes in bfloat16 on a CPU only when told that the CPU is meant
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = on_gpu
+        self._check_names()
         super().__post_init__()
+        self._check_libraries()
+        self._check_losses()
         self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
         self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
         self._require(
@@ -85,6 +105,85 @@ class PreferenceConfig(DPOConfig):
             "leave it out for plain DPO",
         )
 
+    @property
+    def limits(self) -> Limits:
+        """Where sequences are cut."""
+        return Limits(self.max_length, self.truncation_mode)
+
+    def _check_names(self) -> None:
+        losses = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        check_names("loss_type", losses, LOSSES)
+        check_names("f_divergence_type", [self.f_divergence_type], DIVERGENCES)
+        check_names("truncation_mode", [self.truncation_mode], TRUNCATIONS)
+        check_names("optim", [getattr(self.optim, "value", self.optim)], [each.value for each in OptimizerNames])
+
+    def _check_losses(self) -> None:
+        """Refuse combinations that TRL refuses when the trainer is made, in words of the options."""
+        sorting = sorted(SORTING_LOSSES & set(self.loss_type))
+        self._require(
+            "use_weighting",
+            not (self.use_weighting and sorting),
+            f"cannot be combined with the loss {', '.join(sorting)}, which sorts the pairs",
+            "leave one of them out",
+        )
+        self._require(
+            "label_smoothing",
+            "exo_pair" not in self.loss_type or self.label_smoothing > 0,
+            "must be above 0 with the loss exo_pair",
+            "1e-3 is usual",
+        )
+        self._require(
+            "sync_ref_model",
+            not (self.sync_ref_model and self.precompute_ref_log_probs),
+            "cannot be combined with precompute_ref_log_probs, which wants a fixed reference",
+            "leave one of them out",
+        )
+
+    def _check_libraries(self) -> None:
+        """Refuse what needs a library, a network or a device that is not there, before a model is loaded for it."""
+        for name in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
+            check_tracker(name)
+        self._require(
+            "use_liger_kernel",
+            not self.use_liger_kernel or is_liger_kernel_available(),
+            "needs the library liger-kernel, which is not installed",
+            "install it with pip, or leave the option out",
+        )
+        self._require(
+            "push_to_hub",
+            not (self.push_to_hub and huggingface_hub.constants.HF_HUB_OFFLINE),
+            "cannot be done without the hub, and HF_HUB_OFFLINE is set",
+            "unset it, or leave the option out and upload the output folder later",
+        )
+        self._require(
+            "activation_offloading",
+            not self.activation_offloading or self.device.type != "cpu",
+            "moves activations from an accelerator to the CPU, and there is none here",
+            "leave it out; gradient_checkpointing and tokens_per_step save memory on any device",
+        )
+
     def _require(self, name: str, holds: bool, rule: str, mend: str) -> None:
         if not holds:
-            raise UserError(f"{name}: {rule}, got {getattr(self, name)}; {mend}")
+            value = getattr(self, name)
+            raise UserError(f"{name}: {rule}{'' if value is True else f', got {value}'}; {mend}")
+
+
+def check_names(option: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UserError` for the first name that is not known, with the nearest one that is."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"
+            raise UserError(f"{option}: there is no {name!r}{hint}")
+
+
+def check_tracker(name: str) -> None:
+    """Raise `UserError` if transformers does not know a tracker, or its library is not installed."""
+    if name in ("all", "none"):
+        return
+    check_names("report_to", [name], [*integration_utils.INTEGRATION_TO_CALLBACK, "all", "none"])
+    if not getattr(integration_utils, f"is_{LIBRARIES.get(name, name)}_available")():
+        raise UserError(
+            f"report_to: needs the library {name}, which is not installed; install it with pip, or leave the option "
+            "out: metrics.jsonl has every number too"
+        )

@@ -3,57 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.templating import apply_template
-from ropo.preferences.data import ANSWERS, Pair, PreferenceData, template_options
+from ropo.lm.templating import apply_template, template_options
+from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_prompt
+from ropo.preferences.data import ANSWERS, PreferenceData
+
+FEW = 0.01  # of the pairs may be left out unasked: TRL leaves out any number of them
 
 
 def leave_out_long_prompts(
-    data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None, skip: bool
-) -> tuple[PreferenceData, int]:
-    """Find pairs whose prompt alone fills `max_length`: sequences are cut at the end, so no answer would be left.
+    data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limits: Limits, skip: bool
+) -> tuple[PreferenceData, str | None]:
+    """Leave out the pairs whose prompt alone fills `max_length`: cut at the end, they would have no answer.
 
     Args:
         data: The pairs.
         tokenizer: Of the model to be trained.
-        max_length: Most tokens of a sequence; None for no limit.
-        skip: Whether to leave such pairs out, rather than to refuse the data.
+        limits: Where sequences are cut.
+        skip: Whether to leave out any number of them; otherwise at most 1 % of the pairs, or one.
 
     Returns:
-        The data without them, and their number.
+        The data without them, and what to tell the user, or None where there are none.
 
     Raises:
-        UserError: If there are such pairs and they are not to be skipped, or nothing would be left; with the place of
-            the first, and the length that would do for all.
+        UserError: If there are more, or nothing would be left; with the place of the first, and the length that would
+            do for all.
 
     Cost: tokenises every prompt; two thousand a second.
     """
-    if max_length is None:
-        return data, 0
-    lengths = [prompt_length(pair, tokenizer) for pair in data.pairs]
-    kept = [index for index, length in enumerate(lengths) if length < max_length]
+    if not limits.prompts_matter or limits.max_length is None:
+        return data, None
+    lengths = [len(tokenize_prompt(tokenizer, pair, f"data {pair['where']}")) for pair in data.pairs]
+    kept = [index for index, length in enumerate(lengths) if length < limits.max_length]
     cut = len(lengths) - len(kept)
-    if cut and not (skip and kept):
-        first = next(index for index, length in enumerate(lengths) if length >= max_length)
+    if not cut:
+        return data, None
+    first = next(index for index, length in enumerate(lengths) if length >= limits.max_length)
+    where = f"first in {data.pairs[first]['where']}, whose prompt has {lengths[first]} tokens"
+    few = cut <= max(1, int(FEW * len(lengths)))
+    if not kept or not (skip or few):
         raise UserError(
-            f"max_length: {max_length} tokens leave nothing of the answers in {cut} of {len(data)} pairs, first in "
-            f"{data.pairs[first]['where']}, whose prompt has {lengths[first]} tokens; raise --max_length above "
-            f"{max(lengths)}, or leave such pairs out with --skip_long_prompts"
+            f"max_length: {limits.max_length} tokens leave nothing of the answers in {cut} of {len(data)} pairs, "
+            f"{where}; raise --max_length above {max(lengths)}, or leave such pairs out with --skip_long_prompts"
         )
-    return replace(data, pairs=data.pairs.select(kept)), cut
-
-
-def prompt_length(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the number of tokens of a pair's prompt, as the trainer counts them."""
-    prompt: Any = pair["prompt"]
-    if isinstance(prompt, str):
-        return len(tokenizer(prompt)["input_ids"])
-    options = {"add_generation_prompt": True, "return_dict": False, **template_options(pair)}
-    return len(apply_template(tokenizer, prompt, f"data {pair['where']}", **options))
+    line = f"{cut} left out, whose prompt alone fills max_length {limits.max_length} ({where})"
+    return replace(data, pairs=data.pairs.select(kept)), line
 
 
 def check_templates(data: PreferenceData, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,7 +62,7 @@ def check_templates(data: PreferenceData, tokenizer: PreTrainedTokenizerBase) ->
     Cost: ten thousand pairs a second.
     """
     for pair in data.pairs:
-        if not isinstance(pair["prompt"], str):
+        if not isinstance(pair["prompt"], str) and not holds_templated_prompt(tokenizer, pair):
             for name in ANSWERS:
                 turns = pair["prompt"] + pair[name]
                 where = f"data {pair['where']}: {name}"

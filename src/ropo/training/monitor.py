@@ -21,7 +21,7 @@ from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST
 from ropo.lm.sampling.settings import SamplingSettings
-from ropo.lm.tokens import TokenPair, text_windows
+from ropo.lm.tokens import Limits, TokenPair, text_windows
 
 NEURONS = 4096  # of a watched layer, the first ones
 WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
@@ -90,8 +90,7 @@ class HackingMonitor(TrainerCallback):
             windows=text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else [],
             settings=SamplingSettings(max_new_tokens=max_new_tokens),
             beta=options.beta,
-            max_length=options.max_length,
-            truncation_mode=options.truncation_mode,
+            limits=Limits(options.max_length, options.truncation_mode),
         )
         self.layers = spread(trained_layers(trainer.model), layers)
         self.reference: tuple[Observation, WatchedWeights] | None = None

@@ -16,14 +16,56 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float
 from peft import PeftModel
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo.core.files import replace_atomically
 
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+TRAINING_OPTIONS = ("max_length", "truncation_mode", "ld_alpha", "bf16", "fp16")  # of the trainer, which enter the sums
 IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "pad_token_id")
+
+
+def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+    """Return a data set with the reference's log-probs, from the cache or computed and kept.
+
+    Args:
+        trainer: With its reference and its collator.
+        dataset: Tokenised records.
+        name: What to call them on the progress bar.
+        batch_size: Records in a batch.
+
+    Cost: one forward pass of the reference over the data, the first time.
+    """
+    options = {each: getattr(trainer.args, each) for each in TRAINING_OPTIONS}
+    path = cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
+    known = type(trainer.data_collator.collate) is DataCollatorForPreference  # another may cut where it likes
+    log_probs = load(path) if known else None
+    if log_probs is None:
+        log_probs = _compute(trainer, dataset, name, batch_size)
+        if known and trainer.accelerator.is_main_process:
+            save(path, *log_probs)
+    chosen, rejected = log_probs
+    dataset = dataset.add_column("ref_chosen_logps", chosen.tolist())
+    return dataset.add_column("ref_rejected_logps", rejected.tolist())
+
+
+def _compute(
+    trainer: Any, dataset: Dataset, name: str, batch_size: int
+) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]]:
+    accelerator = trainer.accelerator
+    loader = accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
+    model = trainer.ref_model or trainer.model
+    silent = trainer.args.disable_tqdm or not accelerator.is_main_process
+    shown = track(loader, f"reference log-probs, {name}", console=Console(stderr=True), disable=silent)
+    batches = [accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)) for batch in shown]
+    chosen, rejected = (torch.cat(column).float().cpu() for column in zip(*batches, strict=True))
+    return chosen, rejected
 
 
 def cache_file(fingerprint: str) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -54,7 +57,7 @@ def build_trainer(
     Raises:
         UserError: If the options or the adapter do not go with the model or the data.
     """
-    try:
+    with refusing(config):
         trainer = PreferenceTrainer(
             model=model,
             ref_model=reference,
@@ -64,14 +67,32 @@ def build_trainer(
             processing_class=tokenizer,
             peft_config=adapter,
         )
-    except UserError:
-        raise
-    except ValueError as error:  # how TRL and PEFT refuse a combination of options
-        raise UserError(str(error)) from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Journal(Path(str(config.output_dir))))
     return trainer
+
+
+@contextmanager
+def refusing(config: PreferenceConfig) -> Iterator[None]:
+    """Turn what the libraries raise about options, while a trainer is made, into the user's error.
+
+    Raises:
+        UserError: With the library's words.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:  # the repository is made with the trainer
+        if not config.push_to_hub:
+            raise
+        raise UserError(
+            f"push_to_hub: the hub refuses or cannot be reached ({error}); log in with `hf auth login`, or leave the "
+            "option out and upload the output folder later"
+        ) from error
 
 
 def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint: Path | None = None) -> dict[str, Any]:

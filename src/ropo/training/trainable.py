@@ -1,21 +1,21 @@
-"""Drop the tokenised records that cannot be trained on, and name them."""
+"""Tokenise records, drop those that cannot be trained on, and name them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl.data_utils import _tokenize, extract_prompt
 
-from ropo.preferences.data import template_options
+from ropo.core.errors import UserError
+from ropo.lm.templating import template_options
+from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_pair, tokenize_prompt
+from ropo.training.packing.collator import NUMBER
 
 logger = logging.getLogger(__name__)
-
-NUMBER = "record_number"  # the column that remembers a record's place in the data it came from
 
 
 def number_records(dataset: Dataset) -> Dataset:
@@ -23,45 +23,63 @@ def number_records(dataset: Dataset) -> Dataset:
     return dataset.add_column(NUMBER, list(range(len(dataset))))
 
 
-@dataclass(frozen=True)
-class Numbered:
-    """Collate a batch, and keep its records' numbers beside it, where they have some.
+def tokenize_records(
+    dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, limits: Limits, processes: int | None
+) -> Any:
+    """Add the columns that TRL's collator reads, by `ropo.lm.tokens`, as every other command makes tokens.
 
     Args:
-        collate: What makes the batch.
+        dataset: Records with `chosen`, `rejected` and, unless it is what they share, `prompt`.
+        tokenizer: The model's own.
+        limits: Where sequences are cut; a record whose prompt leaves no room for an answer is dropped, as TRL does.
+        processes: How many processes tokenise; None for this one.
+
+    Returns:
+        The records with `prompt_ids`, `chosen_ids` and `rejected_ids`.
     """
-
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch; the numbers are its last entry, because accelerate measures a batch by its first."""
-        batch = self.collate(examples)
-        if NUMBER not in examples[0]:
-            return batch
-        return {**batch, NUMBER: torch.tensor([example[NUMBER] for example in examples])}
+    options = {} if isinstance(dataset, IterableDataset) else {"num_proc": processes}
+    if "prompt" not in next(iter(dataset)):
+        dataset = dataset.map(extract_prompt, **options)
+    dataset = dataset.map(_tokens_of, fn_kwargs={"tokenizer": tokenizer}, **options)
+    if limits.prompts_matter:
+        dataset = dataset.filter(_leaves_room, fn_kwargs={"max_length": limits.max_length}, **options)
+    return dataset
 
 
-def keep_trainable(dataset: Dataset, size: int, name: str, max_length: int | None, budget: int | None) -> Dataset:
+def report_templated_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name the records whose prompt went through the chat template before it was written down."""
+    if "prompt" not in dataset.column_names:
+        return  # tokenised beforehand
+    templated = [record[NUMBER] for record in dataset if holds_templated_prompt(tokenizer, record)]
+    _say(name, templated, "the prompt went through the chat template already; trained on as it is")
+
+
+def keep_trainable(dataset: Dataset, size: int, name: str, limits: Limits, budget: int | None) -> Dataset:
     """Drop the records that have nothing to train on or do not fit, and say which and why.
 
     Args:
         dataset: Tokenised, numbered records, from which TRL has dropped those whose prompt alone fills `max_length`.
         size: Number of records before that.
         name: What to call the data set in messages.
-        max_length: Most tokens of prompt and answer, or None.
+        limits: Where sequences are cut.
         budget: Most packed tokens of a record, or None.
+
+    Raises:
+        UserError: If no record is left.
     """
+    max_length = limits.max_length
     cut = set(range(size)) - set(dataset[NUMBER])
     _say(name, cut, f"no answer is left: the prompt fills max_length={max_length}; skipped (raise it to train on them)")
     dataset = _keep(dataset, name, "the prompt or an answer has no tokens; skipped", _is_complete, {})
-    if budget is None:
-        return dataset
-    limits = {"max_length": max_length, "budget": budget}
-    reason = f"prompt and answers exceed tokens_per_step={budget}; skipped (raise it, or lower max_length)"
-    return _keep(dataset, name, reason, _fits, limits)
+    if budget is not None:
+        reason = f"prompt and answers exceed tokens_per_step={budget}; skipped (raise it, or lower max_length)"
+        dataset = _keep(dataset, name, reason, _fits, {"limits": limits, "budget": budget})
+    if not len(dataset):
+        raise UserError(f"{name} data: none of its {size} record(s) can be trained on; see the lines above")
+    return dataset
 
 
-def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:
     """Name the records whose prompt, templated and tokenised on its own, is not a prefix of the conversation.
 
     They are trained from where the two part, as TRL does: the end of the prompt is left out of the context.
@@ -86,21 +104,26 @@ def _is_complete(record: dict[str, Any]) -> bool:
     return all(len(record[column]) > 0 for column in ("prompt_ids", "chosen_ids", "rejected_ids"))
 
 
-def _fits(record: dict[str, Any], max_length: int | None, budget: int) -> bool:
-    prompt = len(record["prompt_ids"])
-    room = float("inf") if max_length is None else max_length - prompt
-    answers = sum(min(len(record[column]), room) for column in ("chosen_ids", "rejected_ids"))
-    return prompt - 1 + answers <= budget
+def _fits(record: dict[str, Any], limits: Limits, budget: int) -> bool:
+    lengths = (len(record[column]) for column in ("prompt_ids", "chosen_ids", "rejected_ids"))
+    return limits.packed_tokens(*lengths) <= budget
 
 
-def _is_rewritten(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:
+def _tokens_of(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    pair = tokenize_pair(tokenizer, record, str(record.get("where", f"record {record.get(NUMBER, '')}".strip())))
+    return {"prompt_ids": pair.prompt, "chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
+
+
+def _leaves_room(record: dict[str, Any], max_length: int) -> bool:
+    return len(record["prompt_ids"]) < max_length
+
+
+def _is_rewritten(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> bool:
+    if not isinstance(tokenizer, ProcessorMixin):
+        return len(tokenize_prompt(tokenizer, record)) > len(record["prompt_ids"])
     prompt = record["prompt"]
-    if isinstance(prompt, str):
-        templated = tokenizer(prompt)
-    else:
-        options = template_options(record)
-        templated = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
-    return len(templated["input_ids"]) > len(record["prompt_ids"])
+    options = {} if isinstance(prompt, str) else {"add_generation_prompt": True, **template_options(record)}
+    return len(_tokenize(tokenizer, prompt, **options)["input_ids"]) > len(record["prompt_ids"])
 
 
 def _say(name: str, records: Iterable[int], reason: str, shown: int = 5) -> None:

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import logging
-import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
+from transformers import ProcessorMixin
+from transformers.trainer import TRAINING_ARGS_NAME
+from trl import DPOTrainer
+from trl.trainer.utils import global_then_local_main_first
 
+from ropo.core.errors import UserError
 from ropo.training import reference_cache
+from ropo.training.arguments import check_arguments, check_optimizer, check_sampling, check_steps, check_trainable
+from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
-from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
-from ropo.training.finite import FiniteTrainer
-from ropo.training.packed_model import base_model_of, enable_packing
-from ropo.training.packing import Pack, pack_batch
-from ropo.training.sharding import (
+from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
+from ropo.training.distributed.sharding import (
     average_gradients,
     check_deepspeed,
     check_fsdp,
     check_sharding,
     is_cut,
     keep_adapters_whole,
+    trained_parameters,
     without_deepspeed,
 )
-from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
+from ropo.training.finite import FiniteGuard
+from ropo.training.packing.collator import NUMBER, without_numbers
+from ropo.training.packing.packer import Packer
+from ropo.training.reference import check_reference, complete_reference, probe
+from ropo.training.trainable import (
+    keep_trainable,
+    number_records,
+    report_rewritten_prompts,
+    report_templated_prompts,
+    tokenize_records,
+)
 
-logger = logging.getLogger(__name__)
 
-
-class PreferenceTrainer(FiniteTrainer):
+class PreferenceTrainer(DPOTrainer):
     """Train a causal language model on preference pairs with any loss of `trl.DPOTrainer`, without wasted tokens.
 
     Losses, metrics and arguments are those of `trl.DPOTrainer`. Batches are computed as packs: no padding, and each
-    shared prompt once, for policy and reference, in training, evaluation and prediction. A model that cannot be packed
-    is trained padded, with one line that says why.
+    shared prompt once, for policy and reference, in training, evaluation and prediction (`Packer`). No step is taken on
+    numbers that are not finite (`FiniteGuard`), and a run that is killed goes on as if it had not been
+    (`Checkpointer`).
 
     Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on by all processes per
     second of wall time since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once
@@ -51,72 +62,159 @@ class PreferenceTrainer(FiniteTrainer):
         ref_model: As in `trl.DPOTrainer`.
         args: Options; None for the defaults.
         **kwargs: Every other argument of `trl.DPOTrainer`.
+
+    Raises:
+        UserError: If the arguments cannot be trained, or would train something else than they say.
     """
 
     args: PreferenceConfig
     model: Any
+    model_wrapped: Any
     ref_model: Any
     _signature_columns: Any
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
-        self._packs_batches: bool | None = None
-        self._padded_tokens = self._unique_tokens = 0
-        self._counting_since = 0.0
-        super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
-        self.data_collator = Numbered(self.data_collator)
+        args = args or PreferenceConfig()
+        check_arguments(model, ref_model, args, kwargs)
+        self._packer: Packer | None = None
+        self._continued, self._given = is_peft_model(model), None
+        adapted = self._continued or kwargs.get("peft_config") is not None
+        if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
+            self._given = probe(model)
+        super().__init__(model, ref_model, args, **kwargs)
+        check_optimizer(self, kwargs.get("optimizers", (None, None)))
+        check_sampling(self.args, self.train_dataset)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         if self.is_deepspeed_enabled:
             check_deepspeed(self.model, self.args)
-        self._enable_packing()
+        self._finite = FiniteGuard(self)
+        counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
+        self._checkpointer = Checkpointer(self, counting)
+        self.add_callback(self._checkpointer)
+        self.add_callback(self._finite)
 
-    def _enable_packing(self) -> bool:
-        """Prepare the models on first use, which `precompute_ref_log_probs` puts inside TRL's constructor."""
-        if self._packs_batches is None:
-            reason = self._packing_obstacle()
-            self._packs_batches = reason is None
-            if reason is not None and self.args.packing:
-                logger.warning(
-                    f"training padded: {type(base_model_of(self.model)).__name__} cannot be packed, {reason}"
-                )
-        return self._packs_batches
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, and refuse what it shards in a way that changes training."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            check_fsdp(self.accelerator)
+        check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)
 
-    def _packing_obstacle(self) -> str | None:
-        if not self.args.packing:
-            return "packing is off"
-        if self._is_vision_dataset:
-            return "the data has images"
-        if self.aux_loss_enabled:
-            return "its load-balancing loss counts the tokens of the padded batch"
-        if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
-            return "its adapter prepends virtual tokens"
-        if is_cut(self.model):
-            return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        with without_deepspeed(self.args):
-            reason = enable_packing(base_model_of(self.model), autocast)
-        if reason is None and self.ref_model is not None:
-            reference = self.accelerator.unwrap_model(self.ref_model)  # DeepSpeed's engine may be around it already
-            with without_deepspeed(self.args, reference):
-                reason = enable_packing(reference, autocast)
-        return reason
+    def _prepared(self) -> Packer:
+        """Prepare reference, models and collator on first use, which `precompute_ref_log_probs` puts in `__init__`."""
+        if self._packer is None:
+            if is_peft_model(self.model) and self.ref_model is None and not is_cut(self.model):
+                complete_reference(self.model)
+                with without_deepspeed(self.args):
+                    check_reference(self.model, self._given, self._continued)
+            self._given = None
+            self._packer = Packer(self)
+            self.data_collator = self._packer.collator(self.data_collator)
+        return self._packer
 
-    def _with_packs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Add packs to a batch and take the records' numbers out: TRL gives the model what it does not know."""
-        inputs = {name: value for name, value in inputs.items() if name != NUMBER}
-        if not self._enable_packing() or "packs" in inputs:
-            return inputs
-        layout = (inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
-        return {**inputs, "packs": pack_batch(*layout, budget=self.args.tokens_per_step)}
+    # Data
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """Tokenise as every command does, then drop and name what cannot be trained on; a stream is only tokenised.
+
+        What a processor or somebody else tokenised is left to TRL.
+        """
+        if isinstance(dataset, IterableDataset):
+            return self._tokenized(dataset, processing_class, args, dataset_name)
+        if NUMBER in dataset.column_names:
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        size = len(dataset)
+        if not size:
+            raise UserError(f"{dataset_name} data: holds no record; give at least one")
+        prepared = self._tokenized(number_records(dataset), processing_class, args, dataset_name)
+        report_rewritten_prompts(prepared, dataset_name, processing_class)
+        if not isinstance(processing_class, ProcessorMixin):
+            report_templated_prompts(prepared, dataset_name, processing_class)
+        return keep_trainable(prepared, size, dataset_name, args.limits, args.tokens_per_step)
+
+    def _tokenized(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        if isinstance(processing_class, ProcessorMixin) or "chosen" not in next(iter(dataset)):
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        with global_then_local_main_first():
+            return tokenize_records(dataset, processing_class, args.limits, args.dataset_num_proc)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if NUMBER not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, NUMBER]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Load batches; with several processes each gets its share of one batch, as `distributed.dealing` says."""
+        loader = super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
+        if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
+            tokens = packed_tokens(dataset, self.args.limits)
+            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
+        return loader
+
+    # The reference
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Compute reference log-probs for a batch, packed."""
-        return super().compute_ref_log_probs(model, self._with_packs(inputs))
+        """Compute reference log-probs for a batch, by its packs where it has some."""
+        return super().compute_ref_log_probs(model, without_numbers(inputs))
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Dataset:
+        """Read the reference log-probs from the cache, or compute and keep them.
+
+        Raises:
+            UserError: For a stream, as TRL refuses it: its order may change, and it may have no end.
+        """
+        if isinstance(dataset, IterableDataset):
+            raise UserError(
+                f"precompute_ref_log_probs: the {name} data is a stream, whose order may change and which may not end; "
+                "give a Dataset, or leave the option out"
+            )
+        self._prepared()
+        return reference_cache.with_reference_log_probs(self, dataset, name, batch_size)
+
+    # A step
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, going on from a checkpoint where one is named, or from the newest whole one for True.
+
+        Raises:
+            UserError: If nothing is trainable, no batch is left to train on, or the checkpoint is not whole.
+        """
+        check_trainable(self.model)
+        data: Any = self.train_dataset
+        check_steps(self.args, None if isinstance(data, IterableDataset) else len(data))
+        checkpoint = self._checkpointer.resume_from(resume_from_checkpoint)
+        # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
+        result = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+        if not self.state.global_step:
+            raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
+        return result
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch, but no step where none is left: transformers looks for that only after a step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if self.control.should_training_stop:
+            self.model.train()  # as after a step: TRL logs the metrics of training only in this mode
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Compute a batch's gradients; the guard looks at them before the optimizer does."""
+        self._finite.before_batch()
+        records = inputs[NUMBER].tolist() if NUMBER in inputs else []
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._finite.after_batch(loss, records)
+        return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = self._with_packs(inputs)
+        inputs = without_numbers(inputs)
         if not self.model.training:
             return super()._compute_loss(model, inputs, return_outputs)
-        self._count(inputs)
+        self._prepared().count(inputs)
         pairs = len(inputs["input_ids"]) // 2
         of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
         if bool((of_all == pairs).all()):
@@ -135,100 +233,99 @@ class PreferenceTrainer(FiniteTrainer):
             average_gradients(self._kept_whole)
         return super()._get_grad_norm(model, grad_norm)
 
-    def create_accelerator_and_postprocess(self) -> None:
-        """Create the accelerator, and refuse what it shards in a way that changes training."""
-        super().create_accelerator_and_postprocess()
-        if self.is_fsdp_enabled:
-            check_fsdp(self.accelerator)
-        check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Load batches; with several processes each gets its share of one batch, as `ropo.training.dealing` says."""
-        loader = super().get_train_dataloader()
-        dataset: Any = self.train_dataset
-        plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
-        if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
-            tokens = packed_tokens(dataset, self.args.max_length)
-            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
-        return loader
-
-    def _count(self, inputs: dict[str, Any]) -> None:
-        if not self._unique_tokens:  # from the first batch after a log, so that evaluation is not counted
-            self._counting_since = time.perf_counter()
-        padded = inputs["input_ids"].numel()
-        packs: tuple[Pack, ...] = inputs.get("packs", ())
-        self._padded_tokens += padded
-        self._unique_tokens += sum(pack.tokens for pack in packs) if packs else padded
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log TRL's metrics and how fast unique tokens are trained."""
-        if self.model.training and self._unique_tokens:
-            counts = torch.tensor([[self._padded_tokens, self._unique_tokens]], device=self.accelerator.device)
-            padded, unique = self.accelerator.gather(counts).sum(dim=0).tolist()
-            logs["unique_tokens_per_second"] = unique / (time.perf_counter() - self._counting_since)
-            logs["packing_ratio"] = padded / unique
-            self._padded_tokens = self._unique_tokens = 0
+        """Log TRL's metrics, the speed in unique tokens and the skipped steps.
+
+        The mean loss at the end is that of the whole run, not of its steps since it was resumed.
+        """
+        if self.model.training:
+            self._prepared().amend(logs, self.accelerator)
+        self._finite.amend(logs)
+        if "train_loss" in logs:
+            done = self.state.global_step - self._finite.skipped_steps
+            logs["train_loss"] = self._total_loss_scalar / max(done, 1)
         super().log(logs, start_time)
+
+    # Evaluation
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor, Float[Tensor, "pairs 2"] | None, None]:
+    ) -> tuple[Tensor, Any, Any]:
         """Compute the loss of a batch and, for `predict`, the log-probs of its answers.
 
         Where TRL recomputes logits of the whole padded batch, predictions here are the policy's summed log-probs
-        (chosen, rejected) of each pair.
+        (chosen, rejected) of each pair. With `compute_metrics` they are TRL's: logits, and token ids as labels.
         """
-        inputs = self._with_packs(self._prepare_inputs(inputs))
+        inputs = self._prepare_inputs(inputs)
+        if self.compute_metrics is not None and not prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         loss, _, _ = super().prediction_step(model, inputs, prediction_loss_only=True)
         if prediction_loss_only:
             return loss, None, None
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        names = [name for name in ("input_ids", "attention_mask", "packs") if name in inputs]
         with torch.no_grad(), self.compute_loss_context_manager():
-            scores = model(**{name: inputs[name] for name in names}, labels=labels, fused_lm_head=True)
-        return loss, torch.stack(scores.log_probs.sum(dim=1).chunk(2), dim=1), None
+            return loss, self._score(model, without_numbers(inputs)), None
 
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if NUMBER not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, NUMBER]
+    def _score(self, model: Any, inputs: dict[str, Any]) -> Float[Tensor, "pairs 2"]:
+        """Return the policy's summed log-probs (chosen, rejected) of each pair of a batch."""
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        unseen = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+        seen = {name: value for name, value in inputs.items() if name not in unseen}
+        scores = model(**seen, labels=labels, fused_lm_head=True).log_probs
+        scores = scores[:, 1 - labels.shape[1] :]  # without the virtual tokens that prompt learning puts first
+        return torch.stack(scores.sum(dim=1).chunk(2), dim=1)
 
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        """Tokenise as TRL does, then drop and name what cannot be trained on; a stream is passed on as it comes."""
-        if isinstance(dataset, IterableDataset) or NUMBER in dataset.column_names:
-            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        size = len(dataset)
-        prepared = super()._prepare_dataset(number_records(dataset), processing_class, args, dataset_name)
-        report_rewritten_prompts(prepared, dataset_name, processing_class)
-        return keep_trainable(prepared, size, dataset_name, args.max_length, args.tokens_per_step)
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            names = ", ".join(name.removeprefix("eval_") for name in metrics)
+            raise UserError(
+                f"metric_for_best_model: evaluation gives no {self.args.metric_for_best_model!r}; choose from {names}"
+            ) from error
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Read the reference log-probs from the cache, or compute and keep them."""
-        path = reference_cache.cache_file(self._reference_fingerprint(dataset))
-        log_probs = reference_cache.load(path)
-        if log_probs is None:
-            log_probs = self._compute_all_ref_logps(dataset, name, batch_size)
-            if self.accelerator.is_main_process:
-                reference_cache.save(path, *log_probs)
-        chosen, rejected = log_probs
-        dataset = dataset.add_column("ref_chosen_logps", chosen.tolist())
-        return dataset.add_column("ref_rejected_logps", rejected.tolist())
+    # Files
 
-    def _reference_fingerprint(self, dataset: Dataset) -> str:
-        names = ("max_length", "truncation_mode", "ld_alpha", "bf16", "fp16")
-        options = {name: getattr(self.args, name) for name in names}
-        return reference_cache.fingerprint(dataset, self.ref_model or self.model, options)
+    def check_weights(self) -> None:
+        """Raise `UserError` if a trained weight holds NaN or infinity in any process."""
+        self._finite.check_weights()
 
-    def _compute_all_ref_logps(
-        self, dataset: Dataset, name: str, batch_size: int
-    ) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]]:
-        loader = self.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=self.data_collator))
-        model = self.ref_model or self.model
-        silent = self.args.disable_tqdm or not self.accelerator.is_main_process
-        shown = track(loader, f"reference log-probs, {name}", console=Console(stderr=True), disable=silent)
-        batches = [self.accelerator.gather_for_metrics(self.compute_ref_log_probs(model, batch)) for batch in shown]
-        chosen, rejected = (torch.cat(column).float().cpu() for column in zip(*batches, strict=True))
-        return chosen, rejected
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, unless a trained weight is not finite.
+
+        Raises:
+            UserError: If one is not finite; nothing is written then.
+        """
+        self.check_weights()
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        if is_peft_model(self.model):
+            weights = trained_parameters(self.model)
+        else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
+            weights = self.accelerator.get_state_dict(self.model)
+        if self.args.should_save:
+            self._save(output_dir, weights)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save without the pickle of the arguments."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._checkpointer.save()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._checkpointer.load_optimizer(Path(checkpoint))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._checkpointer.load_scaler(Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._checkpointer.load_random_state(Path(checkpoint))
 
     def _send_telemetry(self) -> None:
         """Send nothing."""

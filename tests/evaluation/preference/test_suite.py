@@ -96,11 +96,11 @@ def test_a_lone_model_has_no_margin_and_is_told_why(models, data, tmp_path, caps
 def test_a_killed_run_scores_nothing_twice(models, data, tmp_path, monkeypatch):
     score, batches = scores.pair_log_probs, []
 
-    def count(model, pairs, max_length):
+    def count(model, pairs, limits):
         if len(batches) == 5:
             raise KeyboardInterrupt
         batches.append(len(pairs))
-        return score(model, pairs, max_length)
+        return score(model, pairs, limits)
 
     monkeypatch.setattr(scores, "pair_log_probs", count)
     arguments = (models["base"], models["tuned"], "--batch_size", 6)

@@ -17,9 +17,10 @@ from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, MAX_LENGTH, HeldOutPairs, read_held_out, trained_with
+from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
 from ropo.lm.loading import adapter_base, is_adapter, load_tokenizer
 from ropo.lm.sampling import model_name
+from ropo.lm.tokens import Limits
 
 
 def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, workplace: Workplace) -> SuiteResult:
@@ -42,9 +43,10 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     base = fingerprint_source(reference.source)
     models = dict(zip((base, *fingerprints), (reference, *contestants), strict=True))
-    max_length = settings.max_length or trained_with(contestants[0].source, "max_length", MAX_LENGTH)
+    trained = trained_limits(contestants[0].source)
+    limits = trained if settings.max_length is None else Limits(settings.max_length, trained.truncation_mode)
     beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
-    pairs = read_pairs(models, settings, max_length)
+    pairs = read_pairs(models, settings, limits)
     used = pairs[base]
     lengths = answer_lengths(used.records)
     scores: dict[str, PairScores] = {}
@@ -63,7 +65,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
             **settings.shown(),
             "data": name,
             "reference": reference.name,
-            "max_length": max_length,
+            "max_length": limits.max_length,
             "beta": beta,
         },
         data={"pairs": Source(name=name, sha256=used.data.sha256, counts=counts)},
@@ -78,7 +80,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
 
 
 def read_pairs(
-    models: Mapping[str, Contestant], settings: PreferenceSettings, max_length: int | None
+    models: Mapping[str, Contestant], settings: PreferenceSettings, limits: Limits
 ) -> dict[str, HeldOutPairs]:
     """Read the pairs for each model by its fingerprint, the same pairs for all, whatever their tokenizers."""
     found = {
@@ -86,7 +88,7 @@ def read_pairs(
             settings.data,
             settings.split,
             load_tokenizer(each.source),
-            max_length,
+            limits,
             settings.max_pairs,
             settings.plain_prompts,
         )

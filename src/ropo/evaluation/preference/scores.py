@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from ropo.evaluation.suites import Workplace
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
 from ropo.lm.log_probs import pair_log_probs
-from ropo.lm.tokens import cut_answers
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,18 @@ def score_pairs(
     Cost: one forward pass over chosen and rejected, through an unmerged adapter, as training computes them.
     """
     tokens = pairs.tokens
-    lengths = [[len(answer) for _, answer in cut_answers(pair, pairs.max_length)] for pair in tokens]
+    lengths = [[len(answer) for _, answer in pairs.limits.cut(pair)] for pair in tokens]
     size = max(1, workplace.batch_size // 2)
 
     def compute(start: int) -> Iterator[list[Any]]:
         with loaded(contestant, merged=False) as (model, _):
             for first in range(start, len(tokens), size):
-                yield pair_log_probs(model, tokens[first : first + size], pairs.max_length).tolist()
+                yield pair_log_probs(model, tokens[first : first + size], pairs.limits).tolist()
 
     wanted = {
         "model": fingerprint_source(contestant.source),
         "tokens": content_key([[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in tokens]),
-        "max_length": pairs.max_length,
+        "limits": asdict(pairs.limits),
     }
     rows = kept_rows(workplace.cache / "log_probs", wanted, len(tokens), compute, advance)
     return PairScores(np.array(rows, dtype=float), np.array(lengths))

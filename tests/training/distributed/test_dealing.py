@@ -14,8 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from ropo.core.errors import UserError
-from ropo.training.dealing import DealtBatches, batch_sizes, deal, gathering_unequal, imbalance, packed_tokens
-from ropo.training.packing import pack_batch
+from ropo.lm.tokens import Limits
+from ropo.training.distributed.dealing import (
+    DealtBatches,
+    batch_sizes,
+    deal,
+    gathering_unequal,
+    imbalance,
+    packed_tokens,
+)
+from ropo.training.packing.layout import pack_batch
 from tests.training.packing_helpers import draw, padded_batch
 from tests.training.together import run_together
 
@@ -87,18 +95,20 @@ def test_real_pairs_are_balanced(shared_data):
     assert sum(in_turn) / 16 > 1.1
 
 
-@pytest.mark.parametrize("max_length", [None, 12])
-def test_packed_tokens_are_what_packs_hold(max_length):
+@pytest.mark.parametrize(
+    ("max_length", "mode"), [(None, "keep_start"), (12, "keep_start"), (12, "keep_end"), (4, "keep_end")]
+)
+def test_packed_tokens_are_what_packs_hold(max_length, mode):
     prompt, one, short, middle, long = draw(7, 6, 1, 2, 5, 9)
     pairs = [(prompt, middle, long), (one, short, middle), (middle, long, long[:4])]
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     dataset = Dataset.from_list([dict(zip(names, pair, strict=True)) for pair in pairs]).select([2, 0, 1])
     expected = []
     for pair in (pairs[2], pairs[0], pairs[1]):
-        batch = padded_batch([pair], max_length)
+        batch = padded_batch([pair], max_length, mode)
         (pack,) = pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
         expected.append(pack.tokens)
-    assert packed_tokens(dataset, max_length) == expected
+    assert packed_tokens(dataset, Limits(max_length, mode)) == expected
 
 
 def test_unequal_gathering_ends_with_its_block():

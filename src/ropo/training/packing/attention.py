@@ -17,9 +17,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from ropo.training.cpu_attention import attend_segments
-from ropo.training.host_memory import idle_memory
-from ropo.training.packing import Pack
+from ropo.training.packing.cpu_attention import attend_segments
+from ropo.training.packing.host_memory import idle_memory
+from ropo.training.packing.layout import Pack
 
 PACKED = "ropo_packed"
 

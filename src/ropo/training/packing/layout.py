@@ -11,14 +11,17 @@ of a further answer go on from its prompt's. The last token of an answer predict
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Int32
 from torch import Tensor
+
+BATCH_FIELDS = {"input_ids", "attention_mask", "completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class Sequence:
 
     Args:
         tokens: Prompt and answer.
+        start: Position of the first token; 0 but in a row that is padded on the left.
         prompt_length: Tokens before the first one that is scored; at least 1.
         cells: For each token after the prompt, its index in the flattened grid of next-token scores (rows, width - 1),
             or None where it is not scored.
     """
 
     tokens: list[int]
+    start: int
     prompt_length: int
     cells: list[int | None]
 
@@ -115,6 +120,12 @@ class Pack:
         """Number of tokens that the model computes."""
         return self.input_ids.shape[1]
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Pack:
+        """Return the pack on a device, as accelerate moves batches."""
+        names = ("input_ids", "position_ids", "scored", "targets", "cells")
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved, _masks={})
+
 
 def segment_mask(
     segment: Segment, window: int | None, device: torch.device | str
@@ -148,33 +159,59 @@ def read_sequences(
     attention_mask: Int[Tensor, "rows width"],
     completion_mask: Int[Tensor, "rows width"],
 ) -> list[Sequence]:
-    """Strip the padding from a right-padded batch; rows in which nothing is scored are left out.
+    """Strip the padding from a batch without `find_obstacle`; rows in which nothing is scored are left out.
 
     Args:
         input_ids: Token ids.
-        attention_mask: 1 on tokens, 0 on padding.
+        attention_mask: 1 on tokens, 0 on padding, which may be on either side.
         completion_mask: 1 on the tokens to score.
     """
     width = input_ids.shape[1]
+    starts = attention_mask.argmax(dim=1).tolist()
     lengths = attention_mask.sum(dim=1).tolist()
     sequences = []
-    for row, (ids, scored, length) in enumerate(
-        zip(input_ids.tolist(), completion_mask.tolist(), lengths, strict=True)
+    for row, (ids, scored, start, length) in enumerate(
+        zip(input_ids.tolist(), completion_mask.tolist(), starts, lengths, strict=True)
     ):
+        tokens, scored = ids[start : start + length], scored[start : start + length]
         scored_columns = [column for column in range(1, length) if scored[column]]  # nothing predicts the first token
         if not scored_columns:
             continue
-        start, end = scored_columns[0], scored_columns[-1] + 1
-        cells = [row * (width - 1) + column - 1 if scored[column] else None for column in range(start, end)]
-        sequences.append(Sequence(ids[:end], start, cells))
+        first, end = scored_columns[0], scored_columns[-1] + 1
+        offset = row * (width - 1) + start - 1
+        cells = [offset + column if scored[column] else None for column in range(first, end)]
+        sequences.append(Sequence(tokens[:end], start, first, cells))
     return sequences
 
 
+def find_obstacle(batch: Mapping[str, Any]) -> str | None:
+    """Say why a collator's batch cannot be packed exactly; None where each row is one run of tokens and nothing else.
+
+    Args:
+        batch: What the model and TRL's loss are given.
+    """
+    if other := sorted(set(batch) - BATCH_FIELDS):
+        return f"the collator adds {', '.join(other)}"
+    attended, scored = batch["attention_mask"], batch["completion_mask"]
+    if attended.ndim != 2:
+        return "the collator's attention mask is not one number a token"
+    attended, scored = attended.bool(), scored.bool()
+    begins = attended.clone()
+    begins[:, 1:] &= ~attended[:, :-1]
+    if bool((begins.sum(dim=1) > 1).any()):
+        return "the collator's attention mask has gaps"
+    begins[:, 0] = False  # nothing predicts the first column, here or there
+    if bool((scored & (begins | ~attended)).any()):
+        return "the collator scores tokens that padding predicts"
+    return None
+
+
 def share_prompts(sequences: Iterable[Sequence]) -> list[list[Sequence]]:
-    """Group sequences by their prompt, in order of first appearance."""
+    """Group sequences by their prompt and its place, in order of first appearance."""
     groups: dict[tuple[int, ...], list[Sequence]] = {}
     for sequence in sequences:
-        groups.setdefault(tuple(sequence.tokens[: sequence.prompt_length]), []).append(sequence)
+        key = (sequence.start, *sequence.tokens[: sequence.prompt_length])
+        groups.setdefault(key, []).append(sequence)
     return list(groups.values())
 
 
@@ -207,7 +244,7 @@ def build_pack(groups: list[list[Sequence]], device: torch.device | str) -> Pack
             first = 0 if index == 0 else prefix_length
             offset = len(tokens) - first  # of the pack against the sequence
             tokens += sequence.tokens[first:-1]
-            positions += range(first, len(sequence.tokens) - 1)
+            positions += range(sequence.start + first, sequence.start + len(sequence.tokens) - 1)
             segments.append(Segment(len(sequence.tokens) - 1 - first, prefix_start, first))
             scores += [
                 (offset + column - 1, sequence.tokens[column], cell)
@@ -225,10 +262,10 @@ def pack_batch(
     completion_mask: Int[Tensor, "rows width"],
     budget: int | None = None,
 ) -> tuple[Pack, ...]:
-    """Turn the padded batch of TRL's preference collator into packs.
+    """Turn the padded batch of a preference collator, in which `find_obstacle` finds none, into packs.
 
     Args:
-        input_ids: Token ids, chosen rows first, then rejected; right-padded.
+        input_ids: Token ids, chosen rows first, then rejected.
         attention_mask: 1 on tokens, 0 on padding.
         completion_mask: 1 on the tokens to score.
         budget: Most tokens in a pack; None puts the whole batch into one.
@@ -236,7 +273,7 @@ def pack_batch(
     Returns:
         The packs; none where the batch has no token to score.
 
-    Cost: a few milliseconds of Python for thousands of tokens; on a GPU one read back of the batch.
+    Cost: a few milliseconds of Python for thousands of tokens.
     """
     groups = share_prompts(read_sequences(input_ids, attention_mask, completion_mask))
     return tuple(build_pack(run, input_ids.device) for run in split_by_budget(groups, budget))

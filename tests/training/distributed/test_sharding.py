@@ -12,8 +12,8 @@ from torch import nn
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
+from ropo.training.distributed.sharding import check_deepspeed, check_sharding, is_cut
 from ropo.training.finite import is_finite
-from ropo.training.sharding import check_deepspeed, check_sharding, is_cut
 from tests.training.packing_helpers import tiny_model
 
 

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from ropo.training.attention import PACKED, CannotPackError, no_mask
-from ropo.training.packing import Pack, pack_batch
+from ropo.training.packing.attention import PACKED, CannotPackError, no_mask
+from ropo.training.packing.layout import Pack, pack_batch
 
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ropo.training.host_memory import SLACK, IdleMemory, idle_memory
+from ropo.training.packing.host_memory import SLACK, IdleMemory, idle_memory
 
 
 def watched(sizes: list[int]) -> list[int]:

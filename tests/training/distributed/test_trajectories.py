@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from ropo import RopoConfig
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
+from ropo.training.distributed.sharding import keep_adapters_whole
 from ropo.training.finite import Batch
-from ropo.training.sharding import keep_adapters_whole
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
 from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
@@ -125,7 +125,7 @@ def train_on_poison(folder, accumulation: int) -> dict:
         except UserError as caught:
             error = str(caught)
         weights = {name: each.detach().clone() for name, each in trainer.model.named_parameters() if each.requires_grad}
-        result[skip] = (error, trainer.state.global_step, trainer._skipped_steps, weights)
+        result[skip] = (error, trainer.state.global_step, trainer._finite.skipped_steps, weights)
     return result
 
 
@@ -142,13 +142,19 @@ def adapters_after_sharing() -> tuple[dict, dict, int]:
     return before, {name: each.detach() for name, each in model.named_parameters()}, len(averaged)
 
 
+def decided(logs: list[dict]) -> list[dict]:
+    """Leave out the accuracy of the first step: policy and reference are equal there, so rounding decides each pair."""
+    assert "rewards/accuracies" in logs[0]
+    return [{name: each for name, each in logs[0].items() if name != "rewards/accuracies"}, *logs[1:]]
+
+
 def assert_same_trajectory(two: list[dict], one: dict) -> None:
     steps = [entry for entry in one["logs"] if "loss" in entry]
     assert len(steps) >= 20
     assert math.isclose(steps[0]["loss"], math.log(2), abs_tol=1e-5)
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.01
     assert len(two[0]["logs"]) == len(one["logs"])
-    for found, expected in zip(two[0]["logs"], one["logs"], strict=True):
+    for found, expected in zip(decided(two[0]["logs"]), decided(one["logs"]), strict=True):
         assert found == pytest.approx(expected, abs=TRAJECTORY, rel=TRAJECTORY)
     for name, weight in one["weights"].items():
         for result in two:
@@ -227,7 +233,7 @@ def train_where_one_loses(folder) -> tuple[str, int]:
         def training_step(self, *args, **kwargs):
             loss = super().training_step(*args, **kwargs)
             if os.environ["RANK"] == "1" and self.state.global_step == 2:
-                self._batches[-1] = Batch(math.inf, self._batches[-1].records)
+                self._finite.batches[-1] = Batch(math.inf, self._finite.batches[-1].records)
             return loss
 
     options = {"per_device_train_batch_size": 1, "save_strategy": "no", "use_cpu": True, "report_to": "none"}

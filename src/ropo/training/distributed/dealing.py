@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import starmap
 from typing import Any
 
 import pyarrow.compute
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from ropo.core.errors import UserError
+from ropo.lm.tokens import Limits
 
 
 class DealtBatches(BatchSampler):
@@ -104,16 +106,12 @@ def deal(batch: Sequence[int], tokens: Sequence[int], processes: int) -> list[li
     return [[batch[place] for place in sorted(mine)] for mine in places]
 
 
-def packed_tokens(dataset: Dataset, max_length: int | None) -> list[int]:
-    """Return each pair's tokens in a pack: its prompt but one, and both answers, cut where `max_length` cuts them."""
+def packed_tokens(dataset: Dataset, limits: Limits) -> list[int]:
+    """Return each pair's tokens in a pack, cut where TRL cuts them."""
     columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     table = dataset.select_columns(list(columns)).with_format("arrow")[:]
     lengths = (pyarrow.compute.list_value_length(table[column]).to_pylist() for column in columns)
-    room = float("inf") if max_length is None else max_length
-    return [
-        int(prompt - 1 + min(chosen, room - prompt) + min(rejected, room - prompt))
-        for prompt, chosen, rejected in zip(*lengths, strict=True)
-    ]
+    return list(starmap(limits.packed_tokens, zip(*lengths, strict=True)))
 
 
 def deal_out(loader: DataLoader, tokens: Sequence[int], share: int, accelerator: Accelerator) -> None:

@@ -13,8 +13,8 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from ropo.lm.loading import load_model
-from ropo.training.attention import PACKED
-from ropo.training.packed_model import enable_packing
+from ropo.training.packing.attention import PACKED
+from ropo.training.packing.model import enable_packing
 from tests.training.packing_helpers import with_fused_head
 from tests.training.test_trainer import ours
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropo.training.packing import Segment
+from ropo.training.packing.layout import Segment
 
 Part = tuple[slice, bool]  # the keys that queries meet, and whether causally
 

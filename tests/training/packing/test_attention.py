@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ropo.training.attention import CannotPackError, attend, no_mask, packed_attention, varlen_attention
-from ropo.training.packing import pack_batch, segment_mask
+from ropo.training.packing.attention import CannotPackError, attend, no_mask, packed_attention, varlen_attention
+from ropo.training.packing.layout import pack_batch, segment_mask
 from tests.training.packing_helpers import edge_cases
 
 WINDOWS = [None, 3]

@@ -1,0 +1,148 @@
+"""Check what `PreferenceTrainer` is given, before anything is loaded or computed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch.utils.checkpoint import checkpoint
+from transformers import Trainer, get_scheduler
+
+from ropo.core.errors import UserError
+from ropo.training.config import PreferenceConfig
+from ropo.training.reference import check_active
+
+
+def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others: Mapping[str, Any]) -> None:
+    """Refuse combinations that cannot be trained, or that would train something else than they say.
+
+    Args:
+        model: The model, or its name.
+        ref_model: The reference, or None.
+        config: The options.
+        others: Every other argument of `trl.DPOTrainer`.
+
+    Raises:
+        UserError: Naming the argument, and how to mend it.
+    """
+    data = others.get("train_dataset")
+    if isinstance(data, Dataset) and not len(data):
+        raise UserError("train data: holds no record; give at least one")
+    _check_checkpointing(config)
+    adapted = is_peft_model(model) or others.get("peft_config") is not None
+    if ref_model is not None and (isinstance(ref_model, str) or is_peft_model(ref_model)):
+        what = "a name" if isinstance(ref_model, str) else "an adapter on a model"
+        raise UserError(
+            f"ref_model: must be a model, not {what}; load it, and merge its adapter (merge_and_unload), or leave it "
+            "out: the reference is then the model that training starts from"
+        )
+    if is_peft_model(model) and others.get("peft_config") is None and ref_model is None:
+        check_active(model)
+    if getattr(model, "_hf_peft_config_loaded", False) and not is_peft_model(model):
+        raise UserError(
+            "model: transformers has put an adapter into it, which would be frozen while everything else is trained; "
+            "load it with peft.PeftModel.from_pretrained(base, folder, is_trainable=True)"
+        )
+    if adapted and config.sync_ref_model:
+        raise UserError(
+            "sync_ref_model: an adapter's reference is the model without it, which nothing can be mixed into; leave it "
+            "out, or train every weight (--method full)"
+        )
+
+
+def _check_checkpointing(config: PreferenceConfig) -> None:
+    options: Any = config.gradient_checkpointing_kwargs
+    if not (config.gradient_checkpointing and options):
+        return
+    try:
+        checkpoint(torch.neg, torch.zeros(1, requires_grad=True), **{"use_reentrant": False, **options})
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"gradient_checkpointing_kwargs {options}: {error}; give those of torch.utils.checkpoint, such as "
+            "use_reentrant"
+        ) from error
+
+
+def check_trainable(model: Any) -> None:
+    """Refuse a model of which nothing would be trained.
+
+    Raises:
+        UserError: Saying how to load an adapter for training.
+    """
+    named = [name for name, each in model.named_parameters() if each.requires_grad]
+    if not any("ref" not in name.split(".") for name in named):
+        raise UserError(
+            "model: none of its weights is trainable; load an adapter with PeftModel.from_pretrained(base, folder, "
+            "is_trainable=True), or give peft_config a new one"
+        )
+
+
+def check_steps(config: PreferenceConfig, pairs: int | None) -> None:
+    """Refuse a run without a single optimizer step.
+
+    Args:
+        config: The options.
+        pairs: Pairs to train on; None for a stream, whose length nobody knows.
+
+    Raises:
+        UserError: If no step is asked for, or no batch is left.
+    """
+    if config.max_steps == 0:
+        raise UserError("max_steps: 0 trains nothing; give a number of steps, or leave it out for num_train_epochs")
+    batch = config.train_batch_size * config.world_size
+    if config.dataloader_drop_last and pairs is not None and pairs < batch:
+        raise UserError(
+            f"dataloader_drop_last: {pairs} pairs do not fill one batch of {batch}, and the only batch would be left "
+            "out: nothing would be trained; leave it out, or lower --per_device_train_batch_size"
+        )
+
+
+def check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
+    """Refuse an optimizer or a schedule that cannot be made: transformers makes them when training begins.
+
+    Args:
+        trainer: With its model and options.
+        given: The optimizer and the schedule that the user has made.
+
+    Raises:
+        UserError: If a library is missing, or an option does not suit.
+    """
+    args: Any = trainer.args
+    model: Any = trainer.model
+    if given[0] is None and not trainer.is_deepspeed_enabled:
+        try:
+            kind, options = trainer.get_optimizer_cls_and_kwargs(args, model)
+            if kind.__module__.startswith("torch.optim"):
+                kind([torch.nn.Parameter(torch.zeros(1))], **options)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            name = getattr(args.optim, "value", args.optim)
+            raise UserError(
+                f"optim {name}: cannot be made ({error}); choose another one, such as adamw_torch"
+            ) from error
+    if given[1] is None:
+        stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        try:
+            get_scheduler(args.lr_scheduler_type, stand_in, 1, 10, args.lr_scheduler_kwargs)
+        except (TypeError, ValueError) as error:
+            name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+            raise UserError(
+                f"lr_scheduler_type {name}: cannot be made with lr_scheduler_kwargs {args.lr_scheduler_kwargs} "
+                f"({error}); give it what it needs, or choose another one, such as linear"
+            ) from error
+
+
+def check_sampling(config: PreferenceConfig, data: Any) -> None:
+    """Refuse an order of pairs by their length where no column tells it, since a pair has two.
+
+    Raises:
+        UserError: If it is asked for.
+    """
+    strategy, column = config.train_sampling_strategy, config.length_column_name
+    if strategy in ("group_by_length", "batch_rebalance") and column not in (getattr(data, "column_names", None) or ()):
+        raise UserError(
+            f"train_sampling_strategy: {strategy} needs one length a record (a column {column!r}), and a pair has two "
+            "answers; leave it out: packs have no padding to save"
+        )

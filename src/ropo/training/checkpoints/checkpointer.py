@@ -1,0 +1,184 @@
+"""Checkpoints that appear whole, in safetensors and JSON, and hold all that the next step depends on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+
+from ropo.core.errors import UserError
+from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
+from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """What sums something up from step to step, and goes on where it was."""
+
+    def counters(self) -> dict[str, Any]:
+        """Return what has been summed up, as tensors and plain data."""
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Go on from what `counters` gave."""
+
+
+class Checkpointer(TrainerCallback):
+    """Write and read a trainer's checkpoints, so that a run killed at any moment goes on as if it had not been.
+
+    Where `transformers.Trainer` pickles the optimizer, the scheduler, the random state and its arguments, and forgets
+    what it has summed up since the last log, this keeps the former as plain data and the latter too, so that a resumed
+    run logs and ends as the uninterrupted one. DeepSpeed's engine has its own, pickled format, and FSDP shards the
+    optimizer: under them a checkpoint holds the weights only.
+
+    Args:
+        trainer: Whose checkpoints these are.
+        counting: What is counted, by name.
+    """
+
+    def __init__(self, trainer: Any, counting: Mapping[str, Counting]) -> None:
+        self.trainer, self.counting = trainer, counting
+        self.resumed: Path | None = None
+
+    def save(self) -> None:
+        """Write the checkpoint of the step just done, and drop the oldest where there are too many."""
+        trainer, args = self.trainer, self.trainer.args
+        folder = Path(str(args.output_dir)) / f"{PREFIX}{trainer.state.global_step}"
+        unfinished = unfinished_folder(folder)
+        self._first(lambda: _empty(unfinished))
+        trainer.store_flos()
+        trainer.save_model(str(unfinished), _internal_call=True)
+        if not args.save_only_model:
+            self._save_progress(unfinished)
+        if trainer.state.best_global_step:
+            best = folder.with_name(f"{PREFIX}{trainer.state.best_global_step}")
+            trainer.state.best_model_checkpoint = str(best) if best.exists() or best == folder else None
+        if args.should_save:
+            trainer.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+        trainer.accelerator.wait_for_everyone()
+        self._first(lambda: self._finish(folder))
+        if args.push_to_hub:
+            trainer._push_from_checkpoint(str(folder))
+
+    def resume_from(self, named: Any) -> Path | None:
+        """Choose the checkpoint to go on from, and check it.
+
+        Args:
+            named: A checkpoint's folder; True for the newest whole one; None or False to start from the beginning.
+
+        Raises:
+            UserError: If it is not whole, there is none, or this run cannot go on from it.
+        """
+        args = self.trainer.args
+        if named is True:
+            named, _ = newest_whole(Path(str(args.output_dir)))
+            if named is None:
+                raise UserError(
+                    f"resume_from_checkpoint: {args.output_dir} holds no whole checkpoint; leave it out to start"
+                )
+        self.resumed = Path(named) if named else None
+        if self.resumed is None:
+            return None
+        if self._sharded:
+            raise UserError(
+                "resume: a run that FSDP or DeepSpeed shards cannot go on from a checkpoint; start it afresh"
+            )
+        if fault := find_fault(self.resumed):
+            raise UserError(f"resume_from_checkpoint {self.resumed}: {fault}; name another checkpoint")
+        if not args.save_only_model:
+            count = len(list(self.resumed.glob("process_*.json")))
+            if count != args.world_size:
+                raise UserError(
+                    f"resume_from_checkpoint {self.resumed}: was written by {count} process(es), not "
+                    f"{args.world_size}; start {count}"
+                )
+        return self.resumed
+
+    def load_optimizer(self, checkpoint: Path) -> None:
+        """Take up the optimizer's and the schedule's state."""
+        if not self.trainer.is_deepspeed_enabled:
+            self.trainer.optimizer.load_state_dict(load_state(checkpoint / "optimizer"))
+            self.trainer.lr_scheduler.load_state_dict(load_state(checkpoint / "scheduler"))
+
+    def load_scaler(self, checkpoint: Path) -> None:
+        """Take up the gradient scaler's state, where there is one."""
+        if (scaler := self._scaler) is not None:
+            scaler.load_state_dict(load_state(checkpoint / "scaler"))
+
+    def load_random_state(self, checkpoint: Path) -> None:
+        """Let random numbers go on where they were."""
+        set_random_state(load_state(self._process_file(checkpoint))["random"])
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Restore the counters after transformers has set them to zero and before the first step."""
+        if self.resumed is not None and not self.trainer.args.save_only_model:
+            kept = load_state(self._process_file(self.resumed))["counters"]
+            for name, each in self.counting.items():
+                each.set_counters(kept[name])
+
+    def _save_progress(self, folder: Path) -> None:
+        trainer = self.trainer
+        if trainer.args.should_save and not self._sharded:
+            save_state(trainer.optimizer.state_dict(), folder / "optimizer")
+            save_state(trainer.lr_scheduler.state_dict(), folder / "scheduler")
+        if trainer.args.should_save and self._scaler is not None:
+            save_state(self._scaler.state_dict(), folder / "scaler")
+        folder.mkdir(parents=True, exist_ok=True)
+        counters = {name: each.counters() for name, each in self.counting.items()}
+        save_state({"random": random_state(), "counters": counters}, self._process_file(folder))
+
+    def _finish(self, folder: Path) -> None:
+        complete(folder)
+        limit, best = self.trainer.args.save_total_limit, self.trainer.state.best_model_checkpoint
+        rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
+
+    def _first(self, action: Callable[[], None]) -> None:
+        """Let the process that saves do something, and the others wait for it."""
+        if self.trainer.args.should_save:
+            action()
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _process_file(self, folder: Path) -> Path:
+        return folder / f"process_{self.trainer.args.process_index}"
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.accelerator, "scaler", None)
+
+    @property
+    def _sharded(self) -> bool:
+        return bool(self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled)
+
+
+class LogCounters:
+    """What transformers and TRL have summed up since the last log, and from the start.
+
+    Args:
+        trainer: Whose attributes these are.
+    """
+
+    NAMES = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged")
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def counters(self) -> dict[str, Any]:
+        """Return numbers, the loss and TRL's metrics."""
+        values = {name: getattr(self.trainer, name) for name in self.NAMES}
+        return {"values": values, "loss": self.trainer._tr_loss, "metrics": dict(self.trainer._metrics["train"])}
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Go on from them."""
+        for name, value in counters["values"].items():
+            setattr(self.trainer, name, value)
+        self.trainer._tr_loss = counters["loss"].to(self.trainer.args.device)
+        self.trainer._metrics["train"].update(counters["metrics"])
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,0 +1,1 @@
+"""Several processes: whose pairs, whose weights, whose gradients."""

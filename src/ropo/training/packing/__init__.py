@@ -1,0 +1,1 @@
+"""Batches without padding, with every shared prompt once: their layout, their attention and their collator."""

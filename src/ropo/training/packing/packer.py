@@ -1,0 +1,98 @@
+"""Decide whether a trainer's batches are packed, pack them, and count what packing saves."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+
+from ropo.training.distributed.sharding import is_cut, without_deepspeed
+from ropo.training.packing.collator import PackingCollator
+from ropo.training.packing.layout import Pack
+from ropo.training.packing.model import base_model_of, enable_packing
+
+logger = logging.getLogger(__name__)
+
+
+class Packer:
+    """Pack a trainer's batches, where that computes the same, and count tokens.
+
+    Args:
+        trainer: With its models as they are trained. A model that cannot be packed is trained padded, with one line
+            that says why.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.padded_tokens = self.unique_tokens = 0
+        self._since = 0.0
+        self._budget = trainer.args.tokens_per_step
+        obstacle = _obstacle(trainer)
+        self.active = obstacle is None
+        if obstacle is not None and trainer.args.packing:
+            logger.warning(
+                f"training padded: {type(base_model_of(trainer.model)).__name__} cannot be packed, {obstacle}"
+            )
+
+    def collator(self, collate: Callable[[list[dict[str, Any]]], Any]) -> PackingCollator:
+        """Return a collator that packs what another one makes."""
+        return PackingCollator(collate, self.active, self._budget)
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        """Count a batch's tokens, from the first batch after a log, so that evaluation is not timed."""
+        if not self.unique_tokens:
+            self._since = time.perf_counter()
+        padded = inputs["input_ids"].numel()
+        packs: tuple[Pack, ...] = inputs.get("packs", ())
+        self.padded_tokens += padded
+        self.unique_tokens += sum(pack.tokens for pack in packs) if packs else padded
+
+    def amend(self, logs: dict[str, float], accelerator: Any) -> None:
+        """Add the speed in unique tokens and what packing saves to a log of training, and start to count anew."""
+        if not self.unique_tokens:
+            return
+        counts = torch.tensor([[self.padded_tokens, self.unique_tokens]], device=accelerator.device)
+        padded, unique = accelerator.gather(counts).sum(dim=0).tolist()
+        logs["unique_tokens_per_second"] = unique / (time.perf_counter() - self._since)
+        logs["packing_ratio"] = padded / unique
+        self.padded_tokens = self.unique_tokens = 0
+
+    def counters(self) -> dict[str, Any]:
+        """Return the tokens since the last log, and for how long they have been counted."""
+        return {
+            "padded_tokens": self.padded_tokens,
+            "unique_tokens": self.unique_tokens,
+            "seconds": time.perf_counter() - self._since,
+        }
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Go on from them."""
+        self.padded_tokens, self.unique_tokens = counters["padded_tokens"], counters["unique_tokens"]
+        self._since = time.perf_counter() - counters["seconds"]
+
+
+def _obstacle(trainer: Any) -> str | None:
+    """Prepare the models to take packs, or say why they cannot."""
+    if not trainer.args.packing:
+        return "packing is off"
+    if trainer._is_vision_dataset:
+        return "the data has images"
+    if trainer.args.neftune_noise_alpha:
+        return "NEFTune draws its noise for the padded batch"
+    if trainer.aux_loss_enabled:
+        return "its load-balancing loss counts the tokens of the padded batch"
+    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+        return "its adapter prepends virtual tokens"
+    if is_cut(trainer.model):
+        return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
+    with without_deepspeed(trainer.args):
+        reason = enable_packing(base_model_of(trainer.model), autocast)
+    if reason is None and trainer.ref_model is not None:
+        reference = trainer.accelerator.unwrap_model(trainer.ref_model)  # DeepSpeed's engine may be around it already
+        with without_deepspeed(trainer.args, reference):
+            reason = enable_packing(reference, autocast)
+    return reason

@@ -1,0 +1,128 @@
+"""The reference of an adapter's training: the policy as it was when training began, by values and not by names alone.
+
+TRL's reference is the model with the adapter switched off or, where training continues from an adapter, a copy of it
+named `ref`. It copies the parameters whose names hold `.default.`, which leaves out those of methods that end theirs
+with the adapter's name (HRA), and knows nothing of initialisations that change the base model (PiSSA, OLoRA, LoftQ).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from trl.trainer.utils import use_adapter
+
+from ropo.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+POLICY, REFERENCE = "default", "ref"  # the names that TRL gives the two adapters
+SAME = 1e-3  # nats a token, in float32: an identity's rounding is below 1e-4, an odd reflection is off by 0.1 and more
+
+
+def check_active(model: PeftModel) -> None:
+    """Refuse an adapter that TRL would not take as the policy, or not as the reference.
+
+    Raises:
+        UserError: If another adapter than `default` is active, or several are.
+    """
+    active = model.active_adapters
+    if active != [POLICY]:
+        raise UserError(
+            f"model: its active adapter is {', '.join(map(repr, active)) or 'none'}, and TRL trains the one named "
+            f"{POLICY!r} and copies it as the reference; load it with adapter_name={POLICY!r}, alone"
+        )
+
+
+def complete_reference(model: PeftModel) -> None:
+    """Copy what TRL has left out of the adapter's copy that is to be its reference."""
+    if REFERENCE not in model.peft_config:
+        return
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            copy = tensors.get(reference_name(name))
+            if copy is not None and copy is not tensor:
+                copy.copy_(tensor)
+
+
+def reference_name(name: str) -> str:
+    """Return what a tensor of the policy's adapter is called in its copy."""
+    return ".".join(REFERENCE if part == POLICY else part for part in name.split("."))
+
+
+def probe(model: nn.Module) -> Float[Tensor, "2 tokens vocabulary"]:
+    """Return log-probs of two short sequences, by which two states of a model are told apart.
+
+    Cost: one forward pass over two dozen tokens.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    vocabulary = base.config.get_text_config().vocab_size
+    ids = (torch.arange(24, device=base.device).view(2, 12) * 7 + 3) % vocabulary
+    with torch.no_grad(), _evaluating(model):
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return output.logits[:, -12:].float().log_softmax(dim=-1)
+
+
+def check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabulary"] | None, continued: bool) -> None:
+    """Refuse training whose reference is not the policy that it starts from.
+
+    Args:
+        model: The adapted model, with the reference that it will be compared with.
+        before: What `probe` gave for the model that was handed in, before anything was done to it; None if unknown.
+        continued: Whether it had its adapter then.
+
+    Raises:
+        UserError: If the reference differs from the model that was handed in, or, for an adapter that is trained
+            further, from the policy.
+    """
+    policy = probe(model)
+    trained = {name: each.requires_grad for name, each in model.named_parameters()}
+    with use_adapter(model, REFERENCE if REFERENCE in model.peft_config else None):
+        reference = probe(model)
+    for name, each in model.named_parameters():  # PEFT makes the adapter that it switches to trainable
+        each.requires_grad_(trained[name])
+    kind: Any = model.peft_config[model.active_adapter].peft_type
+    method = str(kind.value)
+    if before is not None and not _same(reference, before, model):
+        raise UserError(
+            f"peft_config: with this {method} adapter the reference would not be the model that was given, which its "
+            "initialisation or TRL's copy changes; give one that starts at the base model (init_lora_weights=True), "
+            "merge the adapter first, or pass ref_model"
+        )
+    if _same(policy, reference, model):
+        return
+    off = (policy - reference).abs().max()
+    if continued:
+        raise UserError(
+            f"model: the reference differs from this {method} adapter by up to {off:.2g} nats a token before any "
+            "training; merge the adapter and start a new one, or pass ref_model"
+        )
+    logger.warning(
+        f"the {method} adapter does not start at the model that it is put on: log-probs differ by up to {off:.2g} nats "
+        "a token, and the reference is that model"
+    )
+
+
+def _same(one: Tensor, other: Tensor, model: PeftModel) -> bool:
+    half = model.get_base_model().dtype not in (torch.float32, torch.float64)
+    tolerance = 0.5 if half else SAME  # the rounding of bfloat16 in a trained model's log-probs of -20 is 0.3
+    return bool(torch.allclose(one, other, atol=tolerance, rtol=0.0))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
