@@ -60,7 +60,7 @@ def test_options(model, pairs, tmp_path, capsys, flags, parts):
     ("content", "parts"),
     [
         (None, ["pairs.jsonl: no such file", "check the path"]),
-        ("", ["pairs.jsonl: the file is empty"]),
+        ("", ["pairs.jsonl: holds no record"]),
         ("\n\n", ["pairs.jsonl: holds no record"]),
         ([PAIRS[0], {"prompt": "x", "chosen": "y"}], ["pairs.jsonl:2: has no field 'rejected'"]),
         (

@@ -75,7 +75,7 @@ def test_an_existing_output_stays_unless_told(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "flags", "message"),
     [
-        ("", (), "the file is empty"),
+        ("", (), "holds no record"),
         ('{"prompt": "the cat"}\n{"prompt": 3}\n', (), "jsonl:2: prompt must be text"),
         ('{"prompt": "the cat"}\nthe dog\n', (), "jsonl:2: is not valid JSON"),
         ('{"prompt": "the cat"}\n', ("--top_p", "2"), "top_p must lie in"),

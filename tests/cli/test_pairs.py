@@ -207,7 +207,11 @@ def test_a_scorer_that_fails_half_way_loses_no_answer(model, tmp_path, capsys, m
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "holds no record"), ('{"prompt": "a cat"}\n{"prompt": 3}\n', ":2: `prompt`"), ("{\n", ":1: is not")],
+    [
+        ("", "holds no record"),
+        ('{"prompt": "a cat"}\n{"prompt": 3}\n', ":2: prompt must be text"),
+        ("{\n", ":1: is not"),
+    ],
 )
 def test_a_bad_prompts_file_is_one_line(model, tmp_path, capsys, content, message):
     prompts = tmp_path / "p.jsonl"

@@ -89,7 +89,7 @@ def test_pairs_out_of_a_table_of_texts(tmp_path) -> None:
         ("a.json.gz", gzip.compress(b"[1]")[:12], "a.json.gz: is no whole gzip file"),
         ("a.tsv.gz", gzip.compress(b"a\tb\n1\n"), "a.tsv.gz:2: has 1 cells where the header names 2"),
         ("a.json", b"[1]", "a.json: record 1: is a int, not an object"),
-        ("a.csv", b"", "a.csv: the file is empty"),
+        ("a.csv", b"", "a.csv: holds no record"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, content, message) -> None:

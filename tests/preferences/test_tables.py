@@ -39,7 +39,7 @@ def test_rows_come_back_exactly(rows) -> None:
     ]
 
 
-CALL = {"name": "weather", "arguments": {"lat": 59.912731, "big": 2**70, "text": "5", "nothing": None, "é": [1, 1.0]}}
+CALL = {"name": "weather", "arguments": {"lat": 2.517749, "big": 2**70, "text": "5", "nothing": None, "é": [1, 1.0]}}
 CALLED = [{"role": "assistant", "tool_calls": [{"type": "function", "function": CALL}]}]
 SAID = [{"role": "assistant", "content": "No."}]
 ROWS = [
@@ -79,7 +79,7 @@ def test_messages_of_texts_alone_are_a_table_of_texts() -> None:
 def test_calls_of_different_functions_train_as_they_are_written(tmp_path) -> None:
     """Through TRL's own preparation, no call gains another's arguments, and no number another digit."""
     pairs = []
-    for arguments in ({"city": "Oslo", "lat": 59.912731}, {"x": 1, "y": None}):
+    for arguments in ({"city": "Oslo", "lat": 2.517749}, {"x": 1, "y": None}):
         chosen, rejected = ([{"function": {"name": "f", "arguments": each}}] for each in (arguments, {"z": arguments}))
         answers = {
             name: [{"role": "assistant", "tool_calls": calls}]

@@ -58,7 +58,7 @@ def read_file(what: str, path: Path) -> Iterator[Row]:
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file; check the path")
     if not path.stat().st_size:
-        raise UserError(f"{what} {path}: the file is empty; it needs one record a line")
+        raise UserError(f"{what} {path}: holds no record; it needs one record a line")
     yield from _READERS[kind](what, path)
 
 

@@ -25,7 +25,7 @@ _WRITE = json.JSONEncoder(ensure_ascii=False).encode
 class ExactJson(Json):
     """Keep a value as JSON, as `datasets.Json` does, but exactly.
 
-    That one goes through a fast parser: 59.912731 may come back as 59.912730999999997, and 2**64 not at all. Saved, a
+    That one goes through a fast parser: 2.517749 may come back as 2.5177490000000002, and 2**64 not at all. Saved, a
     column of ours is one of `datasets.Json`, which everybody can read.
     """
 

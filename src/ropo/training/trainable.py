@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -109,12 +109,12 @@ def _fits(record: dict[str, Any], limits: Limits, budget: int) -> bool:
     return limits.packed_tokens(*lengths) <= budget
 
 
-def _tokens_of(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _tokens_of(record: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     pair = tokenize_pair(tokenizer, record, str(record.get("where", f"record {record.get(NUMBER, '')}".strip())))
     return {"prompt_ids": pair.prompt, "chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
 
 
-def _leaves_room(record: dict[str, Any], max_length: int) -> bool:
+def _leaves_room(record: Mapping[str, Any], max_length: int) -> bool:
     return len(record["prompt_ids"]) < max_length
 
 
