@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.lm.tokens import Limits
+from ropo.lm.tokens import Limits, tokenize_prompt
 from ropo.preferences.data import collect
 from ropo.training.lengths import leave_out_long_prompts
 from tests.tiny_tokenizer import tiny_tokenizer
