@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ropo.core.environment import kernels_in_use
+from ropo.environment import kernels_in_use
 from ropo.core.record import git_commit, library_versions
 
 
