@@ -8,14 +8,15 @@ import torch
 from peft import get_peft_model
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer, plain_stretch
+from ropo.adapter import RopoLinear
+from ropo.ops import plain_stretch
 from tests.adapter.models import relative_difference, tiny_llama
 
 
-def layer_of(make) -> RopoLayer:
+def layer_of(make) -> RopoLinear:
     torch.manual_seed(0)
     model = get_peft_model(make(), RopoConfig(init_weights=False))
-    return next(module for module in model.modules() if isinstance(module, RopoLayer))
+    return next(module for module in model.modules() if isinstance(module, RopoLinear))
 
 
 def test_compiles_without_graph_breaks() -> None:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ropo.adapter.layer import RopoLayer
+from ropo.adapter.layer import RopoLinear
 from ropo.adapter.parameters import RopoParameters
 from ropo.ops import Planes, build_blocks_of_layers, by_planes
 
@@ -60,7 +60,7 @@ def _forget_rotations(model: nn.Module, args: Any, output: Any) -> None:
 
 def _acting(model: nn.Module) -> Iterator[RopoParameters]:
     for module in model.modules():
-        if isinstance(module, RopoLayer):
+        if isinstance(module, RopoLinear):
             yield from module.acting_parameters()
 
 
