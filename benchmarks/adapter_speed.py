@@ -27,7 +27,7 @@ from torch import nn
 import ropo
 from ropo.adapter import RopoLinear
 from ropo.lm.loading import load_model
-from ropo.ops import Planes, build_blocks, build_blocks_of_layers, by_planes
+from ropo.ops import RotationBlocks, build_blocks, build_blocks_of_layers, rotation_of
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, Callable[[], PeftConfig | None]] = {
@@ -107,12 +107,10 @@ def layer_in_a_model(frozen: nn.Module, width: int) -> RopoLinear:
     """Return an adapted layer as it stands in a model: blocks, if there are any, were built for all layers together."""
     layer = RopoLinear(frozen, "default", ropo.RopoConfig())
     parameters = layer.ropo_parameters["default"]
-    parts = parameters.givens, parameters.reflections
-    rotation = Planes(*parts)
-    if not by_planes(parts[0]):
-        built = build_blocks(width, *parts)
-        layer.packed_blocks = nn.Parameter(built.packed.detach())
-        rotation = built._replace(packed=layer.packed_blocks)
+    rotation = rotation_of(width, *parameters.pair)
+    if isinstance(rotation, RotationBlocks):
+        layer.packed_blocks = nn.Parameter(rotation.packed.detach())
+        rotation = rotation._replace(packed=layer.packed_blocks)
     parameters.shared = rotation, parameters.log_magnitude
     return layer
 

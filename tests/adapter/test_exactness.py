@@ -7,7 +7,6 @@ from peft import get_peft_model
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.diagnostics import hyperspherical_energy
-from ropo.ops import rotate
 from tests.adapter.models import tiny_llama, tiny_qwen2, tokens
 
 
@@ -31,7 +30,7 @@ def orthogonality_error(layer: RopoLinear, dtype: torch.dtype) -> float:
     identity = torch.eye(layer.in_features, dtype=dtype)
     with torch.no_grad():
         rotation, _ = layer.ropo_parameters["default"]()
-        applied = rotate(identity, rotation).double()
+        applied = rotation.apply(identity).double()
     return (applied.T @ applied - torch.eye(layer.in_features, dtype=torch.float64)).abs().max().item()
 
 

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear, sharing
 from ropo.adapter.parameters import RopoParameters
+from ropo.ops import rotate
 from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -42,13 +43,13 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 @pytest.fixture
 def group_sizes(monkeypatch) -> list[int]:
     sizes: list[int] = []
-    build = sharing.build_blocks_of_layers
+    build = rotate.build_blocks_of_layers
 
     def counting(dim, givens, reflections):
         sizes.append(len(givens))
         return build(dim, givens, reflections)
 
-    monkeypatch.setattr(sharing, "build_blocks_of_layers", counting)
+    monkeypatch.setattr(rotate, "build_blocks_of_layers", counting)
     return sizes
 
 

@@ -15,8 +15,7 @@ from ropo.adapter.bypass import note_call, note_read
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.parameters import RopoParameters
 from ropo.core.errors import UserError
-from ropo.ops import rotate
-from ropo.ops.stretch import stretch
+from ropo.ops import stretch
 
 
 class RopoLinear(nn.Module, BaseTunerLayer):
@@ -75,9 +74,9 @@ class RopoLinear(nn.Module, BaseTunerLayer):
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
         adapters = [parameters.shared or parameters() for parameters in self.acting_parameters()]
-        for blocks, _ in reversed(adapters):
-            if blocks is not None:
-                x = rotate(x, blocks)
+        for rotation, _ in reversed(adapters):
+            if rotation is not None:
+                x = rotation.apply(x)
         base_layer = self.base_layer
         z = base_layer(x, *args, **kwargs)
         log_scales = [log_scale for _, log_scale in adapters if log_scale is not None]

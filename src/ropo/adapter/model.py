@@ -32,7 +32,9 @@ from ropo.lm.adapter_values import check_values
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
 LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
 # PEFT adapts phi's MLP as well; the method is about queries and values. A view: what PEFT's mapping gains is seen.
-DEFAULT_TARGETS = ChainMap({"phi": QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+DEFAULT_TARGETS: ChainMap[str, Any] = ChainMap(
+    {"phi": QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+)
 FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
 
 
