@@ -19,7 +19,7 @@ OFF = "ROPO_NO_AUTOLOAD"
 
 
 def at_torch_import() -> None:
-    """Wait for PEFT, unless the environment says not to. Cost: 0.2 ms, measured in docs/performance.md."""
+    """Wait for PEFT, unless the environment says not to. Cost: see docs/performance.md."""
     if os.environ.get(OFF, "0") in ("", "0"):
         when_peft_comes()
 

@@ -149,6 +149,7 @@ metric_list: [{{metric: brier_score, aggregation: brier_score, higher_is_better:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("lm_eval") is None, reason="no lm_eval here: pip install 'ropo[evaluation]'")
 def test_lm_evals_own_command_line_reads_an_adapter(installation, adapter, tmp_path) -> None:
     data = tmp_path / "data.jsonl"
