@@ -25,9 +25,9 @@ from peft import BOFTConfig, HRAConfig, LoraConfig, OFTConfig, PeftConfig, Psoft
 from torch import nn
 
 import ropo
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLinear
 from ropo.lm.loading import load_model
-from ropo.ops import Planes, build_blocks, build_blocks_of_layers, by_planes
+from ropo.ops import RotationBlocks, build_blocks, build_blocks_of_layers, rotation_of
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, Callable[[], PeftConfig | None]] = {
@@ -103,16 +103,14 @@ def layer_step(layer: nn.Module, tokens: int, width: int) -> Callable[[], None]:
     return step
 
 
-def layer_in_a_model(frozen: nn.Module, width: int) -> RopoLayer:
+def layer_in_a_model(frozen: nn.Module, width: int) -> RopoLinear:
     """Return an adapted layer as it stands in a model: blocks, if there are any, were built for all layers together."""
-    layer = RopoLayer(frozen, "default", ropo.RopoConfig())
+    layer = RopoLinear(frozen, "default", ropo.RopoConfig())
     parameters = layer.ropo_parameters["default"]
-    parts = parameters.givens, parameters.reflections
-    rotation = Planes(*parts)
-    if not by_planes(parts[0]):
-        built = build_blocks(width, *parts)
-        layer.packed_blocks = nn.Parameter(built.packed.detach())
-        rotation = built._replace(packed=layer.packed_blocks)
+    rotation = rotation_of(width, *parameters.pair)
+    if isinstance(rotation, RotationBlocks):
+        layer.packed_blocks = nn.Parameter(rotation.packed.detach())
+        rotation = rotation._replace(packed=layer.packed_blocks)
     parameters.shared = rotation, parameters.log_magnitude
     return layer
 
@@ -130,7 +128,7 @@ def measure_layers(arguments: argparse.Namespace) -> None:
     for width, tokens, kin in ((4096, 512, few), (576, 1024, (*few, "psoft r=46", "boft m=2 b=8"))):
         frozen = nn.Linear(width, width, bias=False).requires_grad_(False)
         layers = {"frozen": frozen, "ropo": layer_in_a_model(frozen, width)}
-        layers["ropo called alone"] = RopoLayer(frozen, "default", ropo.RopoConfig())
+        layers["ropo called alone"] = RopoLinear(frozen, "default", ropo.RopoConfig())
         for name in kin if arguments.kin else ():
             holder = nn.ModuleDict({"q_proj": frozen})
             config = METHODS[name]()

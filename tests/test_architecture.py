@@ -1,8 +1,10 @@
-"""The arrows of the design: which room may import which."""
+"""The arrows of the design, by syntax and by what a process has loaded: which room may know which."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,17 @@ FORBIDDEN = {
     "comparison": {"adapter", "ops", "training", "report"},
     "report": {"adapter", "ops", "training", "instructions", "lm", "pairs", "preferences"},
 }
-# Pure torch: neither PEFT nor the model libraries.
-PURE = {room: {"peft", "transformers", "trl", "datasets"} for room in ("ops",)}
+CORE = [f"ropo.core.{file.stem}" for file in MODULES if file.parent.name == "core" and file.stem != "__init__"]
+HEAVY = {"torch", "peft", "transformers", "trl", "datasets", "numpy", "pydantic"}
+# what a process does: what it must have loaded, and what it must not
+LOADED = {
+    "import ropo": ("ropo", HEAVY | {"ropo.adapter"}),
+    "import " + ", ".join(CORE): ("ropo.core.record", {"torch", "peft", "transformers", "trl", "datasets"}),
+    "import ropo.ops": ("torch", {"transformers", "peft", "trl", "datasets"}),
+    "from ropo import RopoConfig": ("ropo.adapter", {"trl", "datasets", "ropo.training", "ropo.evaluation"}),
+    "from ropo.cli.main import main; main(['--help'])": ("ropo.cli.train", HEAVY | {"rich"}),
+}
+SUBCOMMANDS = ("merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env")
 
 
 def imports_of(file: Path) -> set[str]:
@@ -74,29 +85,41 @@ def test_nobody_imports_the_command_line():
         assert "cli" not in rooms_imported(file), file
 
 
-def test_rotations_are_pure_torch():
-    for room, libraries in PURE.items():
-        files = [file for file in MODULES if room_of(file) == room]
-        assert files
-        for file in files:
-            assert not {name.split(".")[0] for name in imports_of(file)} & libraries, file
+def modules_after(code: str) -> set[str]:
+    """Run code in a process of its own and return what it has loaded then, as `python -m ropo` would: no test hooks."""
+    seen = "import sys; print(*sorted(sys.modules), sep='\\n', file=sys.stderr)"
+    lines = ["import sys", f"sys.path.insert(0, {str(SOURCE)!r})", code, seen]
+    command = [sys.executable, "-I", "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(done.stderr.splitlines())
 
 
-def test_commands_import_nothing_heavy_before_they_run():
-    from ropo.cli.main import available_commands
-
-    heavy = {"torch", "transformers", "peft", "trl", "datasets", "pydantic", "numpy"}
-    names = available_commands()
-    assert "train" in names
-    for name in names:
-        tree = ast.parse((SOURCE / "ropo" / "cli" / f"{name}.py").read_text(encoding="utf-8"))
-        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-        assert not {module.split(".")[0] for module in _names(top)} & heavy, name
+@pytest.mark.parametrize("code", LOADED)
+def test_what_a_process_has_loaded(code):
+    loaded, (wanted, unwanted) = modules_after(code), LOADED[code]
+    assert wanted in loaded
+    assert not loaded & unwanted
 
 
-def _names(tree: ast.Module) -> set[str]:
-    return {
-        name
-        for node in tree.body
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)])
-    }
+def test_training_loads_no_adapter():
+    """Nor what would register one: PEFT's own methods are trained by the same code."""
+    waits = "[each for each in sys.meta_path if type(each).__module__ == 'ropo_autoload']"
+    code = f"import ropo\nfor finder in {waits}: sys.meta_path.remove(finder)\nimport ropo.training.trainer"
+    loaded = modules_after(code)
+    assert {"ropo.training.trainer", "peft"} <= loaded
+    assert not {name for name in loaded if name.startswith(("ropo.adapter", "ropo.ops"))}
+
+
+def test_help_of_the_commands_loads_nothing_heavy():
+    """All in one process: what one loads, the next would find."""
+    code = f"""from ropo.cli.main import available_commands, main
+assert set(available_commands()) == {{"train", *{SUBCOMMANDS}}}
+for name in {SUBCOMMANDS}:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        pass"""
+    loaded = modules_after(code)
+    assert "ropo.cli.env" in loaded
+    assert not loaded & (HEAVY - {"pydantic"})  # whose fields are some commands' options; 0.1 s

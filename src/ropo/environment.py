@@ -13,14 +13,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ropo.core.record import device_name, git_commit, library_versions
-from ropo.ops.trial import differences_on
-from ropo.ops.trust import Family, kernels_on
+from ropo.ops.choose import Family, kernels_on, try_rotation
 
 
 def kernels_in_use() -> list[Family]:
     """Return which of `ropo.ops` work on this machine's devices; where none do, plain PyTorch does."""
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
-    return [family for device in devices if (family := kernels_on(device, differences_on)) is not None]
+    return [family for device in devices if (family := kernels_on(device, try_rotation)) is not None]
 
 
 def tested_ranges() -> dict[str, SpecifierSet]:

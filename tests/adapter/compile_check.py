@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLinear
 
 
 def main(grad: bool) -> None:
     torch.manual_seed(0)
-    layer = RopoLayer(nn.Linear(101, 40), "default", RopoConfig(init_weights=False))
+    layer = RopoLinear(nn.Linear(101, 40), "default", RopoConfig(init_weights=False))
     layer.base_layer.requires_grad_(False)
     x = torch.randn(2, 5, 101, requires_grad=grad)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.adapter import parameters, sharing
+from ropo.ops import rotate
 from ropo.ops.cpu.library import compiler
 
 
@@ -12,8 +12,7 @@ from ropo.ops.cpu.library import compiler
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How activations are rotated: by matrices that are built, as everywhere but on CPUs with kernels, or by planes."""
     if request.param == "blocks":
-        for module in (parameters, sharing):
-            monkeypatch.setattr(module, "by_planes", lambda part: False)
+        monkeypatch.setattr(rotate, "by_planes", lambda part: False)
     elif compiler() is None:
         pytest.skip("no C compiler here, or not Linux")
     return request.param

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
-from ropo.adapter import RopoLayer, RopoModel
+from ropo.adapter import RopoLinear, RopoModel
 from ropo.core.errors import UserError
 from tests.adapter.models import VOCABULARY, logits, relative_difference
 from tests.adapter.test_trl import PAIRS
@@ -98,10 +98,10 @@ def test_default_targets_start_as_the_reference_train_and_merge(name: str) -> No
 
     reference = logits(make())
     model = get_peft_model(make(), RopoConfig())
-    towers = [path for path, module in model.named_modules() if isinstance(module, RopoLayer)]
+    towers = [path for path, module in model.named_modules() if isinstance(module, RopoLinear)]
     assert len(towers) == 2 * len(targets)
     assert not any("vision" in path for path in towers)
-    adapted = {path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, RopoLayer)}
+    adapted = {path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, RopoLinear)}
     assert adapted == targets
     assert relative_difference(logits(model), reference) < 1e-5
 
@@ -109,7 +109,7 @@ def test_default_targets_start_as_the_reference_train_and_merge(name: str) -> No
     model = get_peft_model(make(), RopoConfig(init_weights=False)).eval()
     model(input_ids=torch.tensor([[3, 4, 5]])).logits.square().sum().backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
-    assert len(gradients) == 3 * sum(isinstance(module, RopoLayer) for module in model.modules())
+    assert len(gradients) == 3 * sum(isinstance(module, RopoLinear) for module in model.modules())
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
     rotated = logits(model)
     assert relative_difference(rotated, reference) > 1e-3

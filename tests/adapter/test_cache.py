@@ -21,13 +21,13 @@ def model():
 @pytest.fixture
 def builds(monkeypatch) -> list[int]:
     count = [0]
-    build = parameters_module.build_blocks
+    build = parameters_module.rotation_of
 
     def counting(*args):
         count[0] += 1
         return build(*args)
 
-    monkeypatch.setattr(parameters_module, "build_blocks", counting)
+    monkeypatch.setattr(parameters_module, "rotation_of", counting)
     return count
 
 

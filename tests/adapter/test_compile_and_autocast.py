@@ -8,14 +8,15 @@ import torch
 from peft import get_peft_model
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer, plain_stretch
+from ropo.adapter import RopoLinear
+from ropo.ops import plain
 from tests.adapter.models import relative_difference, tiny_llama
 
 
-def layer_of(make) -> RopoLayer:
+def layer_of(make) -> RopoLinear:
     torch.manual_seed(0)
     model = get_peft_model(make(), RopoConfig(init_weights=False))
-    return next(module for module in model.modules() if isinstance(module, RopoLayer))
+    return next(module for module in model.modules() if isinstance(module, RopoLinear))
 
 
 def test_compiles_without_graph_breaks() -> None:
@@ -46,7 +47,7 @@ def test_autocast_keeps_the_rotation_in_float32() -> None:
 
 def test_magnitudes_learn_in_float32_whatever_autocast_says() -> None:
     grad, z, scale = torch.randn(300, 8), torch.randn(300, 8), torch.randn(8).exp()
-    alone = plain_stretch.gradients(grad, z, scale, None)
+    alone = plain.gradients(grad, z, scale, None)
     with torch.autocast("cpu"):
-        within = plain_stretch.gradients(grad, z, scale, None)
+        within = plain.gradients(grad, z, scale, None)
     assert all(torch.equal(one, other) for one, other in zip(alone, within, strict=True))

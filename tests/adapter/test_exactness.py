@@ -5,9 +5,8 @@ import torch
 from peft import get_peft_model
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLinear
 from ropo.diagnostics import hyperspherical_energy
-from ropo.ops import rotate
 from tests.adapter.models import tiny_llama, tiny_qwen2, tokens
 
 
@@ -20,18 +19,18 @@ def train(model, steps: int, learning_rate: float) -> None:
         optimizer.step()
 
 
-def layers(model) -> list[RopoLayer]:
-    found = [module for module in model.modules() if isinstance(module, RopoLayer)]
+def layers(model) -> list[RopoLinear]:
+    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
     assert len(found) == 4
     return found
 
 
-def orthogonality_error(layer: RopoLayer, dtype: torch.dtype) -> float:
+def orthogonality_error(layer: RopoLinear, dtype: torch.dtype) -> float:
     """Of the map that is applied in training, column by column; not of a dense copy."""
     identity = torch.eye(layer.in_features, dtype=dtype)
     with torch.no_grad():
         rotation, _ = layer.ropo_parameters["default"]()
-        applied = rotate(identity, rotation).double()
+        applied = rotation.apply(identity).double()
     return (applied.T @ applied - torch.eye(layer.in_features, dtype=torch.float64)).abs().max().item()
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
 from tests.adapter.models import logits, relative_difference
 from tests.adapter.test_trl import PAIRS
@@ -59,8 +59,8 @@ def load(folder: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32)
 
 
-def layers(model: nn.Module) -> list[RopoLayer]:
-    found = [module for module in model.modules() if isinstance(module, RopoLayer)]
+def layers(model: nn.Module) -> list[RopoLinear]:
+    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
     assert len(found) == 4
     return found
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLinear
 from tests.adapter.models import logits, relative_difference, tiny_gpt2, tiny_llama, tiny_qwen2
 
 MODELS = pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2, tiny_gpt2])
@@ -22,8 +22,8 @@ def random_adapter(model, seed: int = 1, **options) -> PeftModel:
     return get_peft_model(model, RopoConfig(init_weights=False, **options)).eval()
 
 
-def ropo_layers(model) -> dict[str, RopoLayer]:
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, RopoLayer)}
+def ropo_layers(model) -> dict[str, RopoLinear]:
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, RopoLinear)}
     assert layers
     return layers
 
@@ -86,7 +86,7 @@ def test_merged_equals_unmerged_and_unmerging_restores_the_weights(make) -> None
         compared += 1
     assert compared >= 2
     merged = model.merge_and_unload()
-    assert not any(isinstance(module, RopoLayer) for module in merged.modules())
+    assert not any(isinstance(module, RopoLinear) for module in merged.modules())
     assert relative_difference(logits(merged), unmerged) < 1e-4
 
 
@@ -185,7 +185,7 @@ def test_status_helpers_show_the_adapter() -> None:
     assert status.enabled is True
     assert status.num_adapter_layers == 4
     assert status.trainable_params == model.get_nb_trainable_parameters()[0] > 0
-    assert {layer.module_type for layer in model.get_layer_status()} == {"ropo.RopoLayer"}
+    assert {layer.module_type for layer in model.get_layer_status()} == {"ropo.RopoLinear"}
 
 
 def test_copies_and_pickles() -> None:

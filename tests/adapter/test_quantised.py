@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
-from ropo.adapter import RopoLayer
+from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
 from tests.adapter.models import logits, relative_difference
 from tests.adapter.test_trl import PAIRS
@@ -58,8 +58,8 @@ def load(folder: str, kind: str) -> Any:
     )
 
 
-def layers(model: nn.Module) -> list[RopoLayer]:
-    found = [module for module in model.modules() if isinstance(module, RopoLayer)]
+def layers(model: nn.Module) -> list[RopoLinear]:
+    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
     assert len(found) == 4
     return found
 
@@ -126,7 +126,7 @@ def test_round_trip(folder: str, kind: str, tmp_path: Any) -> None:
 def test_what_cannot_be_written_is_not_merged() -> None:
     from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend
 
-    layer = RopoLayer(nn.Linear(4, 4), "default", RopoConfig())
+    layer = RopoLinear(nn.Linear(4, 4), "default", RopoConfig())
     layer.quantization_backend = ForwardOnlyQuantizationBackend("gptq")
     with pytest.raises(UserError, match="gptq weights cannot be written; merge into the unquantised base model"):
         layer.merge()

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ropo import RopoConfig
-from ropo.adapter import RopoLayer, sharing
+from ropo.adapter import RopoLinear, sharing
 from ropo.adapter.parameters import RopoParameters
+from ropo.ops import rotate
 from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -42,13 +43,13 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 @pytest.fixture
 def group_sizes(monkeypatch) -> list[int]:
     sizes: list[int] = []
-    build = sharing.build_blocks_of_layers
+    build = rotate.build_blocks_of_layers
 
     def counting(dim, givens, reflections):
         sizes.append(len(givens))
         return build(dim, givens, reflections)
 
-    monkeypatch.setattr(sharing, "build_blocks_of_layers", counting)
+    monkeypatch.setattr(rotate, "build_blocks_of_layers", counting)
     return sizes
 
 
@@ -169,7 +170,7 @@ def test_hooks_are_put_in_once_and_taken_out(group_sizes) -> None:
     model = adapted()
     model.add_adapter("other", RopoConfig(init_weights=False))
     base = model.get_base_model()
-    assert len(base._forward_pre_hooks) == len(base._forward_hooks) == 1
+    assert len(base._forward_pre_hooks) == len(base._forward_hooks) == 2  # rotations, and bypassed layers
     assert gradients(copy.deepcopy(model))  # hooks survive copying
     assert group_sizes == [4]
     plain = model.merge_and_unload()
@@ -185,7 +186,9 @@ def test_narrowed_parameters_are_widened_before_they_are_built() -> None:
             for part in module.parameters():
                 part.data = part.data.bfloat16()
     model(input_ids=TOKENS)
-    widths = {part.dtype for module in model.modules() if isinstance(module, RopoLayer) for part in module.parameters()}
+    widths = {
+        part.dtype for module in model.modules() if isinstance(module, RopoLinear) for part in module.parameters()
+    }
     assert widths == {torch.float32}
 
 

@@ -10,7 +10,7 @@ import torch
 from ropo import environment
 from ropo.cli.main import main
 from ropo.environment import describe_environment
-from ropo.ops import trust
+from ropo.ops import choose
 from ropo.ops.cpu.library import compiler
 from tests.cli.conftest import train
 
@@ -29,7 +29,7 @@ def test_lines_and_json_tell_the_same(capsys):
 
 
 def test_says_whether_kernels_are_used(monkeypatch, capsys):
-    trust._tried.cache_clear()
+    choose._tried.cache_clear()
     assert main(["env"]) == 0
     used = compiler() is not None
     assert f"{'kernels':<14}{'cpu' if used else 'none: plain PyTorch'}" in capsys.readouterr().out.splitlines()

@@ -4,7 +4,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from ropo.ops.gpu import rotation, stretch
-from ropo.ops.plan import MAX_BLOCK
+from ropo.ops.trees import MAX_BLOCK
 
 TARGETS = {("A100", "bf16"): 80, ("H100", "fp32"): 90}
 POINTERS = {

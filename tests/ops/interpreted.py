@@ -1,22 +1,19 @@
 """The kernels in Triton's interpreter, against plain PyTorch; run by test_gpu.py in a process of its own."""
 
 import itertools
-import sys
 
 import pytest
 import torch
 
-from ropo.ops import batched, build_blocks, plain_stretch, products, rotate
-from ropo.ops import stretch as adapter_stretch
+from ropo.ops import blocks as blocks_module
+from ropo.ops import build_blocks, plain, stretch, stretching
+from ropo.ops.choose import products_for, stretching_for
 from ropo.ops.gpu import rotation
 from ropo.ops.gpu import stretch as stretch_kernels
-from ropo.ops.products import products_for
 
 WIDTHS = [17, 64, 101]
 TOKENS = [0, 1, 130]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-ROTATE = sys.modules["ropo.ops.rotate"]
 
 
 def blocks_of(width: int, reflections: int = 2):
@@ -28,7 +25,7 @@ def blocks_of(width: int, reflections: int = 2):
 
 def results(x, grad, blocks):
     leaves = [x.detach().requires_grad_(), blocks.packed.detach().requires_grad_()]
-    output = rotate(leaves[0], blocks._replace(packed=leaves[1]))
+    output = blocks._replace(packed=leaves[1]).apply(leaves[0])
     grad_x, grad_packed = torch.autograd.grad(output, leaves, grad)
     return [output, grad_x, *blocks._replace(packed=grad_packed).parts()]
 
@@ -49,7 +46,7 @@ def test_rotation_and_its_gradients(width, tokens, dtype, monkeypatch):
     blocks = blocks_of(width)
     assert products_for(x, blocks.packed) is rotation
     ours = results(x, grad, blocks)
-    monkeypatch.setattr(ROTATE, "products_for", lambda x, packed: batched)
+    monkeypatch.setattr(blocks_module, "products_for", lambda x, packed: plain)
     assert_close(ours, results(x, grad, blocks), dtype)
 
 
@@ -58,7 +55,7 @@ def test_any_number_of_reflections(reflections, monkeypatch):
     x, grad = torch.randn(2, 40, 101), torch.randn(2, 40, 101)
     blocks = blocks_of(101, reflections)
     ours = results(x, grad, blocks)
-    monkeypatch.setattr(ROTATE, "products_for", lambda x, packed: batched)
+    monkeypatch.setattr(blocks_module, "products_for", lambda x, packed: plain)
     assert_close(ours, results(x, grad, blocks), torch.float32)
 
 
@@ -68,18 +65,18 @@ def test_activations_that_do_not_lie_in_order(monkeypatch):
     blocks = blocks_of(101)
     for x, grad in ((torch.randn(101, 250).T, torch.randn(250, 300)[:, 50:151]), (torch.randn(250, 202)[:, ::2],) * 2):
         assert not x.is_contiguous()
-        monkeypatch.setattr(ROTATE, "products_for", products.products_for)
+        monkeypatch.setattr(blocks_module, "products_for", products_for)
         ours = results(x, grad, blocks)
-        monkeypatch.setattr(ROTATE, "products_for", lambda x, packed: batched)
+        monkeypatch.setattr(blocks_module, "products_for", lambda x, packed: plain)
         assert_close(ours, results(x, grad, blocks), torch.float32)
 
 
 def test_what_the_kernels_do_not_know_goes_to_plain_pytorch():
     blocks = blocks_of(101)
-    assert products_for(torch.randn(3, 101).double(), blocks.packed) is batched
-    assert products_for(torch.randn(3, 101), blocks.packed.double()) is batched
-    assert products_for(torch.randn(3, 8), blocks_of(8).packed) is batched  # blocks of 8
-    assert adapter_stretch.arithmetic_for(torch.randn(3, 4).double(), torch.randn(4)) is plain_stretch
+    assert products_for(torch.randn(3, 101).double(), blocks.packed) is plain
+    assert products_for(torch.randn(3, 101), blocks.packed.double()) is plain
+    assert products_for(torch.randn(3, 8), blocks_of(8).packed) is plain  # blocks of 8
+    assert stretching_for(torch.randn(3, 4).double(), torch.randn(4)) is plain
 
 
 @pytest.mark.parametrize(
@@ -92,10 +89,10 @@ def test_stretch_and_its_gradients(neurons, tokens, dtype, bias, monkeypatch):
     scale = log_scale.exp()
     kept = None if bias is None else torch.randn(neurons).to(bias)
     y, grad = torch.randn(tokens, neurons).to(dtype), torch.randn(neurons, tokens).to(dtype).T
-    assert adapter_stretch.arithmetic_for(y, scale) is stretch_kernels
+    assert stretching_for(y, scale) is stretch_kernels
     ours, expected = (
         [each.stretched(y, log_scale, kept)[0], *each.gradients(grad, y, scale, kept)]
-        for each in (stretch_kernels, plain_stretch)
+        for each in (stretch_kernels, plain)
     )
     # scale (y - bias) + bias and grad (z - bias) may cancel: compared with the sums of what they are made of
     size, kept_size = y.float().abs(), 0 if kept is None else kept.float().abs()
@@ -109,8 +106,8 @@ def test_a_stretched_layer_learns_as_in_plain_pytorch(monkeypatch):
 
     def gradients():
         leaves = [each.clone().requires_grad_() for each in (y, log_scale, bias)]
-        return torch.autograd.grad((adapter_stretch.stretch(*leaves) ** 2).sum(), leaves)
+        return torch.autograd.grad((stretch(*leaves) ** 2).sum(), leaves)
 
     ours = gradients()
-    monkeypatch.setattr(adapter_stretch, "arithmetic_for", lambda y, scale: plain_stretch)
+    monkeypatch.setattr(stretching, "stretching_for", lambda y, scale: plain)
     assert_close(ours, gradients(), torch.float32)

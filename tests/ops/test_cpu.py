@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ropo.ops import Planes, build_blocks, by_planes, plain_stretch, ropo_rotation, rotate, trust
-from ropo.ops import stretch as adapter_stretch
+from ropo.ops import Planes, build_blocks, by_planes, choose, plain, ropo_rotation
+from ropo.ops.choose import stretching_for
 from ropo.ops.cpu import library, rotation, stretch
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler here, or not Linux")
@@ -29,7 +29,7 @@ if platform.machine() == "x86_64":  # vectors of four numbers instead of eight o
 def forget() -> None:
     library._library.cache_clear()
     library._kernel.cache_clear()
-    trust._tried.cache_clear()
+    choose._tried.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +88,8 @@ def test_rotations_and_their_gradients(width: int) -> None:
         x, grad = torch.randn(width, tokens).T, torch.randn(tokens, 2 * width)[:, ::2]
         givens = 3 * torch.randn(width - 1, trees).T if trees else None
         reflections = torch.randn(width, k).T if k else None
-        output, table = rotation.rotated(x, givens, reflections)
-        grads = rotation.rotated_back(x, grad, table, trees, k)
+        output, table = rotation.turned(x, givens, reflections)
+        grads = rotation.turned_back(x, grad, table, trees, k)
         assert [part is None for part in grads] == [False, not trees, not k]
         ours = output, *(part for part in grads if part is not None)
         of_sums = x.norm() * grad.norm()  # of what is a sum of products of both, and may cancel
@@ -110,8 +110,8 @@ def test_stretches_and_their_gradients() -> None:
         wide = [None if each is None else each.double() for each in (y, grad, log_scale, bias)]
         z, scale = stretch.stretched(y, log_scale, bias)
         ours = z, scale, *stretch.gradients(grad, y, scale, bias)
-        exact_z, exact_scale = plain_stretch.stretched(wide[0], *wide[2:])
-        exact = exact_z, exact_scale, *plain_stretch.gradients(wide[1], wide[0], exact_scale, wide[3])
+        exact_z, exact_scale = plain.stretched(wide[0], *wide[2:])
+        exact = exact_z, exact_scale, *plain.gradients(wide[1], wide[0], exact_scale, wide[3])
         kept = bias.abs() if biased else torch.zeros(())
         sizes = scale * (y.abs() + kept) + kept, scale, exact[2], (grad.abs() * (y.abs() + kept)).sum((0, 1))
         assert_close(ours, exact, sizes)
@@ -131,8 +131,8 @@ def test_activations_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.
     results, sums = [], []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        output, table = rotation.rotated(x, givens, reflections)
-        grad_x, *grads = rotation.rotated_back(x, grad, table, 2, 2)
+        output, table = rotation.turned(x, givens, reflections)
+        grad_x, *grads = rotation.turned_back(x, grad, table, 2, 2)
         results.append((output, table, grad_x, *stretch.gradients(grad, x, x[0].exp(), None)))
         sums.append(grads)
     for number in (1, 2):
@@ -153,11 +153,11 @@ def test_an_adapted_layer_uses_them_for_what_they_know(monkeypatch: pytest.Monke
     assert not by_planes(x.bfloat16())
     assert not by_planes(x.to("meta"))
     assert not by_planes(x.as_subclass(type("Sharded", (Tensor,), {})))
-    assert adapter_stretch.arithmetic_for(x, torch.ones(96)) is stretch
-    assert adapter_stretch.arithmetic_for(x.bfloat16(), torch.ones(96)) is plain_stretch
+    assert stretching_for(x, torch.ones(96)) is stretch
+    assert stretching_for(x.bfloat16(), torch.ones(96)) is plain
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not by_planes(x)
-    assert adapter_stretch.arithmetic_for(x, torch.ones(96)) is plain_stretch
+    assert stretching_for(x, torch.ones(96)) is plain
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -166,7 +166,7 @@ def test_activations_of_another_dtype(dtype: torch.dtype) -> None:
     leaves = [torch.randn(5, 101).to(dtype), torch.randn(2, 100), torch.randn(2, 101)]
     grad = torch.randn(5, 101).to(dtype)
     x, givens, reflections = (leaf.requires_grad_() for leaf in leaves)
-    output = rotate(x, Planes(givens, reflections))
+    output = Planes(givens, reflections).apply(x)
     grads = torch.autograd.grad(output, leaves, grad)
     assert output.dtype == grads[0].dtype == dtype
     assert grads[1].dtype == grads[2].dtype == torch.float32
@@ -181,15 +181,15 @@ def test_in_many_dimensions_under_autocast() -> None:
     grad = torch.randn(2, 3, 5, 96)
     leaves = [each.clone().requires_grad_() for each in (x, givens, reflections)]
     with torch.autocast("cpu"):
-        output = rotate(leaves[0], Planes(*leaves[1:]))
+        output = Planes(*leaves[1:]).apply(leaves[0])
     ours = output.detach(), *torch.autograd.grad(output, leaves, grad)
     assert_close(ours, tuple(reference(x, grad, givens, reflections)))
 
 
 def test_a_rotation_is_what_blocks_make_of_it() -> None:
     x, givens, reflections = torch.randn(40, 576), torch.randn(2, 575), torch.randn(2, 576)
-    by_blocks = rotate(x.double(), build_blocks(576, givens.double(), reflections.double()))
-    assert_close((rotate(x, Planes(givens, reflections)),), (by_blocks,))
+    by_blocks = build_blocks(576, givens.double(), reflections.double()).apply(x.double())
+    assert_close((Planes(givens, reflections).apply(x),), (by_blocks,))
 
 
 def test_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

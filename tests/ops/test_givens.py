@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ropo.ops import GivensTree
-from ropo.ops.givens import tree_levels
+from ropo.ops.reference import tree_levels
 from tests.ops.oracle import dense_forward, dense_reverse, planes
 
 SIZES = [1, 2, 3, 7, 12, 64, 101]

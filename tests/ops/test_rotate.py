@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ropo.ops import batched, build_blocks, ropo_rotation, rotate
+from ropo.ops import build_blocks, plain, ropo_rotation
 from tests.ops.oracle import apply_plane_by_plane, dense_forward, dense_reflections, dense_reverse
 
 SIZES = [1, 2, 3, 7, 12, 31, 32, 33, 64, 101, 576, 1000]
@@ -36,7 +36,7 @@ def test_output_and_gradients_equal_the_reference(dim: int, trees: int, reflecti
         return (parts.pop(0) if trees else None), (parts.pop(0) if reflections else None)
 
     x = torch.randn(3, 5, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    fast = output_and_gradients(lambda x, *parts: rotate(x, build_blocks(dim, *split(parts))), [x, *given])
+    fast = output_and_gradients(lambda x, *parts: build_blocks(dim, *split(parts)).apply(x), [x, *given])
     slow = output_and_gradients(lambda x, *parts: ropo_rotation(dim, *split(parts)).apply(x), [x, *given])
     assert len(fast) == 2 + len(given)
     for ours, reference in zip(fast, slow, strict=True):
@@ -47,7 +47,7 @@ def test_output_and_gradients_equal_the_reference(dim: int, trees: int, reflecti
 def test_output_equals_planes_turned_one_by_one(dim: int) -> None:
     givens, vectors = parameters(dim, 2, 2)
     x = torch.randn(4, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    result = rotate(x, build_blocks(dim, givens, vectors))
+    result = build_blocks(dim, givens, vectors).apply(x)
     torch.testing.assert_close(result, apply_plane_by_plane(x, givens, vectors), atol=1e-12, rtol=0)
 
 
@@ -56,16 +56,16 @@ def test_gradcheck_against_finite_differences_of_a_dense_rotation(dim: int) -> N
     givens, vectors = parameters(dim, 2, 2)
     x = torch.randn(2, dim, dtype=torch.float64)
     dense = dense_reverse(givens[1]) @ dense_forward(givens[0]) @ dense_reflections(vectors)
-    torch.testing.assert_close(rotate(x, build_blocks(dim, givens, vectors)), x @ dense, atol=1e-13, rtol=0)
+    torch.testing.assert_close(build_blocks(dim, givens, vectors).apply(x), x @ dense, atol=1e-13, rtol=0)
     inputs = [tensor.requires_grad_() for tensor in (x, givens, vectors)]
-    assert torch.autograd.gradcheck(lambda x, g, v: rotate(x, build_blocks(dim, g, v)), inputs)
+    assert torch.autograd.gradcheck(lambda x, g, v: build_blocks(dim, g, v).apply(x), inputs)
 
 
 @pytest.mark.parametrize("shape", [(101,), (0, 101), (4, 101), (2, 3, 101), (2, 3, 2, 101)])
 def test_any_number_of_batch_dimensions(shape: tuple[int, ...]) -> None:
     givens, vectors = parameters(101, 2, 2)
     x = torch.randn(shape, dtype=torch.float64)
-    fast = output_and_gradients(lambda x, g, v: rotate(x, build_blocks(101, g, v)), [x, givens, vectors])
+    fast = output_and_gradients(lambda x, g, v: build_blocks(101, g, v).apply(x), [x, givens, vectors])
     slow = output_and_gradients(lambda x, g, v: ropo_rotation(101, g, v).apply(x), [x, givens, vectors])
     for ours, reference in zip(fast, slow, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-12, rtol=0)
@@ -78,7 +78,7 @@ def test_non_contiguous_input_and_shared_input() -> None:
     assert not x.is_contiguous()
 
     def fast(x, g1, v1, g2):
-        return rotate(x, build_blocks(64, g1, v1)) * rotate(x, build_blocks(64, g2, v2))
+        return build_blocks(64, g1, v1).apply(x) * build_blocks(64, g2, v2).apply(x)
 
     def slow(x, g1, v1, g2):
         return ropo_rotation(64, g1, v1).apply(x) * ropo_rotation(64, g2, v2).apply(x)
@@ -92,11 +92,11 @@ def test_non_contiguous_input_and_shared_input() -> None:
 @pytest.mark.parametrize("dim", [7, 101])
 def test_slices_of_tokens_add_up(dim: int, monkeypatch) -> None:
     """The gradients of a batch that is worked on in many slices, the last of them shorter."""
-    monkeypatch.setattr(batched, "CACHED_NUMBERS", 2 * dim)
-    assert [part.start for part in batched._token_slices(torch.empty(5, dim))] == [0, 2, 4]
+    monkeypatch.setattr(plain, "CACHED_NUMBERS", 2 * dim)
+    assert [part.start for part in plain._token_slices(torch.empty(5, dim))] == [0, 2, 4]
     givens, vectors = parameters(dim, 2, 2)
     x = torch.randn(5, dim, dtype=torch.float64)
-    fast = output_and_gradients(lambda x, g, v: rotate(x, build_blocks(dim, g, v)), [x, givens, vectors])
+    fast = output_and_gradients(lambda x, g, v: build_blocks(dim, g, v).apply(x), [x, givens, vectors])
     slow = output_and_gradients(lambda x, g, v: ropo_rotation(dim, g, v).apply(x), [x, givens, vectors])
     for ours, reference in zip(fast, slow, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-12, rtol=1e-12)
@@ -109,8 +109,8 @@ def test_error_at_most_twice_that_of_a_dense_product(dtype: torch.dtype, dim: in
     givens, vectors = parameters(dim, 2, 2, torch.float32)
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(32, dim, generator=generator).to(dtype)
-    exact = rotate(x.double(), build_blocks(dim, givens.double(), vectors.double()))
-    ours = rotate(x, build_blocks(dim, givens, vectors))
+    exact = build_blocks(dim, givens.double(), vectors.double()).apply(x.double())
+    ours = build_blocks(dim, givens, vectors).apply(x)
     assert ours.dtype == dtype
     columns = min(dim, 1024)  # a slice of a dense orthogonal-scaled matrix is enough to measure its product's error
     weight = (torch.randn(dim, columns, generator=generator) / dim**0.5).to(dtype)
@@ -124,7 +124,7 @@ def test_error_at_most_twice_that_of_a_dense_product(dtype: torch.dtype, dim: in
 @pytest.mark.parametrize("dim", [101, 576, 2048])
 def test_the_applied_map_is_orthogonal(dtype: torch.dtype, bound: float, dim: int) -> None:
     givens, vectors = parameters(dim, 2, 2, dtype)
-    applied = rotate(torch.eye(dim, dtype=dtype), build_blocks(dim, givens, vectors)).double()
+    applied = build_blocks(dim, givens, vectors).apply(torch.eye(dim, dtype=dtype)).double()
     assert (applied.T @ applied - torch.eye(dim, dtype=torch.float64)).abs().max() <= bound
 
 
@@ -135,7 +135,7 @@ def test_nothing_of_size_d_by_d_nor_proportional_to_depth_is_kept() -> None:
     saved: list[int] = []
     blocks = build_blocks(dim, givens, vectors)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        rotate(x, blocks)
+        blocks.apply(x)
     assert saved
     small = blocks.packed.numel()
     assert sum(saved) <= tokens * dim + tokens * (dim // 32 + 2) + small

@@ -1,10 +1,10 @@
 """The RoPO adapter as a PEFT method; importing this package registers it."""
 
 from ropo.adapter.config import RopoConfig
-from ropo.adapter.layer import RopoLayer
+from ropo.adapter.layer import RopoLinear
 from ropo.adapter.model import RopoModel
 from ropo.adapter.register import register
 
 register(RopoConfig, RopoModel)
 
-__all__ = ["RopoConfig", "RopoLayer", "RopoModel"]
+__all__ = ["RopoConfig", "RopoLinear", "RopoModel"]

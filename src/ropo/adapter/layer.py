@@ -11,14 +11,14 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ropo.adapter.bypass import note_call, note_read
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.parameters import RopoParameters
 from ropo.core.errors import UserError
-from ropo.ops import rotate
-from ropo.ops.stretch import stretch
+from ropo.ops import stretch
 
 
-class RopoLayer(nn.Module, BaseTunerLayer):
+class RopoLinear(nn.Module, BaseTunerLayer):
     """Rotate the input of a frozen linear layer and stretch its output.
 
     z = exp(s) * ((x R) weight^T) + b. A neuron w_j (a row of weight) thus becomes exp(s_j) R w_j: R is shared by all
@@ -26,10 +26,14 @@ class RopoLayer(nn.Module, BaseTunerLayer):
     weight' = diag(exp s) weight R^T. Neither R nor a new weight is formed in training.
 
     Several active adapters act on the weights in the order in which they were activated; on activations, therefore,
-    the last one rotates first.
+    the last one rotates first. Around another method's adapter, RoPO turns and stretches what that one made.
+
+    Its name follows PEFT's convention, by which "all-linear" finds layers that are adapted already: they have "Linear"
+    in the name of their class.
 
     Args:
-        base_layer: `nn.Linear`, transformers' `Conv1D`, or a linear layer of a quantisation that PEFT knows.
+        base_layer: `nn.Linear`, transformers' `Conv1D`, a linear layer of a quantisation that PEFT knows, or another
+            method's adapter on one of these.
         adapter_name: Name of the first adapter.
         config: Its configuration.
         quantization_options: What PEFT needs to write weights of the model's quantisation.
@@ -64,14 +68,15 @@ class RopoLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the adapted layer's output for (*batch, d) activations."""
+        note_call(self)
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
         adapters = [parameters.shared or parameters() for parameters in self.acting_parameters()]
-        for blocks, _ in reversed(adapters):
-            if blocks is not None:
-                x = rotate(x, blocks)
+        for rotation, _ in reversed(adapters):
+            if rotation is not None:
+                x = rotation.apply(x)
         base_layer = self.base_layer
         z = base_layer(x, *args, **kwargs)
         log_scales = [log_scale for _, log_scale in adapters if log_scale is not None]
@@ -80,10 +85,18 @@ class RopoLayer(nn.Module, BaseTunerLayer):
         bias: Tensor | None = base_layer.bias  # type: ignore[assignment]
         return stretch(z, sum(log_scales[1:], log_scales[0]), bias)
 
+    @property
+    def weight(self) -> Tensor:
+        """Return the frozen weight, as PEFT does, and remember that someone read it past the adapter."""
+        if self.acting_parameters():
+            note_read(self)
+        return super().weight
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fold adapters into the frozen weight: weight' = diag(exp s) weight R^T.
 
-        A quantised weight is dequantised for that and quantised again; `rounding` then says what this lost.
+        A quantised weight is dequantised for that and quantised again; `rounding` then says what this lost. Another
+        method's adapter inside is merged first, since the rotation goes around it.
 
         Args:
             safe_merge: Refuse, leaving the weight as it is, if the result is not finite.
@@ -98,6 +111,9 @@ class RopoLayer(nn.Module, BaseTunerLayer):
             raise UserError(
                 f"merge: {backend.backend_name} weights cannot be written; merge into the unquantised base model"
             )
+        inner = self.base_layer
+        if isinstance(inner, BaseTunerLayer) and not inner.merged:
+            inner.merge(safe_merge=safe_merge)
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.ropo_parameters:
                 continue
@@ -113,10 +129,6 @@ class RopoLayer(nn.Module, BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
             self._write_weight(self._unmerged_weight(self.merged_adapters.pop()))
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Tell PEFT that a rotation is no low-rank sum."""
-        return False
 
     def acting_parameters(self) -> list[RopoParameters]:
         """Return what the forward pass applies: the active adapters in their order, unless disabled or merged."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from types import MappingProxyType
+from types import SimpleNamespace
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner
+import torch
+from peft import NoMatchingPeftModuleError
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     get_quantization_kwargs,
@@ -18,15 +22,24 @@ from peft.utils import (
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ropo.adapter import bypass
 from ropo.adapter.config import RopoConfig
-from ropo.adapter.layer import RopoLayer
+from ropo.adapter.layer import RopoLinear
 from ropo.adapter.sharing import build_alone, build_together
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
 LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
+# PEFT adapts phi's MLP as well; the method is about queries and values. A view: what PEFT's mapping gains is seen.
+DEFAULT_TARGETS: ChainMap[str, Any] = ChainMap(
+    {"phi": QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+)
 FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
+
+
+class NoSuchLayerError(UserError, NoMatchingPeftModuleError):
+    """Report targets that the model does not have: PEFT's own type, for who waits for that, in our words."""
 
 
 class RopoModel(BaseTuner):
@@ -40,11 +53,8 @@ class RopoModel(BaseTuner):
     """
 
     prefix: str = "ropo_"
-    tuner_layer_cls = RopoLayer
-    # PEFT adapts phi's MLP as well; the method is about queries and values.
-    target_module_mapping: Any = MappingProxyType(
-        {**TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "phi": QUERY_AND_VALUE}
-    )
+    tuner_layer_cls = RopoLinear
+    target_module_mapping: Any = DEFAULT_TARGETS
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the adapted model, hooks included, which PEFT would go past."""
@@ -68,22 +78,65 @@ class RopoModel(BaseTuner):
         if fused := names & set(FUSED):
             return fused
         raise UserError(
-            f"target_modules: no default is known for a model of type {model_type!r}; "
+            f"target_modules: no default is known for a model of type {model_type!r}. Please specify `target_modules`; "
             f"give some of its linear layers: {', '.join(sorted(names)[:12])}"
         )
 
+    def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Adapt the model as PEFT does; a user who named layers that are not there is told as one."""
+        try:
+            super().inject_adapter(*args, **kwargs)
+        except NoMatchingPeftModuleError as error:
+            if isinstance(error, UserError):
+                raise
+            raise NoSuchLayerError(f"target_modules: {error}") from error
+
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Look at every layer that will be adapted before the first one is."""
+        targets = peft_config.target_modules
+        if isinstance(targets, str) and targets.lower() == "all-linear":
+            for name in _linear_names(model):
+                self._check_target_module_compatiblity(peft_config, model, name.rpartition(".")[2])
+            _leave_out_bypassed(peft_config, model)
+        else:
+            self._check_targets(peft_config, model)
         build_together(model)
+        bypass.watch(model)
         _keep_differentiable(model)
-        if peft_config.target_modules == "all-linear":
-            return
+
+    def _check_targets(self, config: Any, model: nn.Module) -> None:
         head = getattr(model, "get_output_embeddings", lambda: None)()
-        for name, module in model.named_modules():
-            if ".ropo_parameters" in name or name.endswith(".base_layer"):
-                continue
-            if self._check_target_module_exists(peft_config, name):
+        bypassed = _read_by_attention(model)
+        for name, module in _layers_of(model):
+            if self._check_target_module_exists(config, name):
                 _check_layer(name, _base_of(module), _base_of(head))
+                self._check_target_module_compatiblity(config, model, name.rpartition(".")[2])
+                if name in bypassed:
+                    raise UserError(
+                        f"target_modules: {name} belongs to an nn.MultiheadAttention, which reads its weight past the "
+                        "adapter; leave it out (exclude_modules)"
+                    )
+
+    def _check_target_module_compatiblity(self, peft_config: Any, model: nn.Module, target_name: str) -> None:
+        """Refuse what PEFT refuses for LoRA: Mamba's kernels read some weights past any adapter."""
+        try:
+            super()._check_target_module_compatiblity(SimpleNamespace(peft_type="LORA"), model, target_name)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UserError(
+                f"target_modules: {target_name} is read past the adapter by the kernels of "
+                f"{model.config.model_type!r} models; leave it out (exclude_modules)"  # type: ignore[union-attr]
+            ) from error
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Keep float32 whatever is asked for, and say so where PEFT would have narrowed."""
+        layers = (module for module in self.model.modules() if isinstance(module, RopoLinear))
+        if not autocast_adapter_dtype and any(_is_narrow(each.get_base_layer()) for each in layers):
+            warnings.warn(
+                "autocast_adapter_dtype=False: RoPO's angles and magnitudes stay float32 all the same, since bfloat16 "
+                "and float16 would swallow their updates",
+                stacklevel=2,
+            )
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
 
     def _create_and_replace(
         self,
@@ -95,10 +148,10 @@ class RopoModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        if isinstance(target, RopoLayer):
+        if isinstance(target, RopoLinear):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = RopoLayer(target, adapter_name, peft_config, **get_quantization_kwargs(self.model))
+        layer = RopoLinear(target, adapter_name, peft_config, **get_quantization_kwargs(self.model))
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # one more adapter: not trained until it is activated
         self._replace_module(parent, target_name, layer, target)
@@ -110,7 +163,8 @@ class RopoModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
         build_alone(self.model)
-        layers = [module for module in self.model.modules() if isinstance(module, RopoLayer)]
+        bypass.forget(self.model)
+        layers = [module for module in self.model.modules() if isinstance(module, RopoLinear)]
         plain = super()._unload_and_optionally_merge(merge, *args, **kwargs)
         if merge:
             _warn_of_rounding(nn.ModuleList(layers))
@@ -161,7 +215,7 @@ def _keep_differentiable(model: nn.Module) -> None:
 
 def _warn_of_rounding(model: nn.Module) -> None:
     """Say once for the whole model how far quantised weights are from what was to be written."""
-    losses = {module: module.rounding for module in model.modules() if isinstance(module, RopoLayer)}
+    losses = {module: module.rounding for module in model.modules() if isinstance(module, RopoLinear)}
     known = [loss for loss in losses.values() if loss is not None]
     if known:
         kind = next(module.quantization_backend.backend_name for module in losses if module.quantization_backend)
@@ -172,12 +226,48 @@ def _warn_of_rounding(model: nn.Module) -> None:
         )
 
 
+def _leave_out_bypassed(config: RopoConfig, model: nn.Module) -> None:
+    """Leave out, of all linear layers, those whose weights their owner reads past any adapter, and say so."""
+    bypassed = _read_by_attention(model)
+    if bypassed and isinstance(config.exclude_modules, str):
+        config.exclude_modules = "|".join([f"(?:{config.exclude_modules})", *map(re.escape, sorted(bypassed))])
+    elif bypassed:
+        config.exclude_modules = set(config.exclude_modules or ()) | bypassed  # type: ignore[assignment]
+    if bypassed:
+        warnings.warn(
+            f"target_modules: {', '.join(sorted(bypassed))} not adapted: nn.MultiheadAttention reads such weights past "
+            "an adapter",
+            stacklevel=2,
+        )
+
+
+def _read_by_attention(model: nn.Module) -> set[str]:
+    """Return the linear layers that are parts of an `nn.MultiheadAttention`, whose weights it hands to a function."""
+    owners = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    return {f"{name}.out_proj".removeprefix(".") for name in owners}
+
+
+def _is_narrow(layer: nn.Module) -> bool:
+    weight: Any = getattr(layer, "weight", None)
+    return weight is not None and weight.dtype in (torch.bfloat16, torch.float16)
+
+
 def _base_of(module: nn.Module | None) -> nn.Module | None:
-    return module.get_base_layer() if isinstance(module, RopoLayer) else module
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _layers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Return a model's modules by name, but nothing that lies inside an adapted layer."""
+    adapted: list[str] = []
+    for name, module in model.named_modules():
+        if not name.startswith(tuple(adapted)):
+            yield name, module
+            if isinstance(module, BaseTunerLayer):
+                adapted.append(f"{name}.")
 
 
 def _linear_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D | RopoLayer)]
+    return [name for name, module in _layers_of(model) if isinstance(_base_of(module), nn.Linear | Conv1D)]
 
 
 def _check_names(config: RopoConfig, model: nn.Module) -> None:
@@ -187,10 +277,12 @@ def _check_names(config: RopoConfig, model: nn.Module) -> None:
         return
     names = _linear_names(model)
     for target in sorted(targets):
-        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+        if not any(name == target or name.endswith(f".{target}") for name, _ in _layers_of(model)):
             leaves = sorted({name.rpartition(".")[2] for name in names})
             near = get_close_matches(target, leaves, n=3) or leaves[:8]
-            raise UserError(f"target_modules: the model has no module {target!r}; did you mean {', '.join(near)}?")
+            raise NoSuchLayerError(
+                f"target_modules: the model has no module {target!r}; did you mean {', '.join(near)}?"
+            )
 
 
 def _check_layer(name: str, layer: nn.Module | None, head: nn.Module | None) -> None:

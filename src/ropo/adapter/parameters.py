@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropo.adapter.config import RopoConfig
-from ropo.ops import Planes, Product, RotationBlocks, build_blocks, by_planes, ropo_rotation
+from ropo.ops import Product, Rotation, ropo_rotation, rotation_of
 
-Acting = tuple[RotationBlocks | Planes | None, Float[Tensor, " n"] | None]
+Acting = tuple[Rotation | None, Float[Tensor, " n"] | None]
 
 TREES = {"bidirectional": 2, "forward": 1, "none": 0}
 
@@ -37,7 +37,7 @@ class RopoParameters(nn.Module):
         self.reflections = nn.Parameter(torch.empty(reflections, in_features)) if reflections else None
         self.log_magnitude = nn.Parameter(torch.empty(out_features)) if config.magnitude else None
         self.shared: Acting | None = None
-        self._cached: tuple[list[Tensor], RotationBlocks] | None = None
+        self._cached: tuple[list[Tensor], Rotation] | None = None
         self._reset(identity=config.init_weights)
 
     def _reset(self, identity: bool) -> None:
@@ -51,7 +51,7 @@ class RopoParameters(nn.Module):
                     self.reflections[1::2] = self.reflections[0::2]
 
     def forward(self) -> Acting:
-        """Return R, as small matrices or as its parameters, and log(m / ||w||); None for what is not trained.
+        """Return R, in the form that is fastest here, and log(m / ||w||); None for what is not trained.
 
         Within `sharing.build_together` both are in `shared` already.
 
@@ -60,12 +60,7 @@ class RopoParameters(nn.Module):
         """
         self.keep_float32()
         log_scale = None if self.log_magnitude is None else self.log_magnitude.clone()
-        if not self.rotates:
-            return None, log_scale
-        if by_planes(self.rotation_parts()[0]):
-            parts = (None if part is None else part.clone() for part in (self.givens, self.reflections))
-            return Planes(*parts), log_scale
-        return self.blocks(), log_scale
+        return self._current() if self.rotates else None, log_scale
 
     @property
     def rotates(self) -> bool:
@@ -74,30 +69,37 @@ class RopoParameters(nn.Module):
 
     def rotation_parts(self) -> list[Tensor]:
         """Return what the rotation is made of: angles and reflection vectors, where there are any."""
-        return [part for part in (self.givens, self.reflections) if part is not None]
+        return [part for part in self.pair if part is not None]
 
     def rotation(self, dtype: torch.dtype = torch.float64) -> Product:
         """Return R factor by factor in the given dtype, without gradient; for merging and diagnostics."""
-        parts = [None if part is None else part.detach().to(dtype) for part in (self.givens, self.reflections)]
+        parts = [None if part is None else part.detach().to(dtype) for part in self.pair]
         return ropo_rotation(self.in_features, *parts)
 
     def scale(self) -> Float[Tensor, " n"] | None:
         """Return m / ||w|| = exp(log_magnitude), or None where magnitudes are not trained."""
         return None if self.log_magnitude is None else self.log_magnitude.exp()
 
-    def blocks(self) -> RotationBlocks:
-        """Return R as small matrices: differentiable while gradients are recorded, else from a cache.
+    def _current(self) -> Rotation:
+        """Return R: differentiable while gradients are recorded, else from a cache.
 
         The cache is compared by value with the parameters that made it: a version counter would miss writes through
         `.data`, and comparing a few thousand numbers costs less than building from them.
         """
         parts = self.rotation_parts()
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or parts[0].is_meta:
-            return build_blocks(self.in_features, self.givens, self.reflections)
+            return self._made()
         if self._cached is None or not all(map(_same, self._cached[0], parts)):
-            blocks = build_blocks(self.in_features, self.givens, self.reflections)
-            self._cached = [part.detach().clone() for part in parts], blocks
+            self._cached = [part.detach().clone() for part in parts], self._made()
         return self._cached[1]
+
+    def _made(self) -> Rotation:
+        return rotation_of(self.in_features, *(None if part is None else part.clone() for part in self.pair))
+
+    @property
+    def pair(self) -> tuple[Tensor | None, Tensor | None]:
+        """The angles and the reflection vectors, None for what there is not."""
+        return self.givens, self.reflections
 
     def keep_float32(self) -> None:
         """Widen parameters that someone narrowed behind our back, as TRL does on quantised base models."""

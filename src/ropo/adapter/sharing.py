@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ropo.adapter.layer import RopoLayer
+from ropo.adapter.layer import RopoLinear
 from ropo.adapter.parameters import RopoParameters
-from ropo.ops import Planes, build_blocks_of_layers, by_planes
+from ropo.ops import rotations_of_layers
 
 # Who holds a rotation during a call: a call without any, as each token in generation is, looks for none afterwards.
 _sharing: WeakKeyDictionary[nn.Module, list[RopoParameters]] = WeakKeyDictionary()
@@ -60,28 +60,19 @@ def _forget_rotations(model: nn.Module, args: Any, output: Any) -> None:
 
 def _acting(model: nn.Module) -> Iterator[RopoParameters]:
     for module in model.modules():
-        if isinstance(module, RopoLayer):
+        if isinstance(module, RopoLinear):
             yield from module.acting_parameters()
 
 
 def _share(group: list[RopoParameters]) -> None:
-    if by_planes(group[0].rotation_parts()[0]):
-        for parameters in group:
-            parameters.shared = Planes(parameters.givens, parameters.reflections), parameters.log_magnitude
-        return
-    givens, reflections = (
-        None if parts[0] is None else torch.stack(parts)
-        for parts in zip(*((each.givens, each.reflections) for each in group), strict=True)
-    )
-    blocks = build_blocks_of_layers(group[0].in_features, givens, reflections)
-    for parameters, built in zip(group, blocks, strict=True):
-        parameters.shared = built, parameters.log_magnitude
+    rotations = rotations_of_layers(group[0].in_features, [each.pair for each in group])
+    for parameters, rotation in zip(group, rotations, strict=True):
+        parameters.shared = rotation, parameters.log_magnitude
 
 
 def _kind(parameters: RopoParameters) -> tuple[Any, ...]:
     """Return what layers must have in common to be built together."""
-    parts = (parameters.givens, parameters.reflections)
-    return tuple(None if part is None else (part.shape, part.dtype, part.device) for part in parts)
+    return tuple(None if part is None else (part.shape, part.dtype, part.device) for part in parameters.pair)
 
 
 def _is_plain(part: Tensor) -> bool:

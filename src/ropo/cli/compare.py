@@ -7,7 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ropo.cli.evaluate import add_common_arguments, check_output
+from ropo.cli.extras import evaluation_libraries_for
+from ropo.cli.parser import Parser
+from ropo.cli.quiet import quiet_libraries
+from ropo.cli.report import page_writer
 from ropo.core.errors import UserError
+from ropo.evaluation.suites import load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what is not finished yet, and write `results.json` and `report.html`."""
-    from ropo.cli.quiet import quiet_libraries
-    from ropo.cli.report import page_writer
     from ropo.comparison.compare import compare
-    from ropo.comparison.execution import locked, run_in_process_of_its_own
+    from ropo.comparison.execution import locked, run_in_process_of_its_own  # Unix only; help is not
     from ropo.comparison.reading import RecipeFile
 
     output = arguments.output
@@ -92,7 +96,6 @@ def evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, o
 
 def check_training(flags: list[str]) -> None:
     """Check the flags of `ropo train` without running it."""
-    from ropo.cli.parser import Parser
     from ropo.cli.train_job import choose_method
     from ropo.cli.train_options import add_train_options, read_train_options, trainer_config
 
@@ -105,11 +108,6 @@ def check_training(flags: list[str]) -> None:
 
 def check_evaluation(suite: str, flags: list[str]) -> None:
     """Check the flags of `ropo evaluate` without running it."""
-    from ropo.cli.evaluate import add_common_arguments, check_output
-    from ropo.cli.extras import evaluation_libraries_for
-    from ropo.cli.parser import Parser
-    from ropo.evaluation.suites import load_suite
-
     with evaluation_libraries_for(f"suite {suite}"):
         chosen = load_suite(suite)
         parser = Parser(prog=f"ropo evaluate {suite}")

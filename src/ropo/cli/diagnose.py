@@ -35,7 +35,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    import ropo  # noqa: F401  registers the adapter
     from ropo.cli.quiet import quiet_libraries
     from ropo.diagnostics.table import print_report
 

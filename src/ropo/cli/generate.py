@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
+
+from ropo.cli.quiet import quiet_libraries
+from ropo.cli.sampling import add_sampling_arguments, batch_progress, sampling_settings
+from ropo.core.files import write_atomically
 
 HELP = "sample answers to a file of prompts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ropo generate`."""
-    from ropo.cli.sampling import add_sampling_arguments
-
     parser.add_argument("model", metavar="MODEL_OR_ADAPTER", help="hub id, folder, .gguf file or PEFT adapter folder")
     add_sampling_arguments(parser, samples=1, temperature=0.7, top_p=1.0)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write each prompt's record with its answers; an interrupted run continues where it stopped."""
-    import json
-    from dataclasses import asdict
-
-    from ropo.cli.quiet import quiet_libraries
-    from ropo.cli.sampling import batch_progress, sampling_settings
-    from ropo.core.files import write_atomically
     from ropo.lm.sampling import (
         Answer,
         Batch,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropo.cli.parser import Parser
+from ropo.cli.quiet import quiet_libraries
 from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,10 +28,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Merge in float32, save in the dtype of the base model, with the tokenizer."""
-    import sys
-
     from ropo.cli.output import check_output, display, finished_folder
-    from ropo.cli.quiet import quiet_libraries
     from ropo.core.record import RunRecord
     from ropo.lm.fingerprint import fingerprint_source
     from ropo.lm.loading import is_adapter, load_tokenizer

@@ -8,7 +8,6 @@ from typing import Any
 
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-import ropo  # noqa: F401  registers the adapter
 from ropo.comparison.results import CosineHistogram, NeuronProjection
 from ropo.core.files import write_atomically
 from ropo.core.record import read_typed

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from scipy import stats
+
 from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult
 from ropo.core.intervals import Estimate
@@ -117,8 +119,6 @@ def best_of(column: Mapping[str, Estimate], better: int) -> tuple[set[str], set[
 
 
 def _seed_half_width(values: Sequence[float]) -> float:
-    from scipy import stats
-
     return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 

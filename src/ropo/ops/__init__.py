@@ -1,11 +1,13 @@
-"""Orthogonal matrices from a few angles and vectors: in pure torch, knowing nothing of models."""
+"""Rotate and stretch: orthogonal matrices from a few angles and vectors, and a factor a neuron; in pure torch.
+
+`choose.py` says who computes each: C, Triton or plain PyTorch; `reference.py` has both in their readable form.
+"""
 
 from ropo.ops.blocks import RotationBlocks, build_blocks, build_blocks_of_layers
-from ropo.ops.givens import GivensTree
-from ropo.ops.householder import Reflections
-from ropo.ops.planes import Planes, by_planes
-from ropo.ops.product import Product, Rotation, ropo_rotation
-from ropo.ops.rotate import rotate
+from ropo.ops.choose import by_planes
+from ropo.ops.reference import GivensTree, Product, Reflections, ropo_rotation
+from ropo.ops.rotate import Planes, Rotation, rotation_of, rotations_of_layers
+from ropo.ops.stretching import stretch
 
 __all__ = [
     "GivensTree",
@@ -18,5 +20,7 @@ __all__ = [
     "build_blocks_of_layers",
     "by_planes",
     "ropo_rotation",
-    "rotate",
+    "rotation_of",
+    "rotations_of_layers",
+    "stretch",
 ]

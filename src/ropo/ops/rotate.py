@@ -1,64 +1,86 @@
-"""Multiply activations by RoPO's rotation: the fast paths."""
+"""Rotate activations: by blocks, or plane by plane where kernels do; both are a `Rotation`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropo.ops.blocks import RotationBlocks
-from ropo.ops.planes import Planes, turn_planes
-from ropo.ops.products import products_for
+from ropo.ops.blocks import RotationBlocks, build_blocks, build_blocks_of_layers
+from ropo.ops.choose import by_planes
+from ropo.ops.cpu import rotation as kernels
+
+Parts = tuple[Float[Tensor, "trees planes"] | None, Float[Tensor, "k d"] | None]
 
 
-def rotate(x: Float[Tensor, "*batch d"], rotation: RotationBlocks | Planes) -> Float[Tensor, "*batch d"]:
-    """Return x @ R for rows x.
+@runtime_checkable
+class Rotation(Protocol):
+    """An orthogonal R, in whatever form: `reference.Product`, `RotationBlocks` or `Planes`."""
 
-    Equal to `ropo_rotation(...).apply(x)`, with blocks at the cost of two small matrix products for each of them.
+    def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Return x @ R for rows x, in their dtype."""
+        ...
+
+
+class Planes(NamedTuple):
+    """R as its parameters, turned plane by plane by C kernels.
 
     Args:
-        x: (*batch, d) activations of any floating dtype.
-        rotation: R, from `build_blocks`, in float32 or float64; or `Planes`.
-
-    Returns:
-        (*batch, d) in the dtype of x.
-
-    Cost: 2 tokens d (B + 2 + 2 k) multiplications forward, three times that backward. Arithmetic in the blocks' dtype,
-    one rounding. For the backward pass it keeps x itself and d / B + k numbers a token. With planes as `turn_planes`
-    says.
+        givens: (trees, d - 1) float32 radians, the forward tree first, or None.
+        reflections: (k, d) float32 vectors, or None.
     """
-    if isinstance(rotation, Planes):
-        return turn_planes(x, rotation)
-    return _Rotate.apply(x, rotation.packed, rotation.reflections)
+
+    givens: Float[Tensor, "trees planes"] | None
+    reflections: Float[Tensor, "k d"] | None
+
+    def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Return x @ R for rows x, in their dtype.
+
+        Cost: 2 tokens d (4 + k) multiplications forward, three times that backward, where x is rotated once more. For
+        the backward pass it keeps x itself and (2 trees + k) d numbers. Arithmetic in float32, one rounding.
+        """
+        return _TurnPlanes.apply(x, *self)
 
 
-class _Rotate(torch.autograd.Function):
-    """One node of the graph, so that only x and the channels are kept; see `RotationBlocks` for the equations."""
+class _TurnPlanes(torch.autograd.Function):
+    """One node of the graph. Everything is invertible, so x rotated is not kept: the kernel turns back from it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, reflections: int) -> Tensor:
-        ctx.products, ctx.reflections = products_for(x, packed), reflections
-        with torch.autocast(x.device.type, enabled=False):
-            blocks = RotationBlocks(packed, x.shape[-1], reflections)
-            out, channels = ctx.products.rotated(x.reshape(-1, blocks.dim), *blocks.parts())
-            ctx.save_for_backward(x, packed, channels)
-            return out.view(x.shape)
+    def forward(ctx: Any, x: Tensor, givens: Tensor | None, reflections: Tensor | None) -> Tensor:
+        out, table = kernels.turned(x, givens, reflections)
+        ctx.counts = [0 if part is None else len(part) for part in (givens, reflections)]
+        ctx.save_for_backward(x, table)
+        return out
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, packed, channels = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
-            blocks = RotationBlocks(packed, x.shape[-1], ctx.reflections)
-            local, read, write, mix = blocks.parts()
-            flat, grad = (tensor.reshape(-1, blocks.dim) for tensor in (x, grads[0]))
-            # Back through a rotation is the same with all matrices transposed: reading and writing change places.
-            grad_x, grad_channels = ctx.products.rotated(grad, local.mT, write, read, mix.mT)
-            if not ctx.needs_input_grad[1]:
-                return grad_x.view(x.shape), None, None
-            d_blocks = blocks._replace(packed=torch.zeros_like(packed))
-            d_local, d_read, d_write, d_mix = d_blocks.parts()
-            d_mix.addmm_(channels, grad_channels.mT)
-            ctx.products.add_gradients(flat, grad, mix.mT @ channels, mix @ grad_channels, d_local, d_read, d_write)
-            return grad_x.view(x.shape), d_blocks.packed, None
+        x, table = ctx.saved_tensors
+        return kernels.turned_back(x, grads[0], table, *ctx.counts)
+
+
+def rotation_of(dim: int, givens: Tensor | None, reflections: Tensor | None) -> RotationBlocks | Planes:
+    """Return R of a layer's parameters in the form that is fastest where they are; see `build_blocks`."""
+    part = reflections if givens is None else givens
+    if part is not None and by_planes(part):
+        return Planes(givens, reflections)
+    return build_blocks(dim, givens, reflections)
+
+
+def rotations_of_layers(dim: int, layers: Sequence[Parts]) -> Sequence[RotationBlocks | Planes]:
+    """Return R of several layers of one width and kind at once, each in the form of `rotation_of`.
+
+    Args:
+        dim: Number of coordinates d.
+        layers: Each layer's angles and reflection vectors.
+
+    Cost: where blocks are built, some forty operations on small tensors however many layers there are.
+    """
+    first = layers[0][1] if layers[0][0] is None else layers[0][0]
+    if first is not None and by_planes(first):
+        return [Planes(*parts) for parts in layers]
+    stacked = (None if parts[0] is None else torch.stack(parts) for parts in zip(*layers, strict=True))
+    return build_blocks_of_layers(dim, *stacked)

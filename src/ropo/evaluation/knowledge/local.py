@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset, DatasetDict
+
 from ropo.core.errors import UserError
 from ropo.core.json_lines import read_json_lines
 
@@ -104,8 +106,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def _dataset_maker(records: Sequence[Record]) -> Callable[..., Any]:
     def make(**_: Any) -> Any:
-        from datasets import Dataset, DatasetDict
-
         return DatasetDict(test=Dataset.from_list(list(records)))
 
     return make

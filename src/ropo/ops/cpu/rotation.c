@@ -1,4 +1,4 @@
-/* RoPO's rotation and its gradients, plane by plane; ropo.rotations.product has the equations in PyTorch.
+/* RoPO's rotation and its gradients, plane by plane; ropo.ops.reference has the equations in PyTorch.
 
    y = x G_reverse G_forward H(u_1) ... H(u_k). A tile of tokens passes through both trees and the reflections in one go: first
    the reverse tree, whose planes are turned from the finest level to the coarsest, then the forward tree, from the coarsest to

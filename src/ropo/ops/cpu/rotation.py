@@ -12,8 +12,8 @@ LANES = 8
 """Tokens that one thread works on at a time, and how many of them at once; in tile.h they may also be half of that."""
 
 
-def rotated(x: Tensor, givens: Tensor | None, reflections: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return x R, like x, and a table that `rotated_back` needs.
+def turned(x: Tensor, givens: Tensor | None, reflections: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return x R, like x, and a table that `turned_back` needs.
 
     Args:
         x: (*batch, d), computed with in float32.
@@ -31,7 +31,7 @@ def rotated(x: Tensor, givens: Tensor | None, reflections: Tensor | None) -> tup
     return out.to(x.dtype), table
 
 
-def rotated_back(
+def turned_back(
     x: Tensor, grad: Tensor, table: Tensor, trees: int, reflections: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of x, `givens` and `reflections` from that of x R."""

@@ -1,4 +1,4 @@
-/* The stretch of a layer's output and its gradients; ropo.adapter.stretch has the equation. Matrices are contiguous. */
+/* The stretch of a layer's output and its gradients; ropo.ops.stretching has the equation. Matrices are contiguous. */
 
 #include <math.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-"""The stretch of a layer's output on a CPU, in float32; `ropo.ops.stretch` has the equation."""
+"""The stretch of a layer's output on a CPU, in float32; `ropo.ops.stretching` has the equation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The products of a rotation on a GPU; `ropo.ops.batched` has the same two in plain PyTorch.
+"""The products of a rotation on a GPU; `ropo.ops.plain` has the same two in plain PyTorch.
 
 Activations are read in their own dtype and multiplied in float32, so that no float32 copy of them is ever made. Sums
 over tokens and over blocks are written in parts and added by PyTorch: no atomics, hence the same result each time.

@@ -1,4 +1,4 @@
-"""The stretch of a layer's output on a GPU; `ropo.ops.stretch` has the equation and the same in plain PyTorch."""
+"""The stretch of a layer's output on a GPU; `ropo.ops.stretching` has the equation, `ropo.ops.plain` the same two."""
 
 from __future__ import annotations
 

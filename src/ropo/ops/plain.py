@@ -1,7 +1,8 @@
-"""The products of a rotation in plain PyTorch, for any device and dtype; `ropo.ops.gpu` has them for GPUs.
+"""The products of a rotation and the stretch in plain PyTorch, for any device and dtype.
 
-A block's coordinates are read where they lie, d numbers apart from token to token, but products are written block by
-block, (blocks, tokens, B): so all blocks are one batched product, and only its result has to be copied.
+`ropo.ops.gpu` has the same functions for GPUs, `ropo.ops.cpu` those of the stretch for CPUs. A block's coordinates are
+read where they lie, d numbers apart from token to token, but products are written block by block, (blocks, tokens, B):
+so all blocks are one batched product, and only its result has to be copied.
 """
 
 from __future__ import annotations
@@ -86,3 +87,26 @@ def _rows(flat: Tensor, like: Tensor) -> Tensor:
 def _spread(mixed: Tensor, blocks: int) -> Tensor:
     """Repeat the last k of (blocks + k, tokens) channels for every block: (blocks, 1 + k, tokens)."""
     return torch.cat([mixed[:blocks].unsqueeze(1), mixed[blocks:].expand(blocks, -1, -1)], 1)
+
+
+def stretched(
+    y: Float[Tensor, "*batch n"], log_scale: Float[Tensor, " n"], bias: Float[Tensor, " n"] | None
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, " n"]]:
+    """Return exp(log_scale) (y - bias) + bias in plain PyTorch, in the dtype of y, and exp(log_scale)."""
+    scale = log_scale.exp()
+    return (y * scale if bias is None else torch.addcmul(bias - bias * scale, y, scale)).to(y.dtype), scale
+
+
+def gradients(
+    grad: Float[Tensor, "*batch n"],
+    z: Float[Tensor, "*batch n"],
+    scale: Float[Tensor, " n"],
+    bias: Float[Tensor, " n"] | None,
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, " n"]]:
+    """Return the gradients of y, scale grad, and of the scale's logarithm, the sum over tokens of grad (z - bias)."""
+    rows, outputs = (each.reshape(-1, len(scale)).to(scale.dtype) for each in (grad, z))
+    with torch.autocast(grad.device.type, enabled=False):
+        grad_log_scale = torch.linalg.vecdot(rows, outputs, dim=0)
+    if bias is not None:
+        grad_log_scale = grad_log_scale - rows.sum(0) * bias
+    return (grad * scale).to(grad.dtype), grad_log_scale

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropo.ops import plain_stretch
-from ropo.ops.cpu import stretch as on_cpu
-from ropo.ops.trust import Family, kernels_on
+from ropo.ops.choose import stretching_for
 
 
 def stretch(
@@ -34,9 +31,15 @@ def stretch(
 
 
 class _Stretch(torch.autograd.Function):
+    """One node of the graph: autograd would keep y beside z, and make three passes where one is enough.
+
+    With z = s (y - b) + b and s = exp(l): dz/dl = s (y - b) = z - b, so the output serves the backward pass and y need
+    not be kept; dz/dy = s and dz/db = 1 - s.
+    """
+
     @staticmethod
     def forward(ctx: Any, y: Tensor, log_scale: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.arithmetic = arithmetic_for(y, log_scale)
+        ctx.arithmetic = stretching_for(y, log_scale)
         z, scale = ctx.arithmetic.stretched(y, log_scale, bias)
         ctx.save_for_backward(z, scale, bias)
         return z
@@ -49,33 +52,3 @@ class _Stretch(torch.autograd.Function):
         if ctx.needs_input_grad[2] and bias is not None:
             grad_bias = ((1 - scale) * grads[0].reshape(-1, len(scale)).sum(0)).to(bias.dtype)
         return grad_y, grad_log_scale, grad_bias
-
-
-def differences_on(device: torch.device, family: Family) -> list[float]:
-    """Return how far the kernels are from plain PyTorch, relatively, for each of their results."""
-    generator = torch.Generator(device).manual_seed(0)
-    grad, y = (torch.randn(300, 70, device=device, generator=generator) for _ in range(2))
-    log_scale, bias = (torch.randn(70, device=device, generator=generator) for _ in range(2))
-    ours, theirs = (
-        (*each.stretched(y, log_scale, bias), *each.gradients(grad, y, log_scale.exp(), bias))
-        for each in (_kernels(family), plain_stretch)
-    )
-    return [float((our - their).norm() / their.norm()) for our, their in zip(ours, theirs, strict=True)]
-
-
-def arithmetic_for(y: Tensor, scale: Tensor) -> ModuleType:
-    """Return the module with `stretched` and `gradients` that knows the device and the dtypes, else `plain_stretch`."""
-    if y.dtype == torch.float64 or scale.dtype != torch.float32:
-        return plain_stretch
-    family = kernels_on(y.device, differences_on)
-    if family is None or (family == "cpu" and y.dtype != torch.float32):
-        return plain_stretch
-    return _kernels(family)
-
-
-def _kernels(family: Family) -> ModuleType:
-    if family == "cpu":
-        return on_cpu
-    from ropo.ops.gpu import stretch as on_gpu  # imports Triton, which is not on every machine
-
-    return on_gpu
