@@ -155,23 +155,6 @@ def test_a_kernel_that_is_wrong_is_not_used(fault, kernel_on_cpu, monkeypatch):
     torch.testing.assert_close(found.float(), half_call(pack, dtype=torch.float32), atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("window", WINDOWS)
-def test_variable_length_kernel_equals_by_segment(window):
-    batch = {name: tensor.cuda() for name, tensor in edge_cases()["varied"].items()}
-    (pack,) = pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
-    query, key, value = (
-        torch.randn(1, count, pack.tokens, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        for count in (4, 2, 2)
-    )
-    call = {"scaling": 0.1, "sliding_window": window, "pack": pack}
-    found, _ = packed_attention(nn.Module(), query, key, value, no_mask(query.device), **call)
-    floats = [tensor.float() for tensor in (query, key, value)]
-    expected, _ = packed_attention(nn.Module(), *floats, no_mask(query.device), **call)
-    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)  # bf16 keeps 8 bits
-
-
 def test_a_soft_cap_bounds_the_scores():
     query, key, value = (torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(s)) * 4 for s in range(3))
     mask = torch.ones(5, 5, dtype=torch.bool).tril()

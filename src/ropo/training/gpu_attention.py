@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ropo.training.packing import GatheredKeys
 
-# `torch.nn.attention.varlen` calls the same operator, but takes neither scale nor window in PyTorch 2.10, and no grouped
-# keys by name before 2.13; the operator itself has kept its arguments, and its gradient, since 2.3.
+# `torch.nn.attention.varlen` calls the same operator, but takes neither scale nor window in PyTorch 2.10, and no
+# `enable_gqa` before 2.13. The operator has its arguments and its gradient in all of these.
 _forward = torch.ops.aten._flash_attention_forward
 
 
