@@ -26,6 +26,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +126,25 @@ def build_trainer(
 
 @contextmanager
 def sharing(contestant: str) -> Iterator[None]:
-    """Let the contestant that only leaves out padding give every answer a prompt of its own."""
+    """Let the contestant that only leaves out padding give every answer a prompt of its own; the others share."""
     from ropo.training import packing
 
-    shared = packing.share_prompts
-    if contestant == "padding-free":
-        packing.share_prompts = lambda sequences: [[sequence] for sequence in sequences]
+    before, own = packing.share_prompts, _sharing_of(packing)
+    packing.share_prompts = _alone if contestant == "padding-free" else own
     try:
         yield
     finally:
-        packing.share_prompts = shared
+        packing.share_prompts = before
+
+
+def _alone(sequences: Any) -> list[list[Any]]:
+    return [[sequence] for sequence in sequences]
+
+
+@cache
+def _sharing_of(packing: Any) -> Any:
+    """Return the package's own way of sharing, as it was before anything was changed."""
+    return packing.share_prompts
 
 
 def train_one(
