@@ -7,6 +7,7 @@ import gc
 import os
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -35,7 +36,11 @@ def run_cases(arguments: argparse.Namespace, write: Callable[[dict[str, Any]], N
         started = time.monotonic()
         try:
             setting = setting or machine.setting()
-            found = case()
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.filterwarnings("always", category=UserWarning)
+                found = case()
+            if said := sorted({str(each.message)[:500] for each in heard if "slower" in str(each.message)}):
+                found = {**found, "warnings": said}  # ours: a kernel that is not used
         except Exception as error:
             last = "".join(traceback.format_tb(error.__traceback__)[-3:])
             found = {"error": f"{type(error).__name__}: {error}"[:2000], "where": last}
