@@ -29,9 +29,13 @@ TINY = {
 }
 
 
+def shape(tiny: bool) -> LlamaConfig:
+    """Return the shape of Llama-3-8B, or a tiny one."""
+    return LlamaConfig(**(TINY if tiny else LLAMA_3_8B), pad_token_id=0, bos_token_id=1, eos_token_id=2)
+
+
 def random_model(tiny: bool) -> Any:
     """Return a model in bfloat16 on the device, with initial weights: 16 GB in the shape of Llama-3-8B."""
     torch.manual_seed(0)
-    config = LlamaConfig(**(TINY if tiny else LLAMA_3_8B), pad_token_id=0, bos_token_id=1, eos_token_id=2)
     with torch.device(device()):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(shape(tiny), dtype=torch.bfloat16)

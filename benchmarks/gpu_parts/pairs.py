@@ -10,13 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 import training_speed
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from gpu_parts.machine import ROOT, peak_memory
-from gpu_parts.models import random_model
+import ropo
+from gpu_parts.machine import ROOT, device, peak_memory
+from gpu_parts.models import random_model, shape
+from ropo.training.memory import Lengths, Memory, estimate
 
 
 def cases(tiny: bool) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -44,7 +47,23 @@ def compare(tiny: bool, data: str, order: str) -> dict[str, Any]:
         del given
         gc.collect()
     peaks = {name: run["peak_gib"] for name, run in runs.items()}
-    return {**training_speed.side_by_side({name: [run] for name, run in runs.items()}), "peak_gib": peaks}
+    largest = max(runs["ropo"]["tokens"], key=lambda tokens: tokens["ropo"])
+    return {
+        **training_speed.side_by_side({name: [run] for name, run in runs.items()}),
+        "peak_gib": peaks,
+        "planned_gib": round(planned(tiny, largest, batch).total / 2**30, 3),
+    }
+
+
+def planned(tiny: bool, tokens: dict[str, int], pairs: int) -> Memory:
+    """Estimate what our largest batch takes, as `ropo train --plan` would, for pairs of its mean lengths."""
+    prompt = (tokens["padding-free"] - tokens["ropo"]) // pairs + 1
+    answer = (tokens["ropo"] // pairs - prompt + 1) // 2
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape(tiny), dtype=torch.bfloat16)
+    return estimate(
+        model, ropo.RopoConfig(), [Lengths(prompt, answer, answer)] * pairs, device().type, torch.bfloat16, True
+    )
 
 
 def real_pairs(data: str, count: int) -> tuple[Any, Dataset]:

@@ -188,11 +188,11 @@ def _varlen_works(device: torch.device, dtype: torch.dtype, shape: tuple[int, in
                 for count in (heads, kv_heads, kv_heads, heads)
             )
             found = _with_gradients(
-                lambda *leaves: varlen_attention(*leaves, pack.gathered_keys, None, window), (query, key, value), grad
+                lambda q, k, v: varlen_attention(q, k, v, pack.gathered_keys, None, window), (query, key, value), grad
             )
             wide = tuple(tensor.float() for tensor in (query, key, value))
             expected = _with_gradients(
-                lambda *leaves: attend_by_segment(*leaves, pack, window, 0.0, None, None), wide, grad.float()
+                lambda q, k, v: attend_by_segment(q, k, v, pack, window, 0.0, None, None), wide, grad.float()
             )
         off = max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
         why = "" if off <= tolerance else f"it is off by {off:.1e}"

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface
 from trl.kernels import chunked_logprob
+from trl.trainer import utils as head_utils
 from trl.trainer.utils import add_fused_lm_head
 
 from ropo.core.errors import UserError
@@ -126,7 +127,7 @@ def estimate(
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     packs = tuple(build_pack(run, META) for run in split_by_budget(_groups(pairs), budget))
     live = _LiveBytes(policy)
-    with _as_on(device, live):
+    with _as_on(device, live, model.config.vocab_size):
         _step(policy, packs, len(pairs), live)
     at_peak = live.at_peak([each.grad for each in trained if each.grad is not None])
     in_float32 = 4 * size
@@ -250,8 +251,9 @@ class _LiveBytes(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _as_on(device: str, live: _LiveBytes) -> Iterator[None]:
+def _as_on(device: str, live: _LiveBytes, vocabulary: int) -> Iterator[None]:
     """Let attention and LM head keep and spare what they do on the device."""
+    tile_width = head_utils._CHUNKED_LOGPROB_CHUNK_SIZE
     names = ("_forward_tile", "_backward_tile", "_addmm_fp32")
     tiles = {name: getattr(chunked_logprob, name) for name in names}
     function = chunked_logprob.ChunkedLogProbFunction
@@ -275,6 +277,8 @@ def _as_on(device: str, live: _LiveBytes) -> Iterator[None]:
 
     try:
         AttentionInterface.register(PACKED, attention)
+        if device == "cpu":  # the columns of a tile that no word falls into take no pages
+            setattr(head_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", min(tile_width, vocabulary))  # noqa: B010
         if device == "cuda":  # Triton folds a tile without another one beside it
             for name in names:
                 setattr(chunked_logprob, name, lambda *args, **kwargs: None)
@@ -284,6 +288,7 @@ def _as_on(device: str, live: _LiveBytes) -> Iterator[None]:
             yield
     finally:
         AttentionInterface.register(PACKED, packed_attention)
+        setattr(head_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", tile_width)  # noqa: B010
         for name, call in tiles.items():
             setattr(chunked_logprob, name, call)
         for name, call in passes.items():
