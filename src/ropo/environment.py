@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 import psutil
@@ -23,8 +23,11 @@ def kernels_in_use() -> list[Family]:
 
 
 def tested_ranges() -> dict[str, SpecifierSet]:
-    """Return the range of versions that ropo is tested with, for each library that it requires."""
-    requirements = [Requirement(text) for text in requires("ropo") or ()]
+    """Return the range of versions that ropo is tested with, for each library; none where it was not installed."""
+    try:
+        requirements = [Requirement(text) for text in requires("ropo") or ()]
+    except PackageNotFoundError:  # run from its sources
+        return {}
     return {each.name: each.specifier for each in requirements if each.marker is None}
 
 

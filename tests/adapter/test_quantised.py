@@ -147,17 +147,44 @@ def test_gradients_flow_after_an_evaluation(folder: str, kind: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @kinds
-def test_gradients_flow_on_a_gpu(folder: str, kind: str) -> None:
+def test_gradients_flow_on_a_gpu(folder: str, kind: str, gpu: torch.device) -> None:
     base = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=options(kind), device_map="cuda", dtype=torch.bfloat16
+        folder, quantization_config=options(kind), device_map=str(gpu), dtype=torch.bfloat16
     )
     model = get_peft_model(base, RopoConfig())
-    model(input_ids=torch.tensor([[3, 4, 5, 6]], device="cuda")).logits.float().square().sum().backward()
+    model(input_ids=torch.tensor([[3, 4, 5, 6]], device=gpu)).logits.float().square().sum().backward()
     for layer in layers(model):
         for part in layer.ropo_parameters.parameters():
             assert part.dtype == part.grad.dtype == torch.float32
-            assert part.grad.is_cuda
+            assert part.grad.device == gpu
             assert part.grad.isfinite().all()
             assert part.grad.abs().max() > 0
+
+
+@pytest.mark.gpu
+@kinds
+def test_trains_packed_on_a_gpu(folder: str, kind: str, gpu: torch.device, tmp_path: Any) -> None:
+    """Under bfloat16 autocast, as `ropo train` does there; each angle takes its step in float32."""
+    base = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=options(kind), device_map=str(gpu), dtype=torch.bfloat16
+    )
+    args = PreferenceConfig(
+        str(tmp_path), max_steps=3, learning_rate=1e-2, logging_steps=1, report_to="none", use_cpu=gpu.type == "cpu"
+    )
+    pairs: Dataset = PAIRS
+    trainer = PreferenceTrainer(
+        base, args=args, train_dataset=pairs, processing_class=tiny_tokenizer(), peft_config=RopoConfig()
+    )
+    fresh = {name: part.clone() for name, part in trainer.model.named_parameters() if part.requires_grad}
+    trainer.train()
+    assert trainer._packs_batches
+    history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(history) == 3
+    # bfloat16 keeps 8 bits of log-probs of about -40, of which beta takes a tenth
+    assert abs(history[0] - math.log(2)) < 2e-2
+    moved = {name: part for name, part in trainer.model.named_parameters() if part.requires_grad}
+    assert len(moved) == len(fresh) == 12
+    for name, part in moved.items():
+        assert part.dtype == torch.float32, name
+        assert 0 < (part - fresh[name]).abs().max() < 0.1, name

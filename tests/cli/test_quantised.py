@@ -67,3 +67,18 @@ def test_full_fine_tuning_is_refused(quantised, pairs, tmp_path, capsys):
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
         return model(PROBE).logits
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_plain_model_is_quantised_on_request(folder, pairs, tmp_path, capsys, bits):
+    """Trained on the quantised base, and merged into the plain one, whose name the adapter keeps."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    tiny_tokenizer().save_pretrained(folder)
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    assert train(folder, pairs, adapter, "--learning_rate", 0.02, f"--load_in_{bits}bit") == 0
+    assert logged(adapter)[0]["loss"] == pytest.approx(LN2, abs=1e-3)
+    assert json.loads((adapter / "run.json").read_text())["config"]["bits"] == bits
+    assert {each.dtype for each in load_file(adapter / "adapter_model.safetensors").values()} == {torch.float32}
+    assert merge(adapter, merged) == 0
+    assert capsys.readouterr().err == ""
+    assert "quantization_config" not in json.loads((merged / "config.json").read_text())

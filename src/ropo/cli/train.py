@@ -22,10 +22,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ropo.cli.processes import rank
     from ropo.cli.quiet import quiet_libraries
-    from ropo.cli.train_job import train
+    from ropo.cli.train_job import print_plan, train
     from ropo.cli.train_options import read_train_options
 
     quiet_libraries()
     if rank():
         logging.getLogger("ropo").setLevel(logging.ERROR)  # the first process says the same
-    train(read_train_options(arguments))
+    options = read_train_options(arguments)
+    if options.plan:
+        print_plan(options)
+    else:
+        train(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ropo.cli.output import check_output, display, finished_folder, working_fold
 from ropo.cli.processes import by_the_first, rank, telling_of_lost_processes
 from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
+from ropo.cli.train_plan import Plan, free_memory, pair_lengths, plan_lines, settings_that_fit
 from ropo.cli.train_report import report
 from ropo.core.errors import UserError
 from ropo.core.files import read_text
@@ -68,6 +69,9 @@ def train(options: TrainOptions) -> None:
         held_out = load_pairs(options, "eval_data", tokenizer, config, console)
         if shared := count_shared_prompts(pairs, held_out):
             console.print(f"          {shared} of their prompts occur in the training pairs too")
+    if config.device.type == "cuda" and PartialState().num_processes == 1:  # sharded weights are not what is planned
+        options = fitted_to_gpu(options, lambda: plan_of(options, method, adapter, pairs, tokenizer, config), console)
+        config = trainer_config(options, learning_rate, working_folder(options.output))
     with without_deepspeed(config):
         model, reference = load_models(options, method, config)
     if adapter is not None:
@@ -109,6 +113,64 @@ def train(options: TrainOptions) -> None:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)
     report(options, method, metrics, console)
+
+
+def print_plan(options: TrainOptions) -> None:
+    """Say what would be trained and what memory it takes, and load no weight.
+
+    Raises:
+        UserError: If anything in the options, in the data or in the model's configuration is wrong.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    method, adapter = choose_method(options)
+    config = trainer_config(options, 0.0, options.output)
+    tokenizer = load_tokenizer(options.model, config.trust_remote_code)
+    pairs = load_pairs(options, "data", tokenizer, config, console)
+    plan = plan_of(options, method, adapter, pairs, tokenizer, config)
+    for line in plan_lines(plan, method, free_memory(plan.device)):
+        console.print(line)
+
+
+def plan_of(
+    options: TrainOptions,
+    method: str,
+    adapter: PeftConfig | None,
+    pairs: PreferenceData,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreferenceConfig,
+) -> Plan:
+    """Return what estimates the run's memory."""
+    device = "cuda" if config.device.type == "cuda" else "cpu"
+    dtype = weights_dtype(options.dtype, method, on_gpu=device == "cuda")
+    if is_adapter(options.model):
+        adapter = PeftConfig.from_pretrained(options.model)
+        adapter.inference_mode = False
+    return Plan(
+        options.model, dtype, adapter, pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device
+    )
+
+
+def fitted_to_gpu(options: TrainOptions, make: Callable[[], Plan], console: Console) -> TrainOptions:
+    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, where neither was given.
+
+    Args:
+        options: The run's options.
+        make: Makes the plan, which takes as long as tokenising the pairs.
+        console: Where to say what was chosen.
+    """
+    if any(name in options.trainer for name in ("gradient_checkpointing", "tokens_per_step")):
+        return options
+    free = free_memory("cuda")
+    try:
+        checkpointing, budget = settings_that_fit(make(), free)
+    except UserError:  # a model that cannot be packed, of which nothing is known beforehand
+        return options
+    if not checkpointing:
+        return options
+    flags = {"gradient_checkpointing": True, **({} if budget is None else {"tokens_per_step": budget})}
+    told = " ".join(f"--{name} {value}" for name, value in flags.items())
+    console.print(f"memory    {free / 1e9:.1f} GB are free, so {told}; give either to choose yourself")
+    return dataclasses.replace(options, trainer={**options.trainer, **flags})
 
 
 @contextmanager
@@ -210,12 +272,11 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code
     if is_adapter(options.model):
-        base = load_model(adapter_base(options.model), dtype, remote)
+        base = load_model(adapter_base(options.model), dtype, remote, options.bits)
         return load_adapter(base, options.model, trainable=True), None
     needs_reference = method == "full" and not config.precompute_ref_log_probs
-    return load_model(options.model, dtype, remote), load_model(
-        options.model, dtype, remote
-    ) if needs_reference else None
+    model = load_model(options.model, dtype, remote, options.bits)
+    return model, load_model(options.model, dtype, remote) if needs_reference else None
 
 
 def weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:

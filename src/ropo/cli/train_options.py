@@ -117,6 +117,8 @@ class TrainOptions:
         resume: Whether an unfinished run there is carried on.
         method: A name in `ropo.methods.METHODS`, or None where none was given.
         dtype: Dtype of the weights by name, or "auto".
+        bits: 4 or 8 where the frozen weights are quantised, or None.
+        plan: Whether to say what would be trained, and what memory it takes, and to stop there.
         monitor_steps: Steps from one measurement of the monitor to the next; 0 for no monitor.
         monitor_text: File of plain text for it, or None.
         stop_on_warning: Whether its first warning ends training.
@@ -136,6 +138,8 @@ class TrainOptions:
     resume: bool
     method: str | None
     dtype: str
+    bits: int | None
+    plan: bool
     monitor_steps: int
     monitor_text: Path | None
     stop_on_warning: bool
@@ -169,6 +173,9 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help="file of options; flags win over it")
     own.add_argument("--method", choices=tuple(METHODS), help="what to train (ropo)")
     own.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (auto: float32 on CPU, else as stored)")
+    own.add_argument("--load_in_4bit", **SWITCH, help="quantise the frozen weights to 4 bits (NF4, by bitsandbytes)")
+    own.add_argument("--load_in_8bit", **SWITCH, help="quantise the frozen weights to 8 bits (by bitsandbytes)")
+    own.add_argument("--plan", **SWITCH, help="say what would be trained and what memory it takes; load no weights")
     own.add_argument("--plain_prompts", **SWITCH, help="keep text prompts as they are, past the chat template")
     own.add_argument("--skip_long_prompts", **SWITCH, help="leave out pairs whose prompt alone fills max_length")
     own.add_argument("--help_all", action=ShowAll, nargs=0, help="show every option of the trainer and exit")
@@ -247,7 +254,7 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
     for name, value in given.items():
         if value is None and name in TRAINER_TYPES and type(None) not in get_args(TRAINER_TYPES[name]):
             raise UserError(f"{name}: must not be null; leave it out for its default")
-    for name in ("model", "data", "output"):
+    for name in ("model", "data", *([] if given.get("plan") else ["output"])):
         if given.get(name) is None:
             raise UserError(f"--{name} is missing; give it as a flag or in the --config file")
     for name in ("overwrite", "resume_from_checkpoint"):
@@ -262,17 +269,28 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
         eval_split=given.get("eval_split") or "test",
         plain_prompts=bool(given.get("plain_prompts")),
         skip_long_prompts=bool(given.get("skip_long_prompts")),
-        output=Path(given["output"]).resolve(),
+        output=Path(given.get("output") or "output").resolve(),
         overwrite=bool(given.get("overwrite")),
         resume=bool(given.get("resume")),
         method=given.get("method"),
         dtype=given.get("dtype") or "auto",
+        bits=_bits(given),
+        plan=bool(given.get("plan")),
         monitor_steps=given.get("monitor_steps", MONITOR_STEPS) if given.get("eval_data") else 0,
         monitor_text=None if given.get("monitor_text") is None else Path(given["monitor_text"]),
         stop_on_warning=bool(given.get("stop_on_warning")),
         adapter={name: value for name in ADAPTER_OPTIONS if (value := given.get(name)) is not None},
         trainer={name: value for name, value in given.items() if name in TRAINER_TYPES and name != "output_dir"},
     )
+
+
+def _bits(given: dict[str, Any]) -> int | None:
+    bits = [number for number in (4, 8) if given.get(f"load_in_{number}bit")]
+    if len(bits) > 1:
+        raise UserError("load_in_4bit: cannot be combined with --load_in_8bit; leave one of them out")
+    if bits and given.get("method") == "full":
+        raise UserError(f"load_in_{bits[0]}bit: quantised weights cannot be trained; choose another --method")
+    return bits[0] if bits else None
 
 
 def _check_monitor_options(given: dict[str, Any]) -> None:

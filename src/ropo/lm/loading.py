@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
@@ -23,30 +31,77 @@ def is_adapter(source: str) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
-def load_model(source: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    source: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False, bits: int | None = None
+) -> PreTrainedModel:
     """Load a causal language model without adapters.
 
     Args:
         source: Hub id, local folder, or path of a `.gguf` file.
         dtype: Dtype of the weights; None keeps the checkpoint's own (float32 for GGUF files).
         trust_remote_code: Whether code that ships with the checkpoint may run.
+        bits: 4 or 8 to quantise its linear layers with bitsandbytes; None leaves them as they are.
 
     Returns:
-        The model in evaluation mode, on the CPU.
+        The model in evaluation mode, on the CPU; quantised, on the GPU if there is one.
 
     Raises:
-        UserError: If a local path exists but holds no weights or no configuration, or the hub does not answer.
+        UserError: If a local path exists but holds no weights or no configuration, or the hub does not answer; or
+            bitsandbytes is missing.
 
     Cost: one read of the checkpoint; a GGUF file is held twice for a moment while it is dequantised.
     """
     path = Path(source)
+    quantisation = {} if bits is None else _quantisation(source, bits, dtype)
     if path.suffix == ".gguf":
         return _load_gguf(path, dtype or torch.float32)
     if is_adapter(source):
         raise UserError(f"model {source}: is a PEFT adapter, not a model; name its base model, or merge it first")
     _check_folder(path)
-    options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code, **quantisation}
     return _from_pretrained(AutoModelForCausalLM, source, **options)
+
+
+def _quantisation(source: str, bits: int, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Return what makes transformers quantise a model, as `trl.ModelConfig` has it: NF4, products in `dtype`."""
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"load_in_{bits}bit: needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    if Path(source).suffix == ".gguf":
+        raise UserError(
+            f"load_in_{bits}bit: {source} is quantised already, and is trained with its weights written out; "
+            "give the folder or hub id of the model itself"
+        )
+    on_gpu = torch.cuda.is_available()
+    products = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": products}
+    config = BitsAndBytesConfig(**(four if bits == 4 else {"load_in_8bit": True}))
+    device = torch.cuda.current_device() if on_gpu else "cpu"
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
+    """Make a model of the same shapes on the meta device: no weight is read.
+
+    Args:
+        source: As in `load_model`, or an adapter, whose base model is made.
+        dtype: As in `load_model`.
+        trust_remote_code: As in `load_model`.
+
+    Raises:
+        UserError: As in `load_model`.
+    """
+    if is_adapter(source):
+        return load_shapes(adapter_base(source), dtype, trust_remote_code)
+    path = Path(source)
+    if path.suffix == ".gguf":
+        _check_gguf(path)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        dtype = dtype or torch.float32
+    else:
+        config = _from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)
+    dtype = dtype or getattr(config, "dtype", None) or torch.float32
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

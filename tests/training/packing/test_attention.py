@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ropo.training.packing.attention import CannotPackError, attend, no_mask, packed_attention, varlen_attention
+from ropo.training.packing import attention, gpu_attention
+from ropo.training.packing.attention import CannotPackError, attend, no_mask, packed_attention
 from ropo.training.packing.layout import pack_batch, segment_mask
 from tests.training.packing_helpers import edge_cases
 
@@ -51,55 +49,110 @@ def test_by_segment_equals_dense(window):
     torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
-def varlen_attn_by_loops(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    """Do what `torch.nn.attention.varlen.varlen_attn` documents; the kernel itself needs CUDA."""
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-    assert cu_seq_q.diff().max() == max_q
-    assert cu_seq_k.diff().max() == max_k
-    assert enable_gqa
+def flash_by_loops(query, key, value, query_ends, key_ends, most_queries, most_keys, dropout, causal, *rest, **options):
+    """Do what FlashAttention documents; the kernel itself needs CUDA.
+
+    It has grouped keys without being told, and a window of (-1, 0) is what `causal` says.
+    """
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    assert query_ends.diff().max() == most_queries
+    assert key_ends.diff().max() == most_keys
+    assert dropout == 0.0
+    assert rest == (False,)
+    left, right = options.pop("window_size_left"), options.pop("window_size_right")
+    assert causal == (left < 0)
     rows = []
-    for index in range(len(cu_seq_q) - 1):
-        queries = query[cu_seq_q[index] : cu_seq_q[index + 1]].transpose(0, 1)
-        keys, values = (t[cu_seq_k[index] : cu_seq_k[index + 1]].transpose(0, 1) for t in (key, value))
+    for index in range(len(query_ends) - 1):
+        queries = query[query_ends[index] : query_ends[index + 1]].transpose(0, 1)
+        keys, values = (t[key_ends[index] : key_ends[index + 1]].transpose(0, 1) for t in (key, value))
         place = torch.arange(queries.shape[1])[:, None] + keys.shape[1] - queries.shape[1]  # aligned to the last key
         distance = place - torch.arange(keys.shape[1])
-        mask = distance >= -window_size[1]
-        if window_size[0] >= 0:
-            mask &= distance <= window_size[0]
+        mask = distance >= -right
+        if left >= 0:
+            mask &= distance <= left
         rows.append(
-            F.scaled_dot_product_attention(queries[None], keys[None], values[None], mask, scale=scale, enable_gqa=True)
+            F.scaled_dot_product_attention(queries[None], keys[None], values[None], mask, enable_gqa=True, **options)
         )
-    return torch.cat(rows, dim=2)[0].transpose(0, 1)
+    return (torch.cat(rows, dim=2)[0].transpose(0, 1),)
+
+
+@pytest.fixture
+def kernel_on_cpu(monkeypatch):
+    """Let a CPU pass for a GPU whose kernel does what it documents."""
+    attention._varlen_works.cache_clear()
+    monkeypatch.setattr(gpu_attention, "_forward", flash_by_loops)
+    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda device: True)
+    yield
+    attention._varlen_works.cache_clear()
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_variable_length_layout_equals_by_segment(window, monkeypatch):
-    module = types.SimpleNamespace(varlen_attn=varlen_attn_by_loops)
-    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    monkeypatch.setattr(gpu_attention, "_forward", flash_by_loops)
     pack = one_pack("identical prompts")
     query, key, value = heads(pack, 4, 0), heads(pack, 2, 1), heads(pack, 2, 2)
-    found = varlen_attention(query, key, value, pack, 0.3, window)
+    found = gpu_attention.varlen_attention(query, key, value, pack.gathered_keys, 0.3, window)
     expected, _ = packed_attention(
         nn.Module(), query, key, value, no_mask(query.device), scaling=0.3, sliding_window=window, pack=pack
     )
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_operator_takes_what_it_is_given():
+    """Its shapes alone, on the meta device: what no loop can show is that this PyTorch has these arguments."""
+    pack = one_pack()
+    keys = pack.gathered_keys
+    query, key, value = (torch.empty(1, n, pack.tokens, 64, device="meta", dtype=torch.bfloat16) for n in (4, 2, 2))
+    moved = type(keys)(*(t.to("meta") for t in (keys.index, keys.query_ends, keys.key_ends)), *(9, 9))
+    leaves = [each.requires_grad_() for each in (query, key, value)]
+    output = gpu_attention.varlen_attention(*leaves, moved, 0.3, 3)
+    assert output.shape == (1, pack.tokens, 4, 64)
+    grads = torch.autograd.grad(output, leaves, torch.empty_like(output))
+    assert [grad.shape for grad in grads] == [leaf.shape for leaf in leaves]
+
+
+def half_call(pack, window=None, dtype=torch.bfloat16, width=8):
+    generator = torch.Generator().manual_seed(0)
+    qkv = (torch.randn(1, count, pack.tokens, width, generator=generator).to(dtype) for count in (4, 2, 2))
+    return packed_attention(
+        nn.Module(), *qkv, no_mask(torch.device("cpu")), scaling=0.3, sliding_window=window, pack=pack
+    )[0]
+
+
 @pytest.mark.parametrize("window", WINDOWS)
-def test_variable_length_kernel_equals_by_segment(window):
-    batch = {name: tensor.cuda() for name, tensor in edge_cases()["varied"].items()}
-    (pack,) = pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
-    query, key, value = (
-        torch.randn(1, count, pack.tokens, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        for count in (4, 2, 2)
-    )
-    call = {"scaling": 0.1, "sliding_window": window, "pack": pack}
-    found, _ = packed_attention(nn.Module(), query, key, value, no_mask(query.device), **call)
-    floats = [tensor.float() for tensor in (query, key, value)]
-    expected, _ = packed_attention(nn.Module(), *floats, no_mask(query.device), **call)
-    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)  # bf16 keeps 8 bits
+def test_half_precision_goes_to_the_kernel_and_equals_float32(window, kernel_on_cpu):
+    pack = one_pack()
+    calls = attention._varlen_works.cache_info().misses
+    found = half_call(pack, window)
+    assert found.dtype == torch.bfloat16
+    assert attention._varlen_works.cache_info().misses == calls + 1
+    assert attention._varlen_works(torch.device("cpu"), torch.bfloat16, (4, 2, 8), window)
+    torch.testing.assert_close(found.float(), half_call(pack, window, torch.float32), atol=2e-2, rtol=2e-2)
+
+
+def test_under_autocast_attention_is_half_precision_whatever_comes_in(kernel_on_cpu):
+    """Rotary positions make queries and keys float32 where weights are, and values stay half."""
+    pack = one_pack()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = half_call(pack, dtype=torch.float32)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), half_call(pack, dtype=torch.float32), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("fault", ["first key", "no gradient of keys", "raises"])
+def test_a_kernel_that_is_wrong_is_not_used(fault, kernel_on_cpu, monkeypatch):
+    def wrong(query, key, value, query_ends, key_ends, *rest, **options):
+        if fault == "raises":
+            raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+        if fault == "no gradient of keys":
+            return flash_by_loops(query, key.detach() + 0 * key, value, query_ends, key_ends, *rest, **options)
+        return flash_by_loops(query, key.roll(1, 0), value, query_ends, key_ends, *rest, **options)
+
+    monkeypatch.setattr(gpu_attention, "_forward", wrong)
+    pack = one_pack()
+    with pytest.warns(UserWarning, match="attending segment by segment is slower: (it is off by|RuntimeError: Flash)"):
+        found = half_call(pack)
+    torch.testing.assert_close(found.float(), half_call(pack, dtype=torch.float32), atol=2e-2, rtol=2e-2)
 
 
 def test_a_soft_cap_bounds_the_scores():

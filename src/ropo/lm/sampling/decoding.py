@@ -58,8 +58,9 @@ def decode(
     live = torch.ones_like(rows, dtype=torch.bool)
     for step in range(settings.max_new_tokens):
         tokens = pick_tokens(logits, uniforms[rows, step], settings.temperature, settings.top_p)
-        for row in live.nonzero().flatten().tolist():
-            answers[int(rows[row])].append(int(tokens[row]))
+        for row, token, going_on in zip(rows.tolist(), tokens.tolist(), live.tolist(), strict=True):
+            if going_on:
+                answers[row].append(token)
         live &= ~torch.isin(tokens, stop_tokens)
         if not live.any() or step + 1 == settings.max_new_tokens:
             break

@@ -7,6 +7,8 @@ Without a pack it is transformers' own scaled dot product attention, so that gen
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from ropo.training.packing.cpu_attention import attend_segments
+from ropo.training.packing.gpu_attention import varlen_attention
 from ropo.training.packing.host_memory import idle_memory
-from ropo.training.packing.layout import Pack
+from ropo.training.packing.layout import Pack, Segment
 
 PACKED = "ropo_packed"
 
@@ -75,24 +78,25 @@ def packed_attention(
     if pack is None:
         return _attend_padded(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs)
     window = sliding_window or None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and softcap is None and dropout == 0.0:
-        return varlen_attention(query, key, value, pack, scaling, window), None
+    if dropout == 0.0 and softcap is None and _has_varlen_kernel(query.device):
+        half = _half_precision(query)
+        shape = (query.shape[1], key.shape[1], query.shape[-1])
+        if half and value.shape[-1] == query.shape[-1] and _varlen_works(query.device, half, shape, window):
+            query, key, value = (tensor.to(half) for tensor in (query, key, value))
+            return varlen_attention(query, key, value, pack.gathered_keys, scaling, window), None
     if query.device.type == "cpu" and (memory := idle_memory()) is not None:
         memory.check()  # every layer comes by here, in its forward pass and in its recomputation
     if _suits_cpu_kernel(query, value, pack, window, dropout, softcap):
         return attend_segments(query, key, value, pack.segments, scaling), None
-    attended = []
-    lengths = [segment.length for segment in pack.segments]
-    # `split`, not slices: the backward pass of each slice would fill a whole row with zeros.
-    for segment, queries, keys, values in zip(
-        pack.segments, *(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True
-    ):
-        if segment.prefix_length:
-            prefix = slice(segment.prefix_start, segment.prefix_start + segment.prefix_length)
-            keys = torch.cat([key[:, :, prefix], keys], dim=2)
-            values = torch.cat([value[:, :, prefix], values], dim=2)
-        attended.append(attend(queries, keys, values, pack.mask(segment, window), dropout, scaling, softcap))
-    return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+    return attend_by_segment(query, key, value, pack, window, dropout, scaling, softcap), None
+
+
+def _half_precision(query: Tensor) -> torch.dtype | None:
+    """Return the half precision that attention runs in, as autocast would have it, or None where it is not half."""
+    # rotary positions are float32 on float32 weights, autocast or not
+    autocast = torch.is_autocast_enabled(query.device.type)
+    dtype = torch.get_autocast_dtype(query.device.type) if autocast else query.dtype
+    return dtype if dtype in (torch.float16, torch.bfloat16) else None
 
 
 def _suits_cpu_kernel(
@@ -128,35 +132,85 @@ def attend(
     return weights @ value
 
 
-def varlen_attention(
-    query: Float[Tensor, "1 heads tokens width"],
-    key: Float[Tensor, "1 kv_heads tokens width"],
-    value: Float[Tensor, "1 kv_heads tokens value_width"],
+def attend_by_segment(
+    query: Float[Tensor, "batch heads tokens width"],
+    key: Float[Tensor, "batch kv_heads tokens width"],
+    value: Float[Tensor, "batch kv_heads tokens value_width"],
     pack: Pack,
-    scaling: float | None,
     window: int | None,
-) -> Float[Tensor, "1 tokens heads value_width"]:
-    """Attend to every segment of a pack in one FlashAttention call (CUDA, half precision).
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+) -> Float[Tensor, "batch tokens heads value_width"]:
+    """Attend to a pack's segments one after the other, on any device."""
+    attended = []
+    lengths = [segment.length for segment in pack.segments]
+    # `split`, not slices: the backward pass of each slice would fill a whole row with zeros.
+    for segment, queries, keys, values in zip(
+        pack.segments, *(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True
+    ):
+        if segment.prefix_length:
+            prefix = slice(segment.prefix_start, segment.prefix_start + segment.prefix_length)
+            keys = torch.cat([key[:, :, prefix], keys], dim=2)
+            values = torch.cat([value[:, :, prefix], values], dim=2)
+        attended.append(attend(queries, keys, values, pack.mask(segment, window), dropout, scaling, softcap))
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous()
 
-    FlashAttention aligns a causal mask to the last query and the last key, which is what a segment with a prefix needs.
+
+def _has_varlen_kernel(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+@lru_cache(maxsize=64)
+def _varlen_works(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], window: int | None) -> bool:
+    """Tell whether the variable-length kernel gives what attention by segment gives, gradients included.
+
+    Not every GPU has one, nor for every width of heads; what has none gets plain attention, with a line that says so.
+
+    Args:
+        device: Where the tensors are.
+        dtype: Theirs.
+        shape: Heads, heads of keys, and their width.
+        window: Number of last tokens that a token sees; None for all.
     """
-    from torch.nn.attention.varlen import varlen_attn  # needs torch 2.10
+    heads, kv_heads, width = shape
+    segments = Segment(40), Segment(23, 0, 17), Segment(70), Segment(5, 63, 30)
+    tokens = sum(segment.length for segment in segments)
+    row = torch.zeros(1, tokens, dtype=torch.long, device=device)
+    pack = Pack(row, row, segments, row[0], row, row[0])
+    # Compared by norms: bfloat16 and float16 are off by about one epsilon, wrong masks by all of it.
+    tolerance = 4 * torch.finfo(dtype).eps
+    try:
+        with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad():
+            generator = torch.Generator(device).manual_seed(0)
+            query, key, value, grad = (
+                torch.randn(1, count, tokens, width, device=device, generator=generator).to(dtype)
+                for count in (heads, kv_heads, kv_heads, heads)
+            )
+            found = _with_gradients(
+                lambda q, k, v: varlen_attention(q, k, v, pack.gathered_keys, None, window), (query, key, value), grad
+            )
+            wide = tuple(tensor.float() for tensor in (query, key, value))
+            expected = _with_gradients(
+                lambda q, k, v: attend_by_segment(q, k, v, pack, window, 0.0, None, None), wide, grad.float()
+            )
+        off = max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+        why = "" if off <= tolerance else f"it is off by {off:.1e}"
+    except (RuntimeError, NotImplementedError) as error:  # the GPU, or the width, has no such kernel
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if why:
+        warnings.warn(
+            f"variable-length attention does not work on {device} in {dtype} with heads of {width}; attending segment "
+            f"by segment is slower: {why}",
+            stacklevel=2,
+        )
+    return not why
 
-    keys = pack.gathered_keys
-    attended = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1)[keys.index],
-        value[0].transpose(0, 1)[keys.index],
-        keys.query_ends,
-        keys.key_ends,
-        keys.most_queries,
-        keys.most_keys,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=True,
-    )
-    assert isinstance(attended, Tensor)  # a pair only when auxiliary outputs are asked for
-    return attended[None]
+
+def _with_gradients(attention: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> list[Tensor]:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    output = attention(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad.transpose(1, 2))]
 
 
 def _attend_padded(

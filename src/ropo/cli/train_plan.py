@@ -1,0 +1,146 @@
+"""What `ropo train` would take: memory by part before any weight is loaded, and settings that fit a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import psutil
+import torch
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase
+
+from ropo.environment import device_name
+from ropo.lm.loading import load_shapes
+from ropo.preferences.data import PreferenceData
+from ropo.training.config import PreferenceConfig
+from ropo.training.memory import Lengths, Memory, estimate, trained_parameters
+
+GB = 1e9
+ROOM = 0.85
+"""Share of a device's free memory that a step may take by the estimate, which is good to 15 %."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Estimate steps of one run.
+
+    Args:
+        source: The base model.
+        dtype: Dtype of its weights; None for the checkpoint's own.
+        adapter: What is trained; None for every weight.
+        lengths: Of every pair, cut to `max_length`.
+        config: The trainer's options.
+        bits: 4 or 8 where the weights are quantised.
+        device: `cuda` or `cpu`.
+    """
+
+    source: str
+    dtype: torch.dtype | None
+    adapter: PeftConfig | None
+    lengths: Sequence[Lengths]
+    config: PreferenceConfig
+    bits: int | None
+    device: str
+
+    @property
+    def batch(self) -> list[Lengths]:
+        """The longest pairs, as many as a batch has: the most that any step computes."""
+        return sorted(self.lengths, key=lambda each: each.packed)[-self.config.per_device_train_batch_size :]
+
+    @property
+    def tokens(self) -> int:
+        """Packed tokens of that batch."""
+        return sum(each.packed for each in self.batch)
+
+    def shapes(self) -> Any:
+        """Return the model without numbers, a new one each time."""
+        return load_shapes(self.source, self.dtype, self.config.trust_remote_code)
+
+    def memory(self, checkpointing: bool, budget: int | None) -> Memory:
+        """Estimate the peak of a step with these settings."""
+        model = self.shapes()
+        half = {True: torch.bfloat16, False: model.dtype}[bool(self.config.bf16)]
+        return estimate(
+            model,
+            self.adapter,
+            self.batch,
+            self.device,
+            torch.float16 if self.config.fp16 else half,
+            checkpointing,
+            budget,
+            self.bits,
+            reference=self.adapter is None and not self.config.precompute_ref_log_probs,
+        )
+
+
+def pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Lengths]:
+    """Return each pair's tokens, cut where `max_length` cuts them; two thousand pairs a second."""
+    from ropo.lm.tokens import tokenize_pair  # imports the diagnostics, which import the rest of its room
+
+    found = []
+    for pair in data.pairs:
+        tokens = tokenize_pair(tokenizer, pair)
+        room = len(tokens.prompt) + max(len(tokens.chosen), len(tokens.rejected)) if max_length is None else max_length
+        answers = (min(len(answer), room - len(tokens.prompt)) for answer in (tokens.chosen, tokens.rejected))
+        found.append(Lengths(len(tokens.prompt), *answers))
+    return found
+
+
+def free_memory(device: str) -> int:
+    """Return the bytes that are free on the device."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
+def plan_lines(plan: Plan, method: str, free: int) -> Iterator[str]:
+    """Say what would be trained, on how much, and what of the memory it takes."""
+    model = plan.shapes()
+    size, dtype = model.num_parameters(), str(model.dtype).removeprefix("torch.")
+    trained = trained_parameters(model, plan.adapter)
+    stored = f"{plan.bits} bits" if plan.bits else dtype
+    yield f"model     {plan.source} ({size:,} parameters, {stored}, {device_name()})"
+    yield f"method    {method}, {trained:,} trainable parameters ({trained / size:.4%} of the model's)"
+    mean = sum(each.packed for each in plan.lengths) / len(plan.lengths)
+    budget, checkpointing = plan.config.tokens_per_step, plan.config.gradient_checkpointing
+    cut = "" if budget is None else f", at most {budget:,} at once"
+    yield (
+        f"tokens    {mean:,.0f} a pair on average, {plan.batch[-1].packed:,} in the longest, {plan.tokens:,} in the "
+        f"{len(plan.batch)} longest together{cut}"
+    )
+    memory = plan.memory(checkpointing, budget)
+    for part in fields(memory):
+        if value := getattr(memory, part.name):
+            yield f"memory    {part.name:<12}{value / GB:8.2f} GB"
+    fits = "fits" if memory.total <= ROOM * free else "is too much"
+    yield f"          {'at the peak':<12}{memory.total / GB:8.2f} GB, of {free / GB:.1f} GB that are free: {fits}"
+    if memory.total > ROOM * free:
+        on, cut_to = settings_that_fit(plan, free)
+        flags = "--gradient_checkpointing" * on + (f" --tokens_per_step {cut_to}" if cut_to else "")
+        yield f"try       {flags}: {plan.memory(on, cut_to).total / GB:.2f} GB"
+
+
+def settings_that_fit(plan: Plan, free: int) -> tuple[bool, int | None]:
+    """Choose gradient checkpointing, and `tokens_per_step`, for the memory that is free."""
+    longest = max(each.packed for each in plan.lengths)
+    return fit(lambda on, budget: plan.memory(on, budget).total, ROOM * free, longest, plan.tokens)
+
+
+def fit(peak: Callable[[bool, int | None], int], room: float, longest: int, tokens: int) -> tuple[bool, int | None]:
+    """Return the fastest settings whose peak fits: plain, else checkpointing, else with a budget of tokens besides.
+
+    Args:
+        peak: The estimate for checkpointing and a budget.
+        room: Bytes that it may take.
+        longest: Tokens of the longest pair, below which no budget goes: the pair would be left out.
+        tokens: Tokens of the largest batch.
+    """
+    for checkpointing in (False, True):
+        if peak(checkpointing, None) <= room:
+            return checkpointing, None
+    budget = tokens
+    while budget > longest:
+        budget = max(longest, budget // 2)
+        if peak(True, budget) <= room:
+            break
+    return True, budget
