@@ -137,7 +137,8 @@ def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
 
         def counted(records: list[dict[str, Any]]) -> Any:
             batch = collate(records)
-            packs = pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
+            layout = (batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
+            packs = batch["packs"] if "packs" in batch else pack_batch(*layout)
             tokens["padded"] += batch["input_ids"].numel()
             tokens["unique"] += sum(pack.tokens for pack in packs)
             return batch
