@@ -42,9 +42,9 @@ def _run(arguments: list[str], log: str, die_in_write: int | None) -> None:
 
 
 def _die_in_write(number: int) -> None:
-    from ropo.training.checkpoints import resumable
+    from ropo.training.checkpoints import checkpointer
 
-    writes, save = [], resumable.save_state
+    writes, save = [], checkpointer.save_state
 
     def half_a_state(state, stem):
         save(state, stem)
@@ -54,4 +54,4 @@ def _die_in_write(number: int) -> None:
             file.write_text(file.read_text()[:10])
             os.kill(os.getpid(), signal.SIGKILL)
 
-    resumable.save_state = half_a_state
+    checkpointer.save_state = half_a_state

@@ -18,7 +18,7 @@ from ropo.cli import resume
 from ropo.cli.main import main
 from ropo.core.record import read_record
 from ropo.training.callbacks.safekeeping import Safekeeping
-from ropo.training.checkpoints import resumable
+from ropo.training.checkpoints import checkpointer
 from tests.cli import killing
 from tests.cli.conftest import MANY, train, write_pairs
 
@@ -218,7 +218,7 @@ def test_an_adapter_is_saved_every_so_often_and_its_checkpoints_go_in_the_end(mo
     from ropo.training.checkpoints.folder import complete
 
     saved = []
-    monkeypatch.setattr(resumable, "complete", lambda folder: (saved.append(folder.name), complete(folder)))
+    monkeypatch.setattr(checkpointer, "complete", lambda folder: (saved.append(folder.name), complete(folder)))
     assert train(model, pairs, tmp_path / "quick") == 0
     assert saved == []
     monkeypatch.setattr(train_job, "CHECKPOINT_SECONDS", 0.0)
@@ -236,7 +236,7 @@ def test_nothing_is_pickled(whole):
 
 
 def test_a_full_disk_is_told_and_loses_nothing(model, data, whole, tmp_path, capsys, monkeypatch):
-    save, saves = resumable.save_state, []
+    save, saves = checkpointer.save_state, []
 
     def full(state, stem):
         saves.append(stem)
@@ -245,7 +245,7 @@ def test_a_full_disk_is_told_and_loses_nothing(model, data, whole, tmp_path, cap
         save(state, stem)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resumable, "save_state", full)
+        patch.setattr(checkpointer, "save_state", full)
         assert main(command(model, data, tmp_path / "out")) == 1
     error = capsys.readouterr().err
     assert "out.incomplete is full (" in error

@@ -22,6 +22,7 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
+from transformers import ProcessorMixin
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -397,6 +398,40 @@ def test_data_of_which_nothing_is_left_are_refused(tmp_path):
         build(PreferenceTrainer, tmp_path, data=tiny_pairs(2), max_length=3)
     with pytest.raises(UserError, match="eval data: holds no record"):
         build(PreferenceTrainer, tmp_path).evaluate(tiny_pairs(2).select([]))
+
+
+class Processor(ProcessorMixin):
+    """Answer as the processors of vision-language models do: batched, and with a tokenizer inside."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer)
+        self.chat_template = tokenizer.chat_template
+
+    @classmethod
+    def get_attributes(cls):
+        return ["tokenizer"]
+
+    def __call__(self, text=None, **kwargs):
+        return {name: [values] for name, values in self.tokenizer(text).items()}
+
+    def apply_chat_template(self, conversation, **kwargs):
+        turns = [{**turn, "content": turn["content"][0]["text"]} for turn in conversation]
+        return {name: [values] for name, values in self.tokenizer.apply_chat_template(turns, **kwargs).items()}
+
+
+def test_a_processor_serves_as_a_tokenizer(tmp_path):
+    ours, theirs = (
+        trainer(
+            tiny_model(),
+            args=config(**options(tmp_path, max_steps=4, **({} if config is PreferenceConfig else PLAIN))),
+            train_dataset=tiny_pairs(24),
+            processing_class=Processor(tiny_tokenizer()),
+            peft_config=LoraConfig(**LORA),
+        )
+        for trainer, config in ((PreferenceTrainer, PreferenceConfig), (DPOTrainer, DPOConfig))
+    )
+    assert next(iter(ours.get_train_dataloader()))["packs"]
+    assert_alike(ours, theirs)
 
 
 WRONG = {
