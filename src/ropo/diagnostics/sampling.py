@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
 from ropo.diagnostics.answers import Generation
 from ropo.lm.sampling.batches import draw_uniforms
-from ropo.lm.sampling.decoding import decode
+from ropo.lm.sampling.decoding import Decoder
 from ropo.lm.sampling.settings import SamplingSettings
 
 ROWS = 32
@@ -33,26 +30,19 @@ def sample_answers(
     Returns:
         For each prompt its samples.
 
-    Cost: see `ropo.lm.sampling.decoding.decode`; up to 32 answers at a time.
+    Cost: see `ropo.lm.sampling.decoding.Decoder`; up to 32 answers at a time.
     """
-    stops = stop_tokens(model, tokenizer)
-    stop_ids = torch.tensor(stops, device=model.device)
+    decoder = Decoder(model, tokenizer, prompts, settings)
+    stops = set(decoder.stops.tolist())
     size = max(1, ROWS // settings.samples)
     groups: list[list[Generation]] = []
     for start in range(0, len(prompts), size):
         numbers = range(start, min(start + size, len(prompts)))
         uniforms = draw_uniforms(numbers, settings).to(model.device)
-        rows = decode(model, prompts[start : start + size], uniforms, settings, stop_ids)
+        rows = decoder.decode(numbers, uniforms)
         answers = [
             Generation(tokenizer.decode(row, skip_special_tokens=True).strip(), tuple(row), row[-1] in stops)
             for row in rows
         ]
         groups += [answers[first : first + settings.samples] for first in range(0, len(answers), settings.samples)]
     return groups
-
-
-def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids that end an answer: the generation configuration's and the tokenizer's."""
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})

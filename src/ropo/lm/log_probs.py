@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import ne
 from typing import Any
 
 import torch
@@ -12,6 +13,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ropo.diagnostics.behaviour import Behaviour, measure_behaviour
+from ropo.lm.limits import (
+    cap_length,
+    check_ids,
+    check_length,
+    ignores_padding,
+    left_padded_positions,
+    name_of,
+    position_limit,
+    say,
+)
 
 BATCH = 4
 
@@ -23,6 +34,30 @@ class TokenPair:
     prompt: Sequence[int]
     chosen: Sequence[int]
     rejected: Sequence[int]
+
+
+def fit_pairs(model: Any, pairs: Sequence[TokenPair]) -> list[TokenPair]:
+    """Cut pairs to the positions that a model has, as training does at their end, and say how many were cut.
+
+    A prompt that leaves no position for its answers keeps its last tokens, half as many as there are positions.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return list(pairs)
+    fitting = []
+    for pair in pairs:
+        prompt = pair.prompt if len(pair.prompt) < limit else pair.prompt[-(limit // 2) :]
+        room = limit - len(prompt)
+        fitting.append(TokenPair(prompt, pair.chosen[:room], pair.rejected[:room]))
+    if cut := sum(map(ne, fitting, pairs)):
+        say(f"{cut} of {len(pairs)} pairs are longer than the {limit} positions of {name_of(model)} and cut to them")
+    return fitting
+
+
+def fit_windows(model: Any, windows: Sequence[list[int]]) -> list[list[int]]:
+    """Cut windows of a plain text to the positions that a model has, and say so."""
+    longest = cap_length(model, max(map(len, windows)))
+    return [window[:longest] for window in windows]
 
 
 @torch.inference_mode()
@@ -39,11 +74,19 @@ def answer_log_probs(
     Returns:
         One float32 tensor an answer, on the CPU.
 
-    Cost: one padded forward pass for 4 answers; logits of the answer positions only.
+    Raises:
+        UserError: If a sequence is longer than the model has positions, or has a token that it has no embedding for.
+
+    Cost: one padded forward pass for 4 answers, or for each where padding would change them; logits of the answer
+    positions only.
     """
+    together = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    check_length(model, max(map(len, together), default=0), "prompt and answer")
+    check_ids(model, (token for ids in together for token in ids))
+    size = BATCH if ignores_padding(model) else 1
     scores: list[Float32[Tensor, " tokens"]] = []
-    for start in range(0, len(prompts), BATCH):
-        scores += _score_batch(model, prompts[start : start + BATCH], answers[start : start + BATCH])
+    for start in range(0, len(prompts), size):
+        scores += _score_batch(model, prompts[start : start + size], answers[start : start + size])
     return scores
 
 
@@ -112,6 +155,8 @@ def hidden_states(model: Any, windows: Sequence[Sequence[int]]) -> Float[Tensor,
 
     Cost: one forward pass a window, without logits; the rows of all windows are held.
     """
+    check_length(model, max(map(len, windows)), "text window")
+    check_ids(model, (token for window in windows for token in window))
     rows = []
     for window in windows:
         ids = torch.tensor([window], device=model.device)
@@ -127,7 +172,7 @@ def _score_batch(
     rows = [torch.tensor([*prompt, *answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     tokens = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left").to(model.device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    positions = left_padded_positions(mask)
     longest = max(map(len, answers))
     logits = model(
         input_ids=tokens,

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ropo.lm.limits import check_ids
 from ropo.preferences.data import template_options
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,17 @@ def keep_trainable(dataset: Dataset, size: int, name: str, max_length: int | Non
     limits = {"max_length": max_length, "budget": budget}
     reason = f"prompt and answers exceed tokens_per_step={budget}; skipped (raise it, or lower max_length)"
     return _keep(dataset, name, reason, _fits, limits)
+
+
+def check_records(model: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse records with tokens that the model has no embedding for; the padding is looked up too.
+
+    Raises:
+        UserError: If there is one; see `ropo.lm.limits.check_ids`.
+    """
+    columns = [column for column in ("prompt_ids", "chosen_ids", "rejected_ids") if column in dataset.column_names]
+    largest = [pyarrow.compute.max(pyarrow.compute.list_flatten(dataset.data[column])).as_py() for column in columns]
+    check_ids(model, [token for token in (*largest, tokenizer.pad_token_id) if token is not None], tokenizer)
 
 
 def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
+from ropo.lm.limits import cap_length
 from ropo.training import reference_cache
 from ropo.training.config import PreferenceConfig
 from ropo.training.dealing import deal_out, gathering_unequal, packed_tokens
@@ -30,7 +31,14 @@ from ropo.training.sharding import (
     keep_adapters_whole,
     without_deepspeed,
 )
-from ropo.training.trainable import NUMBER, Numbered, keep_trainable, number_records, report_rewritten_prompts
+from ropo.training.trainable import (
+    NUMBER,
+    Numbered,
+    check_records,
+    keep_trainable,
+    number_records,
+    report_rewritten_prompts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +70,11 @@ class PreferenceTrainer(FiniteTrainer):
         self._packs_batches: bool | None = None
         self._padded_tokens = self._unique_tokens = 0
         self._counting_since = 0.0
-        super().__init__(model, ref_model, args or PreferenceConfig(), **kwargs)
+        args = args or PreferenceConfig()
+        self._given = model
+        if not isinstance(model, str):
+            args.max_length = cap_length(model, args.max_length)
+        super().__init__(model, ref_model, args, **kwargs)
         self.data_collator = Numbered(self.data_collator)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         if self.is_deepspeed_enabled:
@@ -199,6 +211,8 @@ class PreferenceTrainer(FiniteTrainer):
             return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         size = len(dataset)
         prepared = super()._prepare_dataset(number_records(dataset), processing_class, args, dataset_name)
+        if not isinstance(self._given, str):
+            check_records(self._given, prepared, processing_class)
         report_rewritten_prompts(prepared, dataset_name, processing_class)
         return keep_trainable(prepared, size, dataset_name, args.max_length, args.tokens_per_step)
 
