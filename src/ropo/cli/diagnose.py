@@ -70,7 +70,6 @@ def measure(arguments: argparse.Namespace) -> Any:
     from ropo.core.record import git_commit, library_versions
     from ropo.diagnostics import diagnose, layers, report, weights
     from ropo.lm.loading import load_model, load_policy, load_tokenizer
-    from ropo.lm.log_probs import fit_pairs, fit_windows
     from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts
 
     settings = SamplingSettings(samples=arguments.samples, max_new_tokens=arguments.max_new_tokens, seed=arguments.seed)
@@ -86,8 +85,6 @@ def measure(arguments: argparse.Namespace) -> Any:
     reference: Any = load_model(arguments.reference) if arguments.reference else None
     for loaded in filter(None, (model, reference)):
         loaded.to(device).eval()
-    tokens = fit_pairs(model, tokens) if tokens else None
-    windows = fit_windows(model, windows) if windows else None
     opener = diagnose.reference_opener(model, reference)
     if tokens and opener is None:
         raise UserError("--pairs: log-prob changes need a model to compare with; add --reference")

@@ -102,22 +102,31 @@ def cap_length(model: Any, longest: int | None) -> int | None:
     return limit
 
 
-def check_length(model: Any, longest: int, what: str) -> None:
-    """Refuse sequences that are longer than the model has positions.
+def fit_sequences(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """Cut answers where a model's positions end, as training cuts them at `max_length`, and say how many were cut.
 
     Args:
         model: A causal language model.
-        longest: Tokens of the longest sequence.
-        what: What a sequence is, for the message.
+        prompts: Token ids; one that leaves no position for its answer keeps its last tokens, half as many as there
+            are positions.
+        answers: Token ids.
 
-    Raises:
-        UserError: If it is too long.
+    Returns:
+        Prompts and answers.
     """
     limit = position_limit(model)
-    if limit is not None and longest > limit:
-        raise UserError(
-            f"{what} of {longest} tokens: too long for {name_of(model)}, which has {limit} positions; shorten it"
+    if limit is None:
+        return list(prompts), list(answers)
+    kept = [prompt if len(prompt) < limit else prompt[-(limit // 2) :] for prompt in prompts]
+    cut = [answer[: limit - len(prompt)] for prompt, answer in zip(kept, answers, strict=True)]
+    changed = sum(len(a) + len(b) > limit for a, b in zip(prompts, answers, strict=True))
+    if changed:
+        say(
+            f"{name_of(model)} has {limit} positions: {changed} of {len(prompts)} sequences are longer, and cut to them"
         )
+    return kept, cut
 
 
 def check_ids(model: Any, ids: Iterable[int], tokenizer: PreTrainedTokenizerBase | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import ne
 from typing import Any
 
 import torch
@@ -13,16 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ropo.diagnostics.behaviour import Behaviour, measure_behaviour
-from ropo.lm.limits import (
-    cap_length,
-    check_ids,
-    check_length,
-    ignores_padding,
-    left_padded_positions,
-    name_of,
-    position_limit,
-    say,
-)
+from ropo.lm.limits import check_ids, fit_sequences, ignores_padding, left_padded_positions, position_limit
 
 BATCH = 4
 
@@ -34,30 +24,6 @@ class TokenPair:
     prompt: Sequence[int]
     chosen: Sequence[int]
     rejected: Sequence[int]
-
-
-def fit_pairs(model: Any, pairs: Sequence[TokenPair]) -> list[TokenPair]:
-    """Cut pairs to the positions that a model has, as training does at their end, and say how many were cut.
-
-    A prompt that leaves no position for its answers keeps its last tokens, half as many as there are positions.
-    """
-    limit = position_limit(model)
-    if limit is None:
-        return list(pairs)
-    fitting = []
-    for pair in pairs:
-        prompt = pair.prompt if len(pair.prompt) < limit else pair.prompt[-(limit // 2) :]
-        room = limit - len(prompt)
-        fitting.append(TokenPair(prompt, pair.chosen[:room], pair.rejected[:room]))
-    if cut := sum(map(ne, fitting, pairs)):
-        say(f"{cut} of {len(pairs)} pairs are longer than the {limit} positions of {name_of(model)} and cut to them")
-    return fitting
-
-
-def fit_windows(model: Any, windows: Sequence[list[int]]) -> list[list[int]]:
-    """Cut windows of a plain text to the positions that a model has, and say so."""
-    longest = cap_length(model, max(map(len, windows)))
-    return [window[:longest] for window in windows]
 
 
 @torch.inference_mode()
@@ -72,17 +38,17 @@ def answer_log_probs(
         answers: Token ids of each answer, at least one each.
 
     Returns:
-        One float32 tensor an answer, on the CPU.
+        One float32 tensor an answer, on the CPU; of the tokens that the model has positions for, which is said where
+        they are not all.
 
     Raises:
-        UserError: If a sequence is longer than the model has positions, or has a token that it has no embedding for.
+        UserError: If there is a token that the model has no embedding for.
 
     Cost: one padded forward pass for 4 answers, or for each where padding would change them; logits of the answer
     positions only.
     """
-    together = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    check_length(model, max(map(len, together), default=0), "prompt and answer")
-    check_ids(model, (token for ids in together for token in ids))
+    prompts, answers = fit_sequences(model, prompts, answers)
+    check_ids(model, (token for ids in (*prompts, *answers) for token in ids))
     size = BATCH if ignores_padding(model) else 1
     scores: list[Float32[Tensor, " tokens"]] = []
     for start in range(0, len(prompts), size):
@@ -155,11 +121,10 @@ def hidden_states(model: Any, windows: Sequence[Sequence[int]]) -> Float[Tensor,
 
     Cost: one forward pass a window, without logits; the rows of all windows are held.
     """
-    check_length(model, max(map(len, windows)), "text window")
-    check_ids(model, (token for window in windows for token in window))
     rows = []
     for window in windows:
-        ids = torch.tensor([window], device=model.device)
+        check_ids(model, window)
+        ids = torch.tensor([window[: position_limit(model)]], device=model.device)
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
         rows.append(output.hidden_states[-1][0].float())
     return torch.cat(rows)

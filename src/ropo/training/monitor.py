@@ -22,7 +22,6 @@ from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.readings import answer_readings, behaviour_readings, text_readings
 from ropo.diagnostics.sampling import sample_answers
 from ropo.diagnostics.signals import FEWEST
-from ropo.lm.limits import position_limit
 from ropo.lm.log_probs import TokenPair, compare_on_pairs, mean_loss, pair_log_probs, text_losses
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import shorten_pair, text_windows
@@ -90,8 +89,7 @@ class HackingMonitor(TrainerCallback):
         self.pairs = held_out_slice(trainer, pairs)
         tokenizer: Any = trainer.processing_class
         self.tokenizer = tokenizer
-        window = min(WINDOW, position_limit(unwrapped(trainer)) or WINDOW)
-        self.windows = text_windows(tokenizer, text, window, WINDOWS) if text is not None else []
+        self.windows = text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else []
         self.settings = SamplingSettings(max_new_tokens=max_new_tokens)
         self.layers = spread(trained_layers(trainer.model), layers)
         self.reference: Observation | None = None
@@ -207,8 +205,7 @@ def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
         )
     rows = (dataset[index] for index in range(min(most, len(dataset))))
     pairs = [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
-    limit = position_limit(unwrapped(trainer))
-    return [shorten_pair(pair, LONGEST if limit is None else min(LONGEST, limit // 2)) for pair in pairs]
+    return [shorten_pair(pair, LONGEST) for pair in pairs]
 
 
 def trained_layers(model: Any) -> list[str]:
