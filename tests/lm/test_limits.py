@@ -30,7 +30,10 @@ def test_the_limit_is_where_a_model_fails(name):
 
 
 def test_an_adapter_changes_no_limit():
-    assert position_limit(get_peft_model(make("gpt2"), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))) == POSITIONS
+    assert (
+        position_limit(get_peft_model(make("gpt2"), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)))
+        == POSITIONS
+    )
 
 
 def test_a_width_that_equals_the_positions_is_no_table():

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
+from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 
@@ -37,11 +38,11 @@ def load_model(source: str, dtype: torch.dtype | None = None, trust_remote_code:
     Raises:
         UserError: If a local path exists but holds no weights or no configuration, or the hub does not answer.
 
-    Cost: one read of the checkpoint; a GGUF file is held twice for a moment while it is dequantised.
+    Cost: one read of the checkpoint; of a GGUF file the first time a conversion, see `ropo.lm.gguf`.
     """
     path = Path(source)
     if path.suffix == ".gguf":
-        return _load_gguf(path, dtype or torch.float32)
+        return load_gguf_model(path, dtype or torch.float32)
     if is_adapter(source):
         raise UserError(f"model {source}: is a PEFT adapter, not a model; name its base model, or merge it first")
     _check_folder(path)
@@ -57,8 +58,7 @@ def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
     """
     path = Path(source)
     if path.suffix == ".gguf":
-        _check_gguf(path)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = load_gguf_tokenizer(path)
     elif is_adapter(source) and not (path / "tokenizer_config.json").is_file():
         return load_tokenizer(str(PeftConfig.from_pretrained(source).base_model_name_or_path), trust_remote_code)
     else:
@@ -146,7 +146,7 @@ def dequantised(model: PreTrainedModel) -> PreTrainedModel:
             f"model {model.name_or_path}: its weights are quantised with {kind}, which transformers cannot undo; set "
             "base_model_name_or_path in adapter_config.json to the model that was quantised"
         ) from error
-    return _rebuilt(plain, torch.float32)
+    return plain_model(plain, torch.float32)
 
 
 def adapter_base(source: str) -> str:
@@ -189,37 +189,3 @@ def _check_folder(path: Path) -> None:
         raise UserError(f"model {path}: the folder has no config.json; give the folder of a transformers checkpoint")
     if not any(file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)):
         raise UserError(f"model {path}: the folder has no weights (*.safetensors); copy them there or give a hub id")
-
-
-def _check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"model {path}: no such file; check the path")
-
-
-def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Dequantise a GGUF file into a plain model."""
-    _check_gguf(path)
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    loaded.name_or_path = str(path)
-    return _rebuilt(loaded, dtype)
-
-
-def _rebuilt(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Move weights into a model built afresh from the same configuration.
-
-    transformers marks a model that was loaded quantised, although its weights no longer are, and then refuses to train
-    or save it.
-    """
-    config, name = loaded.config, str(loaded.name_or_path)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.load_state_dict(loaded.state_dict(), assign=True)
-    model.tie_weights()
-    for buffer_name, buffer in loaded.named_buffers():  # rotary tables are not in the state dict
-        module, _, leaf = buffer_name.rpartition(".")
-        model.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
-    model.generation_config = loaded.generation_config
-    model.name_or_path = config._name_or_path = name
-    return model.eval()
