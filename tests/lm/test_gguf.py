@@ -182,7 +182,7 @@ def test_what_a_killed_process_left_is_no_entry(folder):
 
 
 def test_bad_files_are_one_line(folder, monkeypatch):
-    with pytest.raises(UserError, match="no such file; check the path"):
+    with pytest.raises(UserError, match="no such file or folder; check the path"):
         load_model(str(folder / "none.gguf"))
     (folder / "text.gguf").write_text("not a model at all")
     for load in (load_model, load_tokenizer):

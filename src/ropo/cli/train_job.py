@@ -25,7 +25,7 @@ from ropo.core.errors import UserError
 from ropo.core.record import RunRecord, Source
 from ropo.environment import device_name, untested_lines
 from ropo.lm.fingerprint import fingerprint_weights
-from ropo.lm.loading import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
+from ropo.lm.loading import adapter_base, adapter_config_of, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.methods import METHODS, adapter_config, check_target_modules
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
 from ropo.training.callbacks.progress import Progress
@@ -177,7 +177,8 @@ def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
     given = ["method"] * (options.method is not None) + list(options.adapter)
     if given:
         raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
-    return str(PeftConfig.from_pretrained(options.model).peft_type.value).lower(), None
+    kind: Any = adapter_config_of(options.model).peft_type
+    return str(kind.value).lower(), None
 
 
 def load_pairs(

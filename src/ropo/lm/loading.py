@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
@@ -17,6 +17,7 @@ from ropo.lm.adapter_values import check_values
 from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 
 
 def is_adapter(source: str) -> bool:
@@ -41,13 +42,19 @@ def load_model(source: str, dtype: torch.dtype | None = None, trust_remote_code:
     Cost: one read of the checkpoint; of a GGUF file the first time a conversion, see `ropo.lm.gguf`.
     """
     path = Path(source)
+    check_source(source)
     if path.suffix == ".gguf":
         return load_gguf_model(path, dtype or torch.float32)
     if is_adapter(source):
         raise UserError(f"model {source}: is a PEFT adapter, not a model; name its base model, or merge it first")
-    _check_folder(path)
+    if path.is_dir():
+        _check_checkpoint(path)
     options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
-    return _from_pretrained(AutoModelForCausalLM, source, **options)
+    # Mismatches are let pass here, and named below: transformers would only point at a table that is not shown.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = _from_pretrained(AutoModelForCausalLM, source, **options)
+    _check_weights(source, found)
+    return model
 
 
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -57,11 +64,14 @@ def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
         UserError: If none is found there.
     """
     path = Path(source)
+    check_source(source)
     if path.suffix == ".gguf":
         tokenizer = load_gguf_tokenizer(path)
     elif is_adapter(source) and not (path / "tokenizer_config.json").is_file():
-        return load_tokenizer(str(PeftConfig.from_pretrained(source).base_model_name_or_path), trust_remote_code)
+        return load_tokenizer(str(adapter_config_of(source).base_model_name_or_path), trust_remote_code)
     else:
+        if path.is_dir():
+            _check_tokenizer(path)
         tokenizer = _from_pretrained(AutoTokenizer, source, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -103,6 +113,7 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
 
     Cost: one pass over the adapter.
     """
+    _resize_embeddings(base, source)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -155,7 +166,7 @@ def adapter_base(source: str) -> str:
     Raises:
         UserError: If it names none, or the folder has no weights.
     """
-    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    base = adapter_config_of(source).base_model_name_or_path
     if not base:
         raise UserError(f"adapter {source}: adapter_config.json names no base model; set base_model_name_or_path")
     if not any((Path(source) / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
@@ -163,29 +174,110 @@ def adapter_base(source: str) -> str:
     return base
 
 
+def adapter_config_of(source: str) -> PeftConfig:
+    """Read the configuration of an adapter folder.
+
+    Raises:
+        UserError: If PEFT cannot read it.
+    """
+    try:
+        return PeftConfig.from_pretrained(source)
+    except Exception as error:  # PEFT trips over a damaged or foreign file in any way there is
+        raise UserError(
+            f"adapter {source}: its adapter_config.json cannot be read ({_reason(error)}); copy it anew"
+        ) from error
+
+
+def check_source(source: str) -> None:
+    """Refuse what can neither be a place on this machine nor a hub id.
+
+    Raises:
+        UserError: If it is empty, a path to nothing, or a file of another kind.
+    """
+    path = Path(source)
+    if not source.strip():
+        raise UserError("model: is named by nothing; give a hub id, a folder or a .gguf file")
+    if path.is_file() and path.suffix != ".gguf":
+        raise UserError(
+            f"model {source}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file"
+        )
+    is_path = path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2 or path.suffix in SUFFIXES
+    if is_path and not path.exists():
+        raise UserError(f"model {source}: no such file or folder; check the path")
+
+
+def _resize_embeddings(base: PreTrainedModel, source: str) -> None:
+    """Give the base model as many embeddings as an adapter brings along, which was trained with added tokens."""
+    file = Path(source) / "adapter_model.safetensors"
+    words = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
+    names = {f"base_model.model.{name}.weight" for name, module in base.named_modules() if id(module) in words}
+    try:
+        with safe_open(file, "pt") as stored:
+            rows = {stored.get_slice(name).get_shape()[0] for name in names & set(stored.keys())}
+    except (OSError, SafetensorError):
+        return  # PEFT says what is wrong
+    if len(rows) == 1 and rows != {base.get_input_embeddings().num_embeddings}:
+        base.resize_token_embeddings(rows.pop(), mean_resizing=False)
+
+
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, **options)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # damaged files, foreign models and a missing hub raise a dozen unrelated types
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
+                "--trust_remote_code (trust_remote_code=True)"
+            ) from error
+        what = "tokenizer" if loader is AutoTokenizer else "model"
+        if Path(source).is_dir():
+            raise UserError(
+                f"model {source}: its {what} cannot be loaded ({_reason(error)}); copy its files anew, or give another "
+                "model"
+            ) from error
         raise UserError(
-            f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
-            "--trust_remote_code (trust_remote_code=True)"
-        ) from error
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model {source}: cannot be loaded ({reason}); give a hub id, a folder or a .gguf file"
+            f"model {source}: is no folder here, and no {what} of that name came from the hub ({_reason(error)}); "
+            "check the name and the network, or give a folder or a .gguf file"
         ) from error
 
 
-def _check_folder(path: Path) -> None:
-    if not path.exists():
-        return  # a hub id
-    if not path.is_dir():
-        raise UserError(f"model {path}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file")
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    first = lines[0] if len(lines[0]) > 40 else " ".join(line.strip() for line in lines)
+    return f"{first:.200}"
+
+
+def _check_checkpoint(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise UserError(f"model {path}: the folder has no config.json; give the folder of a transformers checkpoint")
     if not any(file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)):
         raise UserError(f"model {path}: the folder has no weights (*.safetensors); copy them there or give a hub id")
+
+
+def _check_tokenizer(path: Path) -> None:
+    if not any(path.iterdir()):
+        raise UserError(f"model {path}: the folder is empty; give the folder of a transformers checkpoint")
+    names = [file.name for file in path.iterdir()]
+    if not any("token" in name or name.startswith(("vocab", "spiece", "tekken")) for name in names):
+        raise UserError(
+            f"model {path}: the folder has no tokenizer (tokenizer.json, tokenizer_config.json); copy it there from "
+            "the model that it was made of"
+        )
+
+
+def _check_weights(source: str, found: dict[str, Any]) -> None:
+    """Refuse a model part of whose weights would be random, as its files lack them or have them in other shapes."""
+    missing, others = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    if missing:
+        raise UserError(
+            f"model {source}: its files lack {len(missing)} of the weights that config.json asks for, such as "
+            f"{missing[0]}; copy them anew, or give the whole model"
+        )
+    if others:
+        name, stored, asked = others[0]
+        raise UserError(
+            f"model {source}: its files do not fit its config.json: {name} is {tuple(stored)} and should be "
+            f"{tuple(asked)}; copy both anew"
+        )
