@@ -12,6 +12,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from ropo.core.cache import cache_root, size_of
 from ropo.core.record import device_name, git_commit, library_versions
 from ropo.ops.choose import Family, kernels_on, try_rotation
 
@@ -55,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
 
     Returns:
         `versions`, `untested` (library: the range that its version is outside of), `torch_build`, `devices`, `kernels`
-        (see `kernels_in_use`), `cores`, `memory_gb`, `platform` and `git_commit`.
+        (see `kernels_in_use`), `cores`, `memory_gb`, `platform`, `cache` (its `folder` and `bytes`) and `git_commit`.
     """
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -67,5 +68,6 @@ def describe_environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "platform": platform.platform(),
+        "cache": {"folder": str(cache_root()), "bytes": size_of(cache_root())},
         "git_commit": git_commit(),
     }

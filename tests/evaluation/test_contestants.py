@@ -78,7 +78,7 @@ def test_an_adapters_fingerprint_is_of_its_base_too_wherever_it_lies(tmp_path):
 
 
 def test_no_such_hub_model():
-    with pytest.raises(UserError, match="model org/nothing: cannot be found"):
+    with pytest.raises(UserError, match="model org/nothing: is no folder here, and the hub gave none of that name"):
         fingerprint_source("org/nothing")
 
 

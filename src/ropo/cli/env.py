@@ -39,6 +39,8 @@ def as_lines(environment: dict[str, Any]) -> list[str]:
     facts["cores"] = environment["cores"]
     facts["memory"] = f"{environment['memory_gb']} GB"
     facts["platform"] = environment["platform"]
+    cache = environment["cache"]
+    facts["cache"] = f"{cache['folder']} ({cache['bytes'] / 1e6:,.1f} MB)"
     if environment["git_commit"]:
         facts["commit"] = environment["git_commit"]
     return [f"{name:<14}{fact}" for name, fact in facts.items()]

@@ -28,7 +28,7 @@ from ropo.core.record import RunRecord, Source, device_name
 from ropo.environment import untested_lines
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import wraps_prompts
-from ropo.lm.loading import adapter_base, is_adapter, load_adapter, load_model, load_tokenizer
+from ropo.lm.loading import adapter_base, adapter_config_of, is_adapter, load_adapter, load_model, load_tokenizer
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import METHODS, adapter_config, check_target_modules
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
@@ -234,7 +234,8 @@ def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
     given = ["method"] * (options.method is not None) + list(options.adapter)
     if given:
         raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
-    return str(PeftConfig.from_pretrained(options.model).peft_type.value).lower(), None
+    kind: Any = adapter_config_of(options.model).peft_type
+    return str(kind.value).lower(), None
 
 
 def load_pairs(

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import cached_file
 
 from ropo.core.errors import UserError
-from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, is_adapter
+from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, adapter_config_of, check_source, is_adapter
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _CHUNK = 1 << 20
@@ -40,9 +40,11 @@ def fingerprint_source(source: str) -> str:
     Cost: one read of the files, a second for each 1-2 GB; once in a process.
     """
     path = Path(source)
+    check_source(source)
     if path.suffix == ".gguf" and path.is_file():
         return _hash_files([path])
     if is_adapter(source):
+        adapter_config_of(source)  # refuses what is no JSON
         config = json.loads((path / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
         del config["base_model_name_or_path"]  # a place, where the content counts
         files = [file for file in _content(path) if file.name != _ADAPTER_CONFIG]
@@ -106,6 +108,7 @@ def _hub_commit(source: str) -> str:
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model {source}: cannot be found ({reason}); give a hub id, a folder or a .gguf file"
+            f"model {source}: is no folder here, and the hub gave none of that name ({reason}); check the name and the "
+            "network, or give a folder or a .gguf file"
         ) from error
     return Path(str(file)).parent.name

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,8 +22,10 @@ from transformers import (
 
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
+from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 
 
 def is_adapter(source: str) -> bool:
@@ -49,17 +51,23 @@ def load_model(
         UserError: If a local path exists but holds no weights or no configuration, or the hub does not answer; or
             bitsandbytes is missing.
 
-    Cost: one read of the checkpoint; a GGUF file is held twice for a moment while it is dequantised.
+    Cost: one read of the checkpoint; of a GGUF file the first time a conversion, see `ropo.lm.gguf`.
     """
     path = Path(source)
     quantisation = {} if bits is None else _quantisation(source, bits, dtype)
+    check_source(source)
     if path.suffix == ".gguf":
-        return _load_gguf(path, dtype or torch.float32)
+        return load_gguf_model(path, dtype or torch.float32)
     if is_adapter(source):
         raise UserError(f"model {source}: is a PEFT adapter, not a model; name its base model, or merge it first")
-    _check_folder(path)
+    if path.is_dir():
+        _check_checkpoint(path)
     options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code, **quantisation}
-    return _from_pretrained(AutoModelForCausalLM, source, **options)
+    # Mismatches are let pass here, and named below: transformers would only point at a table that is not shown.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = _from_pretrained(AutoModelForCausalLM, source, **options)
+    _check_weights(source, found)
+    return model
 
 
 def _quantisation(source: str, bits: int, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -111,12 +119,14 @@ def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
         UserError: If none is found there.
     """
     path = Path(source)
+    check_source(source)
     if path.suffix == ".gguf":
-        _check_gguf(path)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = load_gguf_tokenizer(path)
     elif is_adapter(source) and not (path / "tokenizer_config.json").is_file():
-        return load_tokenizer(str(PeftConfig.from_pretrained(source).base_model_name_or_path), trust_remote_code)
+        return load_tokenizer(str(adapter_config_of(source).base_model_name_or_path), trust_remote_code)
     else:
+        if path.is_dir():
+            _check_tokenizer(path)
         tokenizer = _from_pretrained(AutoTokenizer, source, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -158,6 +168,7 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
 
     Cost: one pass over the adapter.
     """
+    _resize_embeddings(base, source)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -201,7 +212,7 @@ def dequantised(model: PreTrainedModel) -> PreTrainedModel:
             f"model {model.name_or_path}: its weights are quantised with {kind}, which transformers cannot undo; set "
             "base_model_name_or_path in adapter_config.json to the model that was quantised"
         ) from error
-    return _rebuilt(plain, torch.float32)
+    return plain_model(plain, torch.float32)
 
 
 def adapter_base(source: str) -> str:
@@ -210,7 +221,7 @@ def adapter_base(source: str) -> str:
     Raises:
         UserError: If it names none, or the folder has no weights.
     """
-    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    base = adapter_config_of(source).base_model_name_or_path
     if not base:
         raise UserError(f"adapter {source}: adapter_config.json names no base model; set base_model_name_or_path")
     if not any((Path(source) / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
@@ -218,63 +229,110 @@ def adapter_base(source: str) -> str:
     return base
 
 
+def adapter_config_of(source: str) -> PeftConfig:
+    """Read the configuration of an adapter folder.
+
+    Raises:
+        UserError: If PEFT cannot read it.
+    """
+    try:
+        return PeftConfig.from_pretrained(source)
+    except Exception as error:  # PEFT trips over a damaged or foreign file in any way there is
+        raise UserError(
+            f"adapter {source}: its adapter_config.json cannot be read ({_reason(error)}); copy it anew"
+        ) from error
+
+
+def check_source(source: str) -> None:
+    """Refuse what can neither be a place on this machine nor a hub id.
+
+    Raises:
+        UserError: If it is empty, a path to nothing, or a file of another kind.
+    """
+    path = Path(source)
+    if not source.strip():
+        raise UserError("model: is named by nothing; give a hub id, a folder or a .gguf file")
+    if path.is_file() and path.suffix != ".gguf":
+        raise UserError(
+            f"model {source}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file"
+        )
+    is_path = path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2 or path.suffix in SUFFIXES
+    if is_path and not path.exists():
+        raise UserError(f"model {source}: no such file or folder; check the path")
+
+
+def _resize_embeddings(base: PreTrainedModel, source: str) -> None:
+    """Give the base model as many embeddings as an adapter brings along, which was trained with added tokens."""
+    file = Path(source) / "adapter_model.safetensors"
+    words = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
+    names = {f"base_model.model.{name}.weight" for name, module in base.named_modules() if id(module) in words}
+    try:
+        with safe_open(file, "pt") as stored:
+            rows = {stored.get_slice(name).get_shape()[0] for name in names & set(stored.keys())}
+    except (OSError, SafetensorError):
+        return  # PEFT says what is wrong
+    if len(rows) == 1 and rows != {base.get_input_embeddings().num_embeddings}:
+        base.resize_token_embeddings(rows.pop(), mean_resizing=False)
+
+
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, **options)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # damaged files, foreign models and a missing hub raise a dozen unrelated types
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
+                "--trust_remote_code (trust_remote_code=True)"
+            ) from error
+        what = "tokenizer" if loader is AutoTokenizer else "model"
+        if Path(source).is_dir():
+            raise UserError(
+                f"model {source}: its {what} cannot be loaded ({_reason(error)}); copy its files anew, or give another "
+                "model"
+            ) from error
         raise UserError(
-            f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
-            "--trust_remote_code (trust_remote_code=True)"
-        ) from error
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model {source}: cannot be loaded ({reason}); give a hub id, a folder or a .gguf file"
+            f"model {source}: is no folder here, and no {what} of that name came from the hub ({_reason(error)}); "
+            "check the name and the network, or give a folder or a .gguf file"
         ) from error
 
 
-def _check_folder(path: Path) -> None:
-    if not path.exists():
-        return  # a hub id
-    if not path.is_dir():
-        raise UserError(f"model {path}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file")
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    first = lines[0] if len(lines[0]) > 40 else " ".join(line.strip() for line in lines)
+    return f"{first:.200}"
+
+
+def _check_checkpoint(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise UserError(f"model {path}: the folder has no config.json; give the folder of a transformers checkpoint")
     if not any(file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)):
         raise UserError(f"model {path}: the folder has no weights (*.safetensors); copy them there or give a hub id")
 
 
-def _check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"model {path}: no such file; check the path")
+def _check_tokenizer(path: Path) -> None:
+    if not any(path.iterdir()):
+        raise UserError(f"model {path}: the folder is empty; give the folder of a transformers checkpoint")
+    names = [file.name for file in path.iterdir()]
+    if not any("token" in name or name.startswith(("vocab", "spiece", "tekken")) for name in names):
+        raise UserError(
+            f"model {path}: the folder has no tokenizer (tokenizer.json, tokenizer_config.json); copy it there from "
+            "the model that it was made of"
+        )
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Dequantise a GGUF file into a plain model."""
-    _check_gguf(path)
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    loaded.name_or_path = str(path)
-    return _rebuilt(loaded, dtype)
-
-
-def _rebuilt(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Move weights into a model built afresh from the same configuration.
-
-    transformers marks a model that was loaded quantised, although its weights no longer are, and then refuses to train
-    or save it.
-    """
-    config, name = loaded.config, str(loaded.name_or_path)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.load_state_dict(loaded.state_dict(), assign=True)
-    model.tie_weights()
-    for buffer_name, buffer in loaded.named_buffers():  # rotary tables are not in the state dict
-        module, _, leaf = buffer_name.rpartition(".")
-        model.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
-    model.generation_config = loaded.generation_config
-    model.name_or_path = config._name_or_path = name
-    return model.eval()
+def _check_weights(source: str, found: dict[str, Any]) -> None:
+    """Refuse a model part of whose weights would be random, as its files lack them or have them in other shapes."""
+    missing, others = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    if missing:
+        raise UserError(
+            f"model {source}: its files lack {len(missing)} of the weights that config.json asks for, such as "
+            f"{missing[0]}; copy them anew, or give the whole model"
+        )
+    if others:
+        name, stored, asked = others[0]
+        raise UserError(
+            f"model {source}: its files do not fit its config.json: {name} is {tuple(stored)} and should be "
+            f"{tuple(asked)}; copy both anew"
+        )

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ropo.lm.limits import check_ids, fit_sequences, ignores_padding, left_padded_positions, position_limit
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 BATCH = 4
@@ -27,13 +28,21 @@ def answer_log_probs(
         answers: Token ids of each answer, at least one each.
 
     Returns:
-        One float32 tensor an answer, on the CPU.
+        One float32 tensor an answer, on the CPU; of the tokens that the model has positions for, which is said where
+        they are not all.
 
-    Cost: one padded forward pass for 4 answers; logits of the answer positions only.
+    Raises:
+        UserError: If there is a token that the model has no embedding for.
+
+    Cost: one padded forward pass for 4 answers, or for each where padding would change them; logits of the answer
+    positions only.
     """
+    prompts, answers = fit_sequences(model, prompts, answers)
+    check_ids(model, (token for ids in (*prompts, *answers) for token in ids))
+    size = BATCH if ignores_padding(model) else 1
     scores: list[Float32[Tensor, " tokens"]] = []
-    for start in range(0, len(prompts), BATCH):
-        scores += _score_batch(model, prompts[start : start + BATCH], answers[start : start + BATCH])
+    for start in range(0, len(prompts), size):
+        scores += _score_batch(model, prompts[start : start + size], answers[start : start + size])
     return scores
 
 
@@ -107,7 +116,8 @@ def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "t
     """
     rows = []
     for window in windows:
-        ids = torch.tensor([window.ids], device=model.device)
+        check_ids(model, window.ids)
+        ids = torch.tensor([window.ids[: position_limit(model)]], device=model.device)
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
         rows.append(output.hidden_states[-1][0].float())
     return torch.cat(rows)
@@ -120,7 +130,7 @@ def _score_batch(
     rows = [torch.tensor([*prompt, *answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     tokens = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left").to(model.device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    positions = left_padded_positions(mask)
     longest = max(map(len, answers))
     logits = model(
         input_ids=tokens,

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow.compute
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import _tokenize, extract_prompt
 
 from ropo.core.errors import UserError
+from ropo.lm.limits import check_ids
 from ropo.lm.templating import template_options
 from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_pair, tokenize_prompt
 from ropo.training.packing.collator import NUMBER
@@ -77,6 +79,17 @@ def keep_trainable(dataset: Dataset, size: int, name: str, limits: Limits, budge
     if not len(dataset):
         raise UserError(f"{name} data: none of its {size} record(s) can be trained on; see the lines above")
     return dataset
+
+
+def check_records(model: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse records with tokens that the model has no embedding for; the padding is looked up too.
+
+    Raises:
+        UserError: If there is one; see `ropo.lm.limits.check_ids`.
+    """
+    columns = [column for column in ("prompt_ids", "chosen_ids", "rejected_ids") if column in dataset.column_names]
+    largest = [pyarrow.compute.max(pyarrow.compute.list_flatten(dataset.data[column])).as_py() for column in columns]
+    check_ids(model, [token for token in (*largest, tokenizer.pad_token_id) if token is not None], tokenizer)
 
 
 def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:

@@ -17,6 +17,7 @@ from trl import DPOTrainer
 from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
+from ropo.lm.limits import cap_length
 from ropo.training import reference_cache
 from ropo.training.arguments import check_arguments, check_optimizer, check_sampling, check_steps, check_trainable
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
@@ -37,6 +38,7 @@ from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
 from ropo.training.reference import check_reference, complete_reference, probe
 from ropo.training.trainable import (
+    check_records,
     keep_trainable,
     number_records,
     report_rewritten_prompts,
@@ -76,6 +78,9 @@ class PreferenceTrainer(DPOTrainer):
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
         args = args or PreferenceConfig()
         check_arguments(model, ref_model, args, kwargs)
+        self._untrained = model
+        if not isinstance(model, str):
+            args.max_length = cap_length(model, args.max_length)
         self._packer: Packer | None = None
         self._continued, self._given = is_peft_model(model), None
         adapted = self._continued or kwargs.get("peft_config") is not None
@@ -127,6 +132,8 @@ class PreferenceTrainer(DPOTrainer):
         if not size:
             raise UserError(f"{dataset_name} data: holds no record; give at least one")
         prepared = self._tokenized(number_records(dataset), processing_class, args, dataset_name)
+        if not isinstance(self._untrained, str) and not isinstance(processing_class, ProcessorMixin):
+            check_records(self._untrained, prepared, processing_class)
         report_rewritten_prompts(prepared, dataset_name, processing_class)
         if not isinstance(processing_class, ProcessorMixin):
             report_templated_prompts(prepared, dataset_name, processing_class)

@@ -33,7 +33,7 @@ def plain_loop(model, ids, uniforms, settings):
     """Run the whole sequence through the model for each token, without cache, padding or batch."""
     tokens = []
     for step in range(settings.max_new_tokens):
-        logits = model(torch.tensor([ids + tokens])).logits[:, -1]
+        logits = model(torch.tensor([ids + tokens])).logits[:, -1, : len(tiny_tokenizer())]
         tokens.append(int(pick_tokens(logits, uniforms[None, step], settings.temperature, settings.top_p)))
         if tokens[-1] == model.config.eos_token_id:
             break
@@ -60,8 +60,11 @@ def test_greedy_is_that_of_transformers():
     model, tokenizer, prompts = tiny_model(), tiny_tokenizer(), tiny_prompts()
     answers = sample(settings, batch_size=3)
     assert len(answers) == len(prompts)
+    unreadable = list(range(len(tokenizer), model.config.vocab_size))
     for number, ids in enumerate(encode_prompts(tokenizer, prompts)):
-        output = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, len(ids) :]
+        output = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12, suppress_tokens=unreadable)[
+            0, len(ids) :
+        ]
         assert answers[number][0].text == tokenizer.decode(output, skip_special_tokens=True).strip()
 
 

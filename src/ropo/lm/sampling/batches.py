@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.lm.answer import Answer
 from ropo.lm.loading import load_policy
-from ropo.lm.sampling.decoding import decode
+from ropo.lm.sampling.decoding import Decoder
 from ropo.lm.sampling.settings import SamplingSettings
 
 
@@ -70,16 +70,17 @@ def sample_batches(
     Yields:
         Finished batches, in the order of the plan.
 
-    Cost: see `ropo.lm.sampling.decoding.decode`.
+    Cost: see `ropo.lm.sampling.decoding.Decoder`.
     """
-    stop_tokens = _stop_tokens(model, tokenizer)
+    decoder = Decoder(model, tokenizer, encoded, settings)
+    stops = set(decoder.stops.tolist())
     plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
     for number, prompts in enumerate(plan):
         if number in done:
             continue
         uniforms = draw_uniforms(prompts, settings).to(model.device)
-        rows = decode(model, [encoded[prompt] for prompt in prompts], uniforms, settings, stop_tokens)
-        answers = [_to_answer(tokenizer, tokens, stop_tokens) for tokens in rows]
+        rows = decoder.decode(prompts, uniforms)
+        answers = [_to_answer(tokenizer, tokens, stops) for tokens in rows]
         grouped = [answers[start : start + settings.samples] for start in range(0, len(answers), settings.samples)]
         yield Batch(number, prompts, grouped)
 
@@ -111,13 +112,6 @@ def draw_uniforms(prompts: Sequence[int], settings: SamplingSettings) -> Float[T
     return torch.from_numpy(np.stack(streams))
 
 
-def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " stops"]:
-    configured = model.generation_config.eos_token_id
-    stops = configured if isinstance(configured, list) else [configured]
-    known = sorted({token for token in (*stops, tokenizer.eos_token_id) if token is not None})
-    return torch.tensor(known, device=model.device, dtype=torch.long)
-
-
-def _to_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_tokens: Int[Tensor, " stops"]) -> Answer:
+def _to_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: Collection[int]) -> Answer:
     text = cast(str, tokenizer.decode(tokens, skip_special_tokens=True))
-    return Answer(text.strip(), tuple(tokens), tokens[-1] in stop_tokens.tolist())
+    return Answer(text.strip(), tuple(tokens), tokens[-1] in stops)

@@ -41,8 +41,10 @@ def sample_with_journal(
     """
     encoded = encode_prompts(sampler.tokenizer, prompts)
     journal = Journal(path, _header(identity or model_name(sampler.source), prompts, settings, batch_size))
+    begun = True
     try:
         finished = [_from_json(entry) for entry in journal.entries]
+        begun = bool(finished)
         for batch in finished:
             on_batch(batch)
         if sum(len(batch.prompts) for batch in finished) == len(prompts):
@@ -50,9 +52,12 @@ def sample_with_journal(
         done = {batch.number for batch in finished}
         for batch in sampler.sample(encoded, settings, batch_size, done):
             journal.append(asdict(batch))
+            begun = True
             on_batch(batch)
     finally:
         journal.close()
+        if not begun:  # a model that could not be loaded keeps no other from being tried
+            path.unlink(missing_ok=True)
 
 
 def model_name(source: str) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ropo.core.cache import cache_root
+
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 # Not -ffast-math: a library linked with it would make every thread of the process flush small numbers to zero.
@@ -64,7 +66,7 @@ def _library() -> ctypes.CDLL:
     command = [str(compiler()), *FLAGS, *map(str, SOURCES), "-lm"]
     content = [*command, *(file.read_text("utf-8") for file in SOURCES + HEADERS), _processor()]
     name = f"kernels-{hashlib.sha256('|'.join(content).encode()).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropo"
+    folder = cache_root()
     if (folder / name).exists():
         return ctypes.CDLL(str(folder / name))
     with tempfile.TemporaryDirectory() as temporary:

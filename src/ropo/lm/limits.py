@@ -1,0 +1,231 @@
+"""What a model can be given: how many positions it has, which token ids it knows, whether it may be padded."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from ropo.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+LONGEST_NAMES = ("max_position_embeddings", "max_seq_len")
+OFFSET = 2  # rows before the first position in the tables of OPT, BioGPT and BART
+
+
+def position_limit(model: Any) -> int | None:
+    """Return how many tokens a model can be given at most, or None where nothing in it runs out.
+
+    Positions run out where they are looked up: in a learned table as GPT-2's, or in sines, masks or biases that were
+    made once. Rotary embeddings are computed for any position.
+
+    Args:
+        model: A causal language model, adapted or not.
+
+    Cost: one look at every module, without touching a weight.
+    """
+    config = model.config.get_text_config()
+    named = [getattr(config, name, None) for name in LONGEST_NAMES]
+    longest = next((value for value in named if isinstance(value, int) and value > 0), None)
+    if longest is None:
+        return None
+    words = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    found = [_rows_of(module, longest) for module in model.modules() if id(module) not in words]
+    limits = [rows for rows in found if rows is not None]
+    if limits:
+        return min(limits)
+    rotary = any(name.endswith("inv_freq") for name, _ in model.named_buffers())
+    return longest if named[0] is None and not rotary else None  # MPT makes its biases anew, but never longer
+
+
+def _rows_of(module: nn.Module, longest: int) -> int | None:
+    """Return the positions that a module has a row for, where it is a table of positions."""
+    if isinstance(module, nn.Embedding):
+        if not longest <= module.num_embeddings <= longest + OFFSET:
+            return None
+        reserved = 0 if module.padding_idx is None or module.num_embeddings > longest else module.padding_idx + 1
+        return longest - reserved  # RoBERTa counts from after the padding
+    kept = [*module._buffers.values(), *(value for value in vars(module).values() if isinstance(value, Tensor))]
+    tables = [tensor.shape for tensor in kept if tensor is not None and tensor.ndim > 1]
+    return longest if any(longest in (shape[0], *shape[:-1][-1:]) for shape in tables) else None
+
+
+def cap_answers(model: Any, lengths: Sequence[int], most: int) -> list[int]:
+    """Return how many new tokens each prompt can have, and say so where that is fewer than were asked for.
+
+    Args:
+        model: A causal language model.
+        lengths: Tokens of each prompt.
+        most: New tokens that were asked for.
+
+    Raises:
+        UserError: If a prompt takes all positions.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return [most] * len(lengths)
+    for number, length in enumerate(lengths, start=1):
+        if length >= limit:
+            raise UserError(
+                f"prompt {number} of {len(lengths)}: has {length} tokens, but {name_of(model)} has {limit} positions, "
+                "so none is left for an answer; shorten the prompt or choose another model"
+            )
+    capped = sum(length + most > limit for length in lengths)
+    if capped:
+        say(
+            f"{name_of(model)} has {limit} positions: {capped} of {len(lengths)} prompts leave fewer than "
+            f"{most} for the answer, which is cut where they end"
+        )
+    return [min(most, limit - length) for length in lengths]
+
+
+def cap_length(model: Any, longest: int | None) -> int | None:
+    """Return the length to cut sequences at, no more than the model has positions; say so where that is less.
+
+    Args:
+        model: A causal language model.
+        longest: The length that was asked for; None for no limit.
+    """
+    limit = position_limit(model)
+    if limit is None or (longest is not None and longest <= limit):
+        return longest
+    say(f"{name_of(model)} has {limit} positions: sequences are cut at {limit} tokens, not at {longest or 'their end'}")
+    return limit
+
+
+def fit_sequences(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """Cut answers where a model's positions end, as training cuts them at `max_length`, and say how many were cut.
+
+    Args:
+        model: A causal language model.
+        prompts: Token ids; one that leaves no position for its answer keeps its last tokens, half as many as there
+            are positions.
+        answers: Token ids.
+
+    Returns:
+        Prompts and answers.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return list(prompts), list(answers)
+    kept = [prompt if len(prompt) < limit else prompt[-(limit // 2) :] for prompt in prompts]
+    cut = [answer[: limit - len(prompt)] for prompt, answer in zip(kept, answers, strict=True)]
+    changed = sum(len(a) + len(b) > limit for a, b in zip(prompts, answers, strict=True))
+    if changed:
+        say(
+            f"{name_of(model)} has {limit} positions: {changed} of {len(prompts)} sequences are longer, and cut to them"
+        )
+    return kept, cut
+
+
+def check_ids(model: Any, ids: Iterable[int], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    A tokenizer may have more tokens than the model and still fit it, as Gemma 3's does whose image token belongs to a
+    larger sibling. So what counts is what is used.
+
+    Args:
+        model: A causal language model.
+        ids: Every token id that it is to be given.
+        tokenizer: Where they come from, for the message.
+
+    Raises:
+        UserError: If one is too large.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    largest = max(ids, default=0)
+    if largest >= rows:
+        size = "" if tokenizer is None else f" of the tokenizer's {len(tokenizer)}"
+        raise UserError(
+            f"model {name_of(model)}: has embeddings for {rows} tokens, and token {largest}{size} is not among them; "
+            "give the tokenizer that belongs to the model, or a model resized to it (resize_token_embeddings)"
+        )
+
+
+def readable_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return how many of the model's tokens the tokenizer can read; None for all.
+
+    Embeddings are often padded to a round number of rows. Such a row is never trained, stands for nothing and would be
+    decoded to nothing, so it is never sampled.
+
+    Cost: a look at the tokenizer's whole vocabulary where the model has more rows than it has tokens.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) >= rows:
+        return None
+    largest = max(tokenizer.get_vocab().values(), default=0)  # more than the number of tokens, where ids have gaps
+    return largest + 1 if largest + 1 < rows else None
+
+
+def ignores_padding(model: Any) -> bool:
+    """Tell whether a model computes the same for a sequence that is padded on the left.
+
+    Attention with a mask does. A recurrence may take padding for input, as RWKV's does, so other models are tried.
+
+    Args:
+        model: A causal language model in evaluation mode.
+
+    Cost: nothing where all layers are attention, else two forward passes over a dozen tokens.
+    """
+    config = model.config.get_text_config()
+    others = set(getattr(config, "layer_types", None) or ()) - ATTENTION
+    if not model._is_stateful and not others:
+        return True
+    rows = torch.arange(2, 12, device=model.device).view(2, 5) % model.get_input_embeddings().num_embeddings
+    mask = torch.ones_like(rows)
+    mask[0, :3] = 0  # a second row that is full: some models look at the mask of batches only
+    with torch.inference_mode():
+        padded = model(input_ids=rows, attention_mask=mask, position_ids=left_padded_positions(mask), use_cache=False)
+        alone = model(input_ids=rows[:1, 3:], use_cache=False)
+    return close_to_rounding(padded.logits[0, -1], alone.logits[0, -1], model.dtype)
+
+
+def close_to_rounding(logits: Float[Tensor, "*shape"], others: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:
+    """Compare logits of two ways to compute them; the ways that differ in kind are off by about their size."""
+    rounding = 100 * torch.finfo(dtype).eps * float(others.abs().max())
+    return bool((logits.float() - others.float()).abs().max() <= rounding)
+
+
+def left_padded_positions(mask: Int[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
+    """Count positions from the first token that is no padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+@contextmanager
+def telling_of_other_models(model: Any, doing: str) -> Iterator[None]:
+    """Say in one line that transformers itself cannot do something with a model.
+
+    Raises:
+        UserError: Instead of any other exception but a lack of memory.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a model of another kind, or its own code: it may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"model {name_of(model)}: {doing} fails in transformers itself ({reason:.160}); choose another model"
+        ) from error
+
+
+def name_of(model: Any) -> str:
+    """Return what messages call a model."""
+    return model.config._name_or_path or type(model).__name__
+
+
+@functools.cache
+def say(line: str) -> None:
+    """Say a line once in a process: the same models and prompts come by again and again."""
+    logger.warning(line)
