@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ropo.training.packed_model import enable_packing
 from trl.trainer.utils import add_fused_lm_head
 
 from ropo.lm.limits import ignores_padding, position_limit, readable_tokens
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.lm.sampling.batches import sample_batches
 from ropo.lm.sampling.settings import SamplingSettings
+from ropo.training.packing.model import enable_packing
 
 pytestmark = pytest.mark.slow
 
