@@ -63,7 +63,7 @@ def test_tokens_that_a_model_does_not_know_are_one_line():
     with pytest.raises(UserError, match=f"has embeddings for {VOCABULARY} tokens, and token 40 is not"):
         answer_log_probs(model, [[5]], [[40]])
     with pytest.raises(UserError, match="token 40 is not"):
-        hidden_states(model, [[5, 40]])
+        hidden_states(model, [TextWindow([5], [40])])
 
 
 def test_sequences_and_lengths_are_cut_to_the_positions_and_it_is_said(caplog):
@@ -77,7 +77,7 @@ def test_sequences_and_lengths_are_cut_to_the_positions_and_it_is_said(caplog):
     assert [len(each) for each in scores] == [POSITIONS - 2, 1, 1]
     half = [5] * (POSITIONS // 2)
     assert torch.equal(scores[1], answer_log_probs(model, [[1] * 8, half, [5]], answers)[1])
-    assert len(hidden_states(model, [[5] * long])) == POSITIONS
+    assert len(hidden_states(model, [TextWindow([5], [5] * (long - 1))])) == POSITIONS
     assert caplog.messages[0] == (
         f"GPT2LMHeadModel has {POSITIONS} positions: 2 of 3 sequences are longer, and cut to them"
     )
