@@ -19,7 +19,7 @@ def start(arguments, log: Path, die_in_write: int | None = None):
     return process
 
 
-def finish(arguments, log: Path, die_in_write: int | None = None, timeout: float = 120) -> int:
+def finish(arguments, log: Path, die_in_write: int | None = None, timeout: float = 600) -> int:
     """Run the command to its end and return its exit status: minus the signal's number where one killed it."""
     process = start(arguments, log, die_in_write)
     process.join(timeout)

@@ -81,7 +81,7 @@ MISTAKES = [
     ("  beta: 0.1", "  betaa: 0.1", r"mine.yaml:11: unknown argument '--betaa'; did you mean '--beta'\?"),
     ("  beta: 0.1", "  beta: -1", r"mine.yaml:11: beta: must be above 0, got -1"),
     ("method: lora", "method: lora\n    reflections: 2", r"mine.yaml:18: reflections: is not an option of method"),
-    ("method: lora", "method: lora\n    loss_type: ipu", r"mine.yaml:18: loss_type: there is no loss 'ipu'"),
+    ("method: lora", "method: lora\n    loss_type: ipu", r"mine.yaml:18: loss_type: there is no 'ipu'"),
     ("method: lora", "method: lora\n    max_steps: 5", r"mine.yaml:18: max_steps: is decided by budget"),
     ("    learning_rate: 1e-4\n", "", r"mine.yaml:16: needs either learning_rate or learning_rates"),
     ("    validation_share: 0.25\n", "", r"mine.yaml:3: data: toy has no validation pairs .* of RoPO"),
