@@ -13,7 +13,7 @@ from ropo.core.errors import UserError
 from ropo.lm import limits
 from ropo.lm.limits import cap_length, fit_sequences, ignores_padding, position_limit, readable_tokens
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs
-from ropo.lm.tokens import TokenPair
+from ropo.lm.tokens import TextWindow, TokenPair
 from tests.lm.zoo import ALL, LEARNED, POSITIONS, VOCABULARY, make
 from tests.tiny_tokenizer import tiny_tokenizer
 

@@ -10,7 +10,7 @@ from trl.data_utils import is_conversational
 
 from ropo.core.errors import UserError
 from ropo.judging.scores import RuleJudge, function_judge
-from ropo.lm.sampling import SamplingSettings, sampler
+from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
 from ropo.pairs import Selection, make_pairs
 from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path

@@ -102,7 +102,7 @@ def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code
         return load_shapes(adapter_base(source), dtype, trust_remote_code)
     path = Path(source)
     if path.suffix == ".gguf":
-        _check_gguf(path)
+        check_source(source)
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         dtype = dtype or torch.float32
     else:

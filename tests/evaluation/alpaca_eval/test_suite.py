@@ -170,7 +170,7 @@ def test_models_answer_and_the_first_may_be_the_reference(place, model):
         (("bad.json", "--against_first", "--judge", "rules"), "name two references"),
         (("short.json",), "lack 35 of 40 prompts, the first on line 6"),
         (("broken.json",), "record 1: needs a text 'output'"),
-        (("bad.json", "--prompts", "prompts.jsonl"), "jsonl:2: `prompt`"),
+        (("bad.json", "--prompts", "prompts.jsonl"), "jsonl:2: prompt must be text"),
         (("bad.json", "--difficulties", "bad.json"), "must be a JSON object from instruction, or instruction_sha"),
         (("bad.json", "--limit", "0"), "limit"),
         (("a=bad.json", "a=long.json"), "have one name"),
@@ -179,7 +179,7 @@ def test_models_answer_and_the_first_may_be_the_reference(place, model):
 def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, message):
     write_outputs("short.json", ["x"] * 5, instructions=INSTRUCTIONS[:5])
     (place / "broken.json").write_text('[{"instruction": "request 0"}]')
-    (place / "prompts.jsonl").write_text('{"instruction": "request 0"}\n{"question": "x"}\n')
+    (place / "prompts.jsonl").write_text('{"instruction": "request 0"}\n{"prompt": 3}\n')
     given = flags if "--judge" in flags else (*flags, "--judge", "letters:length")
     assert evaluate(*given, "--reference_outputs", "reference.json") == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]

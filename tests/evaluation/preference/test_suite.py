@@ -130,7 +130,7 @@ def test_long_pairs_are_cut_and_counted(models, data, tmp_path, capsys):
         (["--beta", "0"], "beta: input should be greater than 0"),
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be 0 or more"),
-        (["--reference", "nowhere/at-all"], "nowhere/at-all: cannot be found"),
+        (["--reference", "nowhere/at-all"], "nowhere/at-all: is no folder here"),
         (["--betta", "1"], "unknown argument '--betta'; did you mean '--beta'?"),
         (["BAD"], "bad.jsonl:2"),
         (["AGAIN"], "have one name, 'base'"),

@@ -32,6 +32,7 @@ from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.judging.judge import Judge, Meter, notes_on_reading, warnings_first
 from ropo.judging.load import load_judge
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import PromptRecord, SamplingSettings, model_name, read_prompts
 
 
