@@ -150,6 +150,65 @@ def test_an_ordinary_text_was_not_templated() -> None:
     assert not holds_templated_prompt(tokenizer, {"prompt": "<user> the cat"})
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+    "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+)
+FRAMES = {
+    "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"]),
+    "a default system turn": (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n{% endif %}" + CHATML,
+        ["<|im_start|>", "<|im_end|>"],
+    ),
+    "thinking": (CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"), ["<|im_start|>", "<|im_end|>"]),
+    "plain brackets": (INST, []),
+    "special brackets": (INST, ["[INST]", "[/INST]"]),
+    "no token": (
+        "{% for m in messages %}{{ {'system': '', 'user': 'USER: ', 'assistant': 'ASSISTANT: '}[m.role] }}"
+        "{{ m.content }} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+        [],
+    ),
+}
+_ASKED = "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
+WRITTEN = {
+    "chatml": [
+        _ASKED,
+        f"<|im_start|>system\nthe mat<|im_end|>\n{_ASKED}",
+        f"{_ASKED}sat on",
+        "<|im_start|>user\nthe cat<|im_end|>\n",
+    ],
+    "brackets": ["[INST] the cat [/INST]", "[INST]a[/INST] b <eos>[INST] c [/INST]", "<bos>[INST] the cat [/INST] sat"],
+    "no token": ["USER: the cat ASSISTANT:", "the mat USER: the cat ASSISTANT:"],
+}
+MENTIONED = {
+    "chatml": [
+        "<|im_start|> is what?",
+        "what ends with <|im_end|>",
+        "<|im_start|>user and <|im_end|> are what?",
+        "<|im_start|>",
+        "explain <|im_start|>assistant",
+    ],
+    "brackets": ["[INST] is what?", "what ends with [/INST]", "[INST] and [/INST] are what?", "tell [INST] from [/INST]"],
+    "no token": ["write ASSISTANT:", "USER: is what?"],
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_template_is_told_from_a_mention_of_its_tokens(name: str) -> None:
+    tokenizer = with_first_token()
+    tokenizer.chat_template, special = FRAMES[name]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    kind = "brackets" if "brackets" in name else name if name == "no token" else "chatml"
+    for text in WRITTEN[kind]:
+        assert holds_templated_prompt(tokenizer, {"prompt": text}), text
+    for text in MENTIONED[kind]:
+        assert not holds_templated_prompt(tokenizer, {"prompt": text}), text
+
+
 def test_a_text_that_brings_the_first_token_gets_no_second_one() -> None:
     tokenizer = with_first_token()
     record = {"prompt": "<bos> the cat ", "chosen": "sat", "rejected": "ran"}
