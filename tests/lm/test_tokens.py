@@ -192,7 +192,12 @@ MENTIONED = {
         "<|im_start|>",
         "explain <|im_start|>assistant",
     ],
-    "brackets": ["[INST] is what?", "what ends with [/INST]", "[INST] and [/INST] are what?", "tell [INST] from [/INST]"],
+    "brackets": [
+        "[INST] is what?",
+        "what ends with [/INST]",
+        "[INST] and [/INST] are what?",
+        "tell [INST] from [/INST]",
+    ],
     "no token": ["write ASSISTANT:", "USER: is what?"],
 }
 

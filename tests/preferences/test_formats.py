@@ -183,6 +183,10 @@ TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
         ({**ASKED, "label": 0}, "the column 'label' .* would be read by nobody"),
         ({**ASKED, "source": "An article.\nIt goes on."}, "the column 'source' .* would be read by nobody"),
         ({**ASKED, "source": "words " * 50}, "the column 'source' .* would be read by nobody"),
+        (
+            {"prompt": [{**user("Where?"), "images": ["a.png"]}], "chosen": "b", "rejected": "c"},
+            r"prompt, message 1: 'images' holds \['a.png'\] \(list\), but only text",
+        ),
         ({**ASKED, "images": ["a.png"]}, r"the column 'images' holds \['a.png'\] \(list\), but only text"),
         ({**ASKED, "audios": ["a.wav"]}, "the column 'audios' holds"),
         ({**ASKED, "instruction": "Where?"}, "both 'prompt' and 'instruction', and each could be the question"),

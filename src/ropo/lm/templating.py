@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -139,7 +139,8 @@ def _line(text: str) -> str:
 
 
 def _common_end(one: str, other: str) -> str:
-    return commonprefix([one[::-1], other[::-1]])[::-1]
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(other), strict=False))
+    return "".join(character for character, _ in alike)[::-1]
 
 
 def _without_bos(tokenizer: Any, text: str) -> str:
