@@ -10,6 +10,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
+from tokenizers.processors import TemplateProcessing
 from trl import DPOConfig, DPOTrainer
 
 from ropo.core.errors import UserError
@@ -219,6 +220,18 @@ def test_a_text_that_brings_the_first_token_gets_no_second_one() -> None:
     record = {"prompt": "<bos> the cat ", "chosen": "sat", "rejected": "ran"}
     assert list(tokenize_pair(tokenizer, record).prompt).count(tokenizer.bos_token_id) == 1
     assert tokenize_prompt(tokenizer, {"prompt": "the cat"})[0] == tokenizer.bos_token_id
+
+
+def test_a_prompt_does_not_end_with_the_token_that_a_tokenizer_puts_after_texts() -> None:
+    tokenizer = tiny_tokenizer()
+    plain = tokenize_prompt(tokenizer, {"prompt": "the cat"})
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    assert tokenizer("the cat").input_ids == [*plain, tokenizer.eos_token_id]
+    assert tokenize_prompt(tokenizer, {"prompt": "the cat"}) == plain
+    written = tokenize_prompt(tokenizer, {"prompt": "the cat <eos>"})
+    assert written[: len(plain) + 1] == [*plain, tokenizer.eos_token_id]
 
 
 def test_answers_are_cut_as_trl_cuts_them() -> None:
