@@ -143,6 +143,18 @@ def test_a_prompt_that_was_templated_already_is_taken_as_it_is(template: str, wr
     )
 
 
+def test_a_template_that_leaves_tool_calls_out_is_no_template_for_them() -> None:
+    call = {"type": "function", "function": {"name": "cat", "arguments": {"a": 1}}}
+    record = {**MESSAGES, "chosen": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(UserError, match="pair: chosen: has tool_calls, which the model's chat template leaves out"):
+        tokenize_pair(tokenizer, record)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "{{ m['content'] }}", "{{ m['content'] }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}"
+    )
+    assert "cat" in tokenizer.decode(tokenize_pair(tokenizer, record).chosen)
+
+
 def test_an_ordinary_text_was_not_templated() -> None:
     tokenizer = tiny_tokenizer()
     for text in ("the cat", "what does <eos> mean", "the <user> sat", "dog ."):

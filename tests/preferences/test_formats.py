@@ -127,6 +127,11 @@ def test_an_input_stands_on_the_next_line(instruction, given_input, chosen, reje
     assert pair_of(record, wrap=False)["prompt"] == f"{instruction}\n{given_input}"
 
 
+def test_a_blank_input_is_none() -> None:
+    record = {"instruction": "Where?", "input": " \n", "chosen": "a", "rejected": "b"}
+    assert pair_of(record)["prompt"] == [user("Where?")]
+
+
 def test_plain_dialogues_keep_their_markup_and_part_before_the_answer() -> None:
     said = "\n\nHuman: Where is the Louvre?\n\nAssistant:"
     record = {"chosen": f"{said} The Louvre is in Paris.", "rejected": f"{said} The Louvre is in Rome."}

@@ -58,12 +58,19 @@ def apply_template(
         **options: Of `apply_chat_template`, and of the template itself.
 
     Raises:
-        UserError: If there is no template, or it refuses the conversation, as some do where roles do not alternate.
+        UserError: If there is no template, or it refuses the conversation, as some do where roles do not alternate, or
+            it would drop tool calls without a word.
     """
     if tokenizer.chat_template is None:
         raise UserError(
             f"model {tokenizer.name_or_path}: its tokenizer has no chat template, which messages need; use an "
             "instruction-tuned model, give plain texts, or set chat_template in its tokenizer_config.json"
+        )
+    calling = any(turn.get("tool_calls") for turn in turns)
+    if calling and isinstance(tokenizer.chat_template, str) and _drops_calls(tokenizer, tokenizer.chat_template):
+        raise UserError(
+            f"{where}: has tool_calls, which the model's chat template leaves out; "
+            "write the calls into the content, or use a model whose template knows them"
         )
     try:
         return tokenizer.apply_chat_template(list(turns), **options)
@@ -72,6 +79,18 @@ def apply_template(
         raise UserError(
             f"{where}: the model's chat template does not take this conversation ({reason}); mend its turns"
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _drops_calls(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Tell whether the template takes a tool call and writes none; `template` is there for the cache alone."""
+    call = {"type": "function", "function": {"name": _PROBE, "arguments": {}}}
+    turns: list[dict[str, Any]] = [{"role": "user", "content": "u"}]
+    turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    try:
+        return _PROBE not in str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # a template is a program that came with the model; then the record itself shows what it does
+        return False
 
 
 def is_templated(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
