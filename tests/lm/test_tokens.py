@@ -10,6 +10,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
+from tokenizers.processors import TemplateProcessing
 from trl import DPOConfig, DPOTrainer
 
 from ropo.core.errors import UserError
@@ -142,6 +143,18 @@ def test_a_prompt_that_was_templated_already_is_taken_as_it_is(template: str, wr
     )
 
 
+def test_a_template_that_leaves_tool_calls_out_is_no_template_for_them() -> None:
+    call = {"type": "function", "function": {"name": "cat", "arguments": {"a": 1}}}
+    record = {**MESSAGES, "chosen": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(UserError, match="pair: chosen: has tool_calls, which the model's chat template leaves out"):
+        tokenize_pair(tokenizer, record)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "{{ m['content'] }}", "{{ m['content'] }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}"
+    )
+    assert "cat" in tokenizer.decode(tokenize_pair(tokenizer, record).chosen)
+
+
 def test_an_ordinary_text_was_not_templated() -> None:
     tokenizer = tiny_tokenizer()
     for text in ("the cat", "what does <eos> mean", "the <user> sat", "dog ."):
@@ -150,11 +163,87 @@ def test_an_ordinary_text_was_not_templated() -> None:
     assert not holds_templated_prompt(tokenizer, {"prompt": "<user> the cat"})
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+    "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+)
+FRAMES = {
+    "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"]),
+    "a default system turn": (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n{% endif %}" + CHATML,
+        ["<|im_start|>", "<|im_end|>"],
+    ),
+    "thinking": (CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"), ["<|im_start|>", "<|im_end|>"]),
+    "plain brackets": (INST, []),
+    "special brackets": (INST, ["[INST]", "[/INST]"]),
+    "no token": (
+        "{% for m in messages %}{{ {'system': '', 'user': 'USER: ', 'assistant': 'ASSISTANT: '}[m.role] }}"
+        "{{ m.content }} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+        [],
+    ),
+}
+_ASKED = "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
+WRITTEN = {
+    "chatml": [
+        _ASKED,
+        f"<|im_start|>system\nthe mat<|im_end|>\n{_ASKED}",
+        f"{_ASKED}sat on",
+        "<|im_start|>user\nthe cat<|im_end|>\n",
+    ],
+    "brackets": ["[INST] the cat [/INST]", "[INST]a[/INST] b <eos>[INST] c [/INST]", "<bos>[INST] the cat [/INST] sat"],
+    "no token": ["USER: the cat ASSISTANT:", "the mat USER: the cat ASSISTANT:"],
+}
+MENTIONED = {
+    "chatml": [
+        "<|im_start|> is what?",
+        "what ends with <|im_end|>",
+        "<|im_start|>user and <|im_end|> are what?",
+        "<|im_start|>",
+        "explain <|im_start|>assistant",
+    ],
+    "brackets": [
+        "[INST] is what?",
+        "what ends with [/INST]",
+        "[INST] and [/INST] are what?",
+        "tell [INST] from [/INST]",
+    ],
+    "no token": ["write ASSISTANT:", "USER: is what?"],
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_template_is_told_from_a_mention_of_its_tokens(name: str) -> None:
+    tokenizer = with_first_token()
+    tokenizer.chat_template, special = FRAMES[name]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    kind = "brackets" if "brackets" in name else name if name == "no token" else "chatml"
+    for text in WRITTEN[kind]:
+        assert holds_templated_prompt(tokenizer, {"prompt": text}), text
+    for text in MENTIONED[kind]:
+        assert not holds_templated_prompt(tokenizer, {"prompt": text}), text
+
+
 def test_a_text_that_brings_the_first_token_gets_no_second_one() -> None:
     tokenizer = with_first_token()
     record = {"prompt": "<bos> the cat ", "chosen": "sat", "rejected": "ran"}
     assert list(tokenize_pair(tokenizer, record).prompt).count(tokenizer.bos_token_id) == 1
     assert tokenize_prompt(tokenizer, {"prompt": "the cat"})[0] == tokenizer.bos_token_id
+
+
+def test_a_prompt_does_not_end_with_the_token_that_a_tokenizer_puts_after_texts() -> None:
+    tokenizer = tiny_tokenizer()
+    plain = tokenize_prompt(tokenizer, {"prompt": "the cat"})
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    assert tokenizer("the cat").input_ids == [*plain, tokenizer.eos_token_id]
+    assert tokenize_prompt(tokenizer, {"prompt": "the cat"}) == plain
+    written = tokenize_prompt(tokenizer, {"prompt": "the cat <eos>"})
+    assert written[: len(plain) + 1] == [*plain, tokenizer.eos_token_id]
 
 
 def test_answers_are_cut_as_trl_cuts_them() -> None:

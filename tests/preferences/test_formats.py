@@ -127,6 +127,11 @@ def test_an_input_stands_on_the_next_line(instruction, given_input, chosen, reje
     assert pair_of(record, wrap=False)["prompt"] == f"{instruction}\n{given_input}"
 
 
+def test_a_blank_input_is_none() -> None:
+    record = {"instruction": "Where?", "input": " \n", "chosen": "a", "rejected": "b"}
+    assert pair_of(record)["prompt"] == [user("Where?")]
+
+
 def test_plain_dialogues_keep_their_markup_and_part_before_the_answer() -> None:
     said = "\n\nHuman: Where is the Louvre?\n\nAssistant:"
     record = {"chosen": f"{said} The Louvre is in Paris.", "rejected": f"{said} The Louvre is in Rome."}
@@ -183,6 +188,10 @@ TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
         ({**ASKED, "label": 0}, "the column 'label' .* would be read by nobody"),
         ({**ASKED, "source": "An article.\nIt goes on."}, "the column 'source' .* would be read by nobody"),
         ({**ASKED, "source": "words " * 50}, "the column 'source' .* would be read by nobody"),
+        (
+            {"prompt": [{**user("Where?"), "images": ["a.png"]}], "chosen": "b", "rejected": "c"},
+            r"prompt, message 1: 'images' holds \['a.png'\] \(list\), but only text",
+        ),
         ({**ASKED, "images": ["a.png"]}, r"the column 'images' holds \['a.png'\] \(list\), but only text"),
         ({**ASKED, "audios": ["a.wav"]}, "the column 'audios' holds"),
         ({**ASKED, "instruction": "Where?"}, "both 'prompt' and 'instruction', and each could be the question"),

@@ -41,7 +41,7 @@ _LABELS = re.compile(
 )
 _FILLERS = re.compile(
     "my|i|i'd|i'll|it|it's|would|will|say|that|with|for|one|text|be|was|in|finally|ultimately|summary|correct|selection|"
-    "evaluation"
+    "evaluation|wait|actually|hmm|sorry|correction|revised"
 )
 _JSON_KEYS = re.compile(
     r"answer|choice|verdict|winn\w+|better|best|prefer\w*|decision|judge?ment|result|selection|pick|final"

@@ -140,7 +140,12 @@ def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any
         UserError: As in `tokenize_pair`.
     """
     record, _ = _as_written(tokenizer, record)
-    return _encode(tokenizer, record, record["prompt"], where, add_generation_prompt=True)
+    ids = _encode(tokenizer, record, record["prompt"], where, add_generation_prompt=True)
+    # Some tokenizers end every text with the end token, after which no answer comes; in a pair, prompts part before it.
+    ends = isinstance(record["prompt"], str) and ids[-1:] == tokenizer("a")["input_ids"][-1:] == [
+        tokenizer.eos_token_id
+    ]
+    return ids[:-1] if ends and not record["prompt"].endswith(tokenizer.eos_token) else ids
 
 
 def holds_templated_prompt(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from ropo.preferences.formats import ROLES, is_written_out, kind
+from ropo.preferences.formats.columns import MEDIA
 
 ANSWERS = ("chosen", "rejected")
 OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
@@ -107,6 +108,10 @@ def _check_message(name: str, message: Any) -> None:
         raise ValueError(f"{name}: must be an object with role and content, not {kind(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"{name}: the role must be one of {', '.join(ROLES)}, not {kind(message['role'])}")
+    if media := next((each for each in MEDIA if message.get(each)), None):
+        raise ValueError(
+            f"{name}: {media!r} holds {kind(message[media])}, but only text is trained on; leave such records out"
+        )
     content = message.get("content")
     calls = message["role"] == "assistant" and message.get("tool_calls")
     if calls and content is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ropo.preferences.formats.columns import says_nothing
 from ropo.preferences.formats.turns import (
     Messages,
     answer_of,
@@ -33,7 +34,9 @@ def prompt_of(record: Record) -> Any:
 
 def instruction_of(record: Record) -> Any:
     """Read Alpaca's `instruction`, and its `input` on the next line, as LLaMA-Factory and ms-swift join them."""
-    return "\n".join(_text(name, record[name]) for name in ("instruction", "input") if (record.get(name) or "") != "")
+    return "\n".join(
+        _text(name, record[name]) for name in ("instruction", "input") if not says_nothing(record.get(name))
+    )
 
 
 def question_of(record: Record) -> Any:
