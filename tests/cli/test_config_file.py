@@ -51,6 +51,22 @@ def test_values_get_the_types_of_the_flags(tmp_path):
     }
 
 
+def test_lists_and_mappings_are_taken_where_trl_takes_them(tmp_path):
+    text = "report_to: [none, tensorboard]\nliger_kernel_config: {rope: true}\noptim_target_modules: [q_proj, v_proj]\n"
+    assert read(tmp_path, text) == {
+        "report_to": ["none", "tensorboard"],
+        "liger_kernel_config": {"rope": True},
+        "optim_target_modules": ["q_proj", "v_proj"],
+    }
+    with pytest.raises(UserError, match=r"recipe.yaml:1: "):
+        read(tmp_path, "run_name: [a, b]")
+
+
+@pytest.mark.parametrize("name", ["save_strategy", "eval_strategy", "logging_strategy"])
+def test_no_without_quotes_is_no(tmp_path, name):
+    assert read(tmp_path, f"{name}: no") == {name: "no"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

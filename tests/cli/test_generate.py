@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -24,6 +25,16 @@ def outputs_of(path):
 def generate(model, prompts, output, *flags):
     arguments = ["generate", model, "--prompts", str(prompts), "--output", str(output), "--max_new_tokens", "6"]
     return main([*arguments, *flags])
+
+
+def test_an_error_is_one_line_without_a_bar(model, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    capsys.readouterr()  # what saving the model wrote
+    next(folder.glob("*.safetensors")).write_bytes(b"broken")
+    assert generate(str(folder), write_prompts(tmp_path / "p.jsonl"), tmp_path / "a.jsonl") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" model")[0] for line in lines] == ["ropo generate: error:"]
 
 
 def test_each_record_gets_its_answers_and_settings(model, tmp_path):

@@ -27,6 +27,13 @@ def adapted(config: PeftConfig, model: nn.Module | None = None) -> PeftModel:
     return get_peft_model(tiny_llama() if model is None else model, config).eval()
 
 
+def test_adapted_embeddings_are_no_linear_layer() -> None:
+    model = get_peft_model(tiny_llama(), LoraConfig(target_modules=["q_proj", "embed_tokens"]))
+    assert {name.rpartition(".")[2] for name in linear_layers(model)} == {
+        name.rpartition(".")[2] for name in linear_layers(tiny_llama())
+    }
+
+
 def test_linear_layers_of_a_plain_model() -> None:
     layers = linear_layers(tiny_llama())
     assert len(layers) == 2 * 7

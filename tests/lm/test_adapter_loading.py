@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from ropo import RopoConfig
@@ -42,6 +42,14 @@ def test_a_whole_adapter_loads(adapter):
     assert load_policy(str(adapter)).active_adapters == ["default"]
     trainable = load_adapter(tiny_llama(), str(adapter), trainable=True)
     assert any(each.requires_grad for each in trainable.parameters())
+
+
+def test_virtual_tokens_cannot_be_trained_further(tmp_path):
+    config = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    get_peft_model(tiny_llama(), config).save_pretrained(tmp_path)
+    load_adapter(tiny_llama(), str(tmp_path))
+    with pytest.raises(UserError, match=f"^adapter {tmp_path}: PEFT cannot train a PROMPT_TUNING adapter further"):
+        load_adapter(tiny_llama(), str(tmp_path), trainable=True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -6,12 +6,12 @@ import logging
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropo.core.errors import UserError
 from ropo.lm import limits
-from ropo.lm.limits import cap_length, fit_sequences, ignores_padding, position_limit, readable_tokens
+from ropo.lm.limits import cap_length, embedding_rows, fit_sequences, ignores_padding, position_limit, readable_tokens
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs
 from ropo.lm.tokens import TextWindow, TokenPair
 from tests.lm.zoo import ALL, LEARNED, POSITIONS, VOCABULARY, make
@@ -34,6 +34,20 @@ def test_an_adapter_changes_no_limit():
         position_limit(get_peft_model(make("gpt2"), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)))
         == POSITIONS
     )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["embed_tokens"]),
+        LoraConfig(target_modules=["q_proj"], trainable_token_indices=[5]),
+        LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
+        TrainableTokensConfig(token_indices=[5]),
+    ],
+    ids=["lora", "tokens beside lora", "saved", "tokens"],
+)
+def test_tokens_are_counted_under_an_adapter_on_the_embeddings(config):
+    assert embedding_rows(get_peft_model(make("llama"), config)) == VOCABULARY
 
 
 def test_a_width_that_equals_the_positions_is_no_table():

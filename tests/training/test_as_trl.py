@@ -13,6 +13,9 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import (
+    AdaLoraConfig,
+    AdaptionPromptConfig,
+    CPTConfig,
     HRAConfig,
     IA3Config,
     LoraConfig,
@@ -208,6 +211,7 @@ ADAPTERS = {
     "road": lambda: RoadConfig(group_size=8, **TARGETS),
     "ia3": lambda: IA3Config(feedforward_modules=[], **TARGETS),
     "prompt": lambda: PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    "tokens": lambda: LoraConfig(r=4, trainable_token_indices=[5, 6], **TARGETS),
 }
 
 
@@ -238,6 +242,23 @@ def test_an_initialisation_that_changes_the_base_model_is_refused(tmp_path):
     """PiSSA takes its start out of the base weights: without the adapter the rest is no reference."""
     with pytest.raises(UserError, match="the reference would not be the model that was given"):
         build(PreferenceTrainer, tmp_path, peft_config=LoraConfig(r=4, init_lora_weights="pissa", **TARGETS))
+
+
+@pytest.mark.filterwarnings("ignore:CPTConfig only supports:UserWarning")
+@pytest.mark.parametrize("method", ["CPT", "ADAPTION_PROMPT"])
+def test_an_adapter_that_gives_no_log_probs_is_refused(tmp_path, method):
+    if method == "CPT":
+        config = CPTConfig(task_type="CAUSAL_LM")
+    else:
+        config = AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM")
+    with pytest.raises(UserError, match=f"a model with a {method} adapter gives no log-probs"):
+        build(PreferenceTrainer, tmp_path, peft_config=config)
+
+
+def test_a_method_that_peft_keeps_no_copy_of_is_not_trained_further(tmp_path):
+    model = get_peft_model(tiny_model(), AdaLoraConfig(init_r=4, total_step=10, **TARGETS))
+    with pytest.raises(UserError, match="no more than one AdaLoRA adapter"):
+        build(PreferenceTrainer, tmp_path, model=model, peft_config=None)
 
 
 def test_an_adapter_that_does_not_start_as_its_model_is_said(tmp_path, caplog):
@@ -289,6 +310,7 @@ def test_a_reference_of_the_user_s_is_taken_with_an_adapter(tmp_path):
             "ref_model: must be a model, not an adapter on a model",
         ),
         ({"sync_ref_model": True}, "sync_ref_model: an adapter's reference"),
+        ({"eval_on_start": True}, "eval_on_start: there is nothing to evaluate"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: group_by_length needs one length"),
         (
             {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"reentrant": True}},
@@ -324,6 +346,8 @@ def test_an_adapter_on_top_of_an_adapter_is_refused_as_by_trl(tmp_path):
         ({"sync_ref_model": True, "precompute_ref_log_probs": True}, "sync_ref_model: cannot be combined"),
         ({"push_to_hub": True}, "push_to_hub: cannot be done without the hub, and HF_HUB_OFFLINE is set"),
         ({"use_liger_kernel": True}, "use_liger_kernel: needs the library liger-kernel"),
+        ({"eval_accumulation_steps": 0}, "eval_accumulation_steps: must be above 0, got 0"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers: must not be negative, got -1"),
         ({"activation_offloading": True}, "activation_offloading: moves activations"),
     ],
 )

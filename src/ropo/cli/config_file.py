@@ -41,8 +41,8 @@ def read_config(file: Path, parser: Parser) -> dict[str, Any]:
             raise UserError(f"{where}: unknown option {name!r}{did_you_mean(name, known)}")
         if name in options:
             raise UserError(f"{where}: {name} is given twice; remove one of the two")
-        if value is None:
-            options[name] = None
+        if value is None or isinstance(value, parser.structures.get(name, ())):
+            options[name] = value
             continue
         try:
             options |= vars(parser.parse_args(_as_flags(known[name], value)))
@@ -64,6 +64,8 @@ def _as_flags(action: argparse.Action, value: Any) -> list[str]:
     flag = action.option_strings[0]
     if isinstance(value, list):
         return [flag, *map(_as_text, value)]
+    if value is False and "no" in (action.choices or ()):  # what `no` without quotes is, to YAML 1.1
+        value = "no"
     return [f"{flag}={_as_text(value)}"]
 
 

@@ -125,4 +125,8 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda steps: progress.advance(task, steps)
+        try:
+            yield lambda steps: progress.advance(task, steps)
+        except UserError:  # which is told in one line: nothing is left of the bar
+            progress.live.transient, progress.console.quiet = True, not progress.console.is_terminal
+            raise

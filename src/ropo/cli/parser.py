@@ -15,9 +15,11 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         foreign: Options of other programs by name, with what to do instead.
+        structures: Options that a file may give as a list or a mapping, though their flag takes one text.
     """
 
     foreign: Mapping[str, str] = {}
+    structures: Mapping[str, type] = {}
 
     def __init__(self, **options: Any) -> None:
         """Refuse abbreviated flags: a new flag must not change what an old command line means."""

@@ -68,4 +68,8 @@ def batch_progress(prompts: int) -> Iterator[Callable[[Batch], None]]:
             tokens = sum(len(answer.tokens) for group in batch.answers for answer in group)
             progress.update(task, advance=len(batch.prompts), tokens=progress.tasks[task].fields["tokens"] + tokens)
 
-        yield advance
+        try:
+            yield advance
+        except UserError:  # which is told in one line: nothing is left of the bar
+            progress.live.transient, progress.console.quiet = True, not progress.console.is_terminal
+            raise

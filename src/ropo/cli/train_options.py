@@ -89,6 +89,9 @@ FOREIGN |= dict.fromkeys(
     ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), _QUANTISE
 )
 
+# What TRL takes from a file as it is written there, though its flag takes one text.
+STRUCTURES: dict[str, type] = {"report_to": list, "optim_target_modules": list, "liger_kernel_config": dict}
+
 MONITOR_STEPS = 100
 RESUME_CHECKPOINTS = 2  # the last, and one to fall back on
 
@@ -160,7 +163,7 @@ class TrainOptions:
 def add_train_options(parser: Parser, show_all: bool = False) -> None:
     """Declare every flag, without defaults: what was not given stays out of the parsed namespace."""
     parser.usage = f"{parser.prog} --model MODEL --data DATA --output FOLDER [flags]"
-    parser.foreign = FOREIGN
+    parser.foreign, parser.structures = FOREIGN, STRUCTURES
     own = parser.add_argument_group("what to train, on what")
     own.add_argument(*_names("model"), help="hub id, folder or .gguf file; or an adapter to train further")
     own.add_argument(*_names("data"), help="preference pairs: hub id, folder, or .jsonl, .json or .parquet file")

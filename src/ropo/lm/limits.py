@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -143,7 +144,7 @@ def check_ids(model: Any, ids: Iterable[int], tokenizer: PreTrainedTokenizerBase
     Raises:
         UserError: If one is too large.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = embedding_rows(model)
     largest = max(ids, default=0)
     if largest >= rows:
         size = "" if tokenizer is None else f" of the tokenizer's {len(tokenizer)}"
@@ -151,6 +152,14 @@ def check_ids(model: Any, ids: Iterable[int], tokenizer: PreTrainedTokenizerBase
             f"model {name_of(model)}: has embeddings for {rows} tokens, and token {largest}{size} is not among them; "
             "give the tokenizer that belongs to the model, or a model resized to it (resize_token_embeddings)"
         )
+
+
+def embedding_rows(model: Any) -> int:
+    """Return how many tokens a model has embeddings for, also where an adapter lies around them."""
+    words = model.get_input_embeddings()
+    while not hasattr(words, "num_embeddings"):  # LoRA's and trained tokens' own layers do not say
+        words = words.original_module if isinstance(words, AuxiliaryTrainingWrapper) else words.base_layer
+    return int(words.num_embeddings)
 
 
 def readable_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -161,7 +170,7 @@ def readable_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | Non
 
     Cost: a look at the tokenizer's whole vocabulary where the model has more rows than it has tokens.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = embedding_rows(model)
     if len(tokenizer) >= rows:
         return None
     largest = max(tokenizer.get_vocab().values(), default=0)  # more than the number of tokens, where ids have gaps
@@ -182,7 +191,7 @@ def ignores_padding(model: Any) -> bool:
     others = set(getattr(config, "layer_types", None) or ()) - ATTENTION
     if not model._is_stateful and not others:
         return True
-    rows = torch.arange(2, 12, device=model.device).view(2, 5) % model.get_input_embeddings().num_embeddings
+    rows = torch.arange(2, 12, device=model.device).view(2, 5) % embedding_rows(model)
     mask = torch.ones_like(rows)
     mask[0, :3] = 0  # a second row that is full: some models look at the mask of batches only
     with torch.inference_mode():

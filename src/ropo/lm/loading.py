@@ -23,6 +23,7 @@ from transformers import (
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
 from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
+from ropo.lm.limits import embedding_rows
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
@@ -163,11 +164,18 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
         The adapted model.
 
     Raises:
-        UserError: If the file cannot be read, a tensor is missing or has another shape than the base model asks for, or
-            a value is NaN or infinite.
+        UserError: If the file cannot be read, a tensor is missing or has another shape than the base model asks for,
+            a value is NaN or infinite, or PEFT cannot train the method further.
 
     Cost: one pass over the adapter.
     """
+    config = adapter_config_of(source)
+    if trainable and config.is_prompt_learning:
+        kind: Any = config.peft_type
+        raise UserError(
+            f"adapter {source}: PEFT cannot train a {kind.value} adapter further; train a new one, or train another "
+            "method further"
+        )
     _resize_embeddings(base, source)
     try:
         with warnings.catch_warnings():
@@ -271,7 +279,7 @@ def _resize_embeddings(base: PreTrainedModel, source: str) -> None:
             rows = {stored.get_slice(name).get_shape()[0] for name in names & set(stored.keys())}
     except (OSError, SafetensorError):
         return  # PEFT says what is wrong
-    if len(rows) == 1 and rows != {base.get_input_embeddings().num_embeddings}:
+    if len(rows) == 1 and rows != {embedding_rows(base)}:
         base.resize_token_embeddings(rows.pop(), mean_resizing=False)
 
 

@@ -31,6 +31,8 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
     data = others.get("train_dataset")
     if isinstance(data, Dataset) and not len(data):
         raise UserError("train data: holds no record; give at least one")
+    if config.eval_on_start and others.get("eval_dataset") is None:
+        raise UserError("eval_on_start: there is nothing to evaluate; give eval_dataset (--eval_data), or leave it out")
     _check_checkpointing(config)
     adapted = is_peft_model(model) or others.get("peft_config") is not None
     if ref_model is not None and (isinstance(ref_model, str) or is_peft_model(ref_model)):

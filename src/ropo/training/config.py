@@ -86,6 +86,13 @@ class PreferenceConfig(DPOConfig):
         self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
         self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
         self._require(
+            "eval_accumulation_steps",
+            self.eval_accumulation_steps is None or self.eval_accumulation_steps > 0,
+            "must be above 0",
+            "leave it out to keep predictions where they are computed",
+        )
+        self._require("dataloader_num_workers", self.dataloader_num_workers >= 0, "must not be negative", "0 for none")
+        self._require(
             "max_length",
             self.max_length is None or self.max_length >= 2,
             "must leave room for a prompt and an answer token",

@@ -39,6 +39,11 @@ def check_active(model: PeftModel) -> None:
             f"model: its active adapter is {', '.join(map(repr, active)) or 'none'}, and TRL trains the one named "
             f"{POLICY!r} and copies it as the reference; load it with adapter_name={POLICY!r}, alone"
         )
+    if _method(model) == "ADALORA":
+        raise UserError(
+            "model: PEFT gives a model no more than one AdaLoRA adapter, and its copy would be the reference; merge "
+            "the adapter and start a new one, or pass ref_model"
+        )
 
 
 def complete_reference(model: PeftModel) -> None:
@@ -90,8 +95,7 @@ def check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabulary
         reference = probe(model)
     for name, each in model.named_parameters():  # PEFT makes the adapter that it switches to trainable
         each.requires_grad_(trained[name])
-    kind: Any = model.peft_config[model.active_adapter].peft_type
-    method = str(kind.value)
+    method = _method(model)
     if before is not None and not _same(reference, before, model):
         raise UserError(
             f"peft_config: with this {method} adapter the reference would not be the model that was given, which its "
@@ -110,6 +114,33 @@ def check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabulary
         f"the {method} adapter does not start at the model that it is put on: log-probs differ by up to {off:.2g} nats "
         "a token, and the reference is that model"
     )
+
+
+def check_scores(model: PeftModel) -> None:
+    """Refuse an adapter that changes what the model returns (CPT), or its layers behind TRL's back (adaption prompts).
+
+    Raises:
+        UserError: If the model gives no log-probs.
+
+    Cost: one forward pass over two dozen tokens.
+    """
+    ids = torch.arange(24, device=model.device).view(2, 12) % 16
+    try:
+        with torch.no_grad(), _evaluating(model):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True).log_probs  # noqa: B018
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # an adapter's own forward may raise anything
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"peft_config: a model with a {_method(model)} adapter gives no log-probs of answers ({reason:.160}); "
+            "choose another method, such as RoPO or LoRA"
+        ) from error
+
+
+def _method(model: PeftModel) -> str:
+    kind: Any = model.peft_config[model.active_adapter].peft_type
+    return str(kind.value)
 
 
 def _same(one: Tensor, other: Tensor, model: PeftModel) -> bool:

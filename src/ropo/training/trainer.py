@@ -36,7 +36,7 @@ from ropo.training.distributed.sharding import (
 from ropo.training.finite import FiniteGuard
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
-from ropo.training.reference import check_reference, complete_reference, probe
+from ropo.training.reference import check_reference, check_scores, complete_reference, probe
 from ropo.training.trainable import (
     check_records,
     keep_trainable,
@@ -112,6 +112,7 @@ class PreferenceTrainer(DPOTrainer):
                 complete_reference(self.model)
                 with without_deepspeed(self.args):
                     check_reference(self.model, self._given, self._continued)
+                    check_scores(self.model)
             self._given = None
             self._packer = Packer(self)
             self.data_collator = self._packer.collator(self.data_collator)

@@ -54,7 +54,7 @@ class Decoder:
         self.stops = stop_tokens(model, tokenizer)
         check_ids(model, (token for ids in prompts for token in ids), tokenizer)
         self._most = cap_answers(model, [len(ids) for ids in prompts], settings.max_new_tokens)
-        self._last_position = (position_limit(model) or 0) - 1
+        self._limit = position_limit(model)
         self._readable = readable_tokens(model, tokenizer)
         self._loops = _has_dynamic_cache(model)
         self._padded = self._loops and ignores_padding(model)
@@ -66,7 +66,7 @@ class Decoder:
 
         Where a model keeps anything but transformers' `DynamicCache`, whose rows can be repeated and dropped, its own
         `generate` runs instead of our loop, with the same random numbers. Prompts are padded only where that changes
-        nothing; else those of one length go together.
+        nothing, and leaves the columns within the model's positions; else those of one length go together.
 
         Args:
             numbers: Which prompts.
@@ -82,8 +82,9 @@ class Decoder:
         Cost: one forward pass over the prompts and one a new token; the cache holds every row's keys and values.
         """
         groups: dict[int, list[int]] = defaultdict(list)
+        padded = self._padded and self._fits_padded(numbers)
         for place, number in enumerate(numbers):
-            groups[0 if self._padded else len(self.prompts[number])].append(place)
+            groups[0 if padded else len(self.prompts[number])].append(place)
         samples = self.settings.samples
         answers: dict[int, list[int]] = {}
         for places in groups.values():
@@ -93,6 +94,11 @@ class Decoder:
             run = self._loop if self._loops else self._generate
             answers.update(zip(rows, run(prompts, uniforms[rows], most), strict=True))
         return [answers[row] for row in sorted(answers)]
+
+    def _fits_padded(self, numbers: Sequence[int]) -> bool:
+        """Tell whether the columns stay within the positions: MPT and GPT-Neo count padding among them."""
+        width = max(len(self.prompts[number]) for number in numbers) + max(self._most[number] for number in numbers)
+        return self._limit is None or width <= self._limit
 
     def _loop(
         self, prompts: Sequence[Sequence[int]], uniforms: Float[Tensor, "rows steps"], most: Int[Tensor, " rows"]
@@ -129,13 +135,10 @@ class Decoder:
                 cache.reorder_cache(kept)
                 rows, tokens, mask, live = rows[kept], tokens[kept], mask[kept], live[kept]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = left_padded_positions(mask)[:, -1:]
-            if self._last_position >= 0:  # a row that is finished may go on for a while, beyond the last position
-                positions = positions.clamp(max=self._last_position)
             output = model(
                 input_ids=tokens[:, None],
                 attention_mask=mask,
-                position_ids=positions,
+                position_ids=left_padded_positions(mask)[:, -1:],
                 past_key_values=cache,
                 use_cache=True,
             )
