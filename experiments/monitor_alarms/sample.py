@@ -12,8 +12,9 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from ropo.core.record import git_commit, library_versions
 from ropo.diagnostics.sampling import sample_answers
+
+from ropo.core.record import git_commit, library_versions
 from ropo.diagnostics.text import repetition, words
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts

@@ -16,7 +16,7 @@ from typing import Any
 from ropo.preferences.formats import ROLES, is_written_out, kind
 
 ANSWERS = ("chosen", "rejected")
-OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
+_OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 
 Text = str | list[dict[str, Any]]  # plain, or messages
 Pair = dict[str, Any]
@@ -88,7 +88,7 @@ def check_options(record: dict[str, Any]) -> None:
         ValueError: If one of them is ours to set.
     """
     for name in record.get("chat_template_kwargs") or {}:
-        if name in OWN_OPTIONS:
+        if name in _OWN_OPTIONS:
             raise ValueError(f"chat_template_kwargs must not set {name!r}, which ropo sets; remove it")
 
 
