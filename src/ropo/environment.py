@@ -32,7 +32,7 @@ def tested_ranges() -> dict[str, SpecifierSet]:
     return {each.name: each.specifier for each in requirements if each.marker is None}
 
 
-def untested_versions() -> dict[str, str]:
+def _untested_versions() -> dict[str, str]:
     """Return the tested range of each library whose installed version is outside of it."""
     ranges = tested_ranges()
     return {
@@ -43,11 +43,11 @@ def untested_versions() -> dict[str, str]:
 
 
 def untested_lines() -> list[str]:
-    """Return a line for a reader for each of `untested_versions`."""
+    """Return a line for a reader for each of `_untested_versions`."""
     versions = library_versions()
     return [
         f"{name} {versions[name]} is not tested with ropo; tested is {name}{tested}"
-        for name, tested in untested_versions().items()
+        for name, tested in _untested_versions().items()
     ]
 
 
@@ -61,7 +61,7 @@ def describe_environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "versions": library_versions(),
-        "untested": untested_versions(),
+        "untested": _untested_versions(),
         "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only",
         "devices": gpus or [device_name()],
         "kernels": kernels_in_use(),

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from ropo.adapter import RopoConfig
 from ropo.core.errors import UserError
 
-COMMON_OPTIONS = ("target_modules", "exclude_modules", "layers_to_transform")
-ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output head, instead of names
+_COMMON_OPTIONS = ("target_modules", "exclude_modules", "layers_to_transform")
+_ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output head, instead of names
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def adapter_config(method: str, options: Mapping[str, Any]) -> PeftConfig | None
     if method not in METHODS:
         raise UserError(f"method {method!r}: must be one of {', '.join(METHODS)}")
     chosen = METHODS[method]
-    known = () if chosen.adapter is None else (*COMMON_OPTIONS, *chosen.options)
+    known = () if chosen.adapter is None else (*_COMMON_OPTIONS, *chosen.options)
     for name in options:
         if name not in known:
             own = ", ".join(known) or "no adapter options"
@@ -82,10 +82,10 @@ def _target_modules(names: Any) -> dict[str, Any]:
     """Return the target modules as PEFT takes them: names in a list, or the one word for all."""
     if names is None or isinstance(names, str):
         return {} if names is None else {"target_modules": names}
-    if ALL_LINEAR in names:
+    if _ALL_LINEAR in names:
         if len(names) > 1:
-            raise UserError(f"target_modules: {ALL_LINEAR!r} stands for all layers; leave the other names out")
-        return {"target_modules": ALL_LINEAR}
+            raise UserError(f"target_modules: {_ALL_LINEAR!r} stands for all layers; leave the other names out")
+        return {"target_modules": _ALL_LINEAR}
     return {"target_modules": list(names)}
 
 

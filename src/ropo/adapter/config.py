@@ -10,7 +10,7 @@ from peft import PeftConfig
 from ropo.adapter.register import ROPO
 from ropo.core.errors import UserError
 
-GIVENS = ("bidirectional", "forward", "none")
+_GIVENS = ("bidirectional", "forward", "none")
 
 
 @dataclass
@@ -84,8 +84,8 @@ class RopoConfig(PeftConfig):
         return {name: sorted(value) if isinstance(value, set) else value for name, value in super().to_dict().items()}
 
     def _check_rotation(self) -> None:
-        if self.givens not in GIVENS:
-            raise UserError(f"givens: must be one of {', '.join(GIVENS)}, got {self.givens!r}; choose one of these")
+        if self.givens not in _GIVENS:
+            raise UserError(f"givens: must be one of {', '.join(_GIVENS)}, got {self.givens!r}; choose one of these")
         reflections: Any = self.reflections
         if not isinstance(reflections, int) or isinstance(reflections, bool) or reflections < 0 or reflections % 2:
             raise UserError(

@@ -30,15 +30,15 @@ from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
-LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
+_LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
 # PEFT adapts phi's MLP as well; the method is about queries and values. A view: what PEFT's mapping gains is seen.
-DEFAULT_TARGETS: ChainMap[str, Any] = ChainMap(
+_DEFAULT_TARGETS: ChainMap[str, Any] = ChainMap(
     {"phi": QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 )
-FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
+_FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
 
 
-class NoSuchLayerError(UserError, NoMatchingPeftModuleError):
+class _NoSuchLayerError(UserError, NoMatchingPeftModuleError):
     """Report targets that the model does not have: PEFT's own type, for who waits for that, in our words."""
 
 
@@ -54,7 +54,7 @@ class RopoModel(BaseTuner):
 
     prefix: str = "ropo_"
     tuner_layer_cls = RopoLinear
-    target_module_mapping: Any = DEFAULT_TARGETS
+    target_module_mapping: Any = _DEFAULT_TARGETS
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the adapted model, hooks included, which PEFT would go past."""
@@ -75,7 +75,7 @@ class RopoModel(BaseTuner):
         names = {name.rpartition(".")[2] for name in _linear_names(self.model)}
         if names.issuperset(QUERY_AND_VALUE):
             return set(QUERY_AND_VALUE)
-        if fused := names & set(FUSED):
+        if fused := names & set(_FUSED):
             return fused
         raise UserError(
             f"target_modules: no default is known for a model of type {model_type!r}. Please specify `target_modules`; "
@@ -89,7 +89,7 @@ class RopoModel(BaseTuner):
         except NoMatchingPeftModuleError as error:
             if isinstance(error, UserError):
                 raise
-            raise NoSuchLayerError(f"target_modules: {error}") from error
+            raise _NoSuchLayerError(f"target_modules: {error}") from error
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Look at every layer that will be adapted before the first one is."""
@@ -189,7 +189,7 @@ class RopoModel(BaseTuner):
 def _leave_out_other_towers(config: RopoConfig, model: nn.Module) -> None:
     """Leave a vision or audio tower as it is by default: text pairs would give its adapters no gradient."""
     names = {name for name in _linear_names(model) if name.rpartition(".")[2] in (config.target_modules or ())}
-    others = {name for name in names if LANGUAGE_TOWER not in name.split(".")}
+    others = {name for name in names if _LANGUAGE_TOWER not in name.split(".")}
     if others and others != names and not isinstance(config.exclude_modules, str):
         config.exclude_modules = set(config.exclude_modules or ()) | others  # type: ignore[assignment]
 
@@ -280,7 +280,7 @@ def _check_names(config: RopoConfig, model: nn.Module) -> None:
         if not any(name == target or name.endswith(f".{target}") for name, _ in _layers_of(model)):
             leaves = sorted({name.rpartition(".")[2] for name in names})
             near = get_close_matches(target, leaves, n=3) or leaves[:8]
-            raise NoSuchLayerError(
+            raise _NoSuchLayerError(
                 f"target_modules: the model has no module {target!r}; did you mean {', '.join(near)}?"
             )
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ropo.adapter.config import RopoConfig
 from ropo.ops import Product, Rotation, ropo_rotation, rotation_of
 
-Acting = tuple[Rotation | None, Float[Tensor, " n"] | None]
+_Acting = tuple[Rotation | None, Float[Tensor, " n"] | None]
 
-TREES = {"bidirectional": 2, "forward": 1, "none": 0}
+_TREES = {"bidirectional": 2, "forward": 1, "none": 0}
 
 
 class RopoParameters(nn.Module):
@@ -31,12 +31,12 @@ class RopoParameters(nn.Module):
 
     def __init__(self, config: RopoConfig, in_features: int, out_features: int) -> None:
         super().__init__()
-        trees, reflections = TREES[config.givens], config.reflections
+        trees, reflections = _TREES[config.givens], config.reflections
         self.in_features = in_features
         self.givens = nn.Parameter(torch.empty(trees, in_features - 1)) if trees else None
         self.reflections = nn.Parameter(torch.empty(reflections, in_features)) if reflections else None
         self.log_magnitude = nn.Parameter(torch.empty(out_features)) if config.magnitude else None
-        self.shared: Acting | None = None
+        self.shared: _Acting | None = None
         self._cached: tuple[list[Tensor], Rotation] | None = None
         self._reset(identity=config.init_weights)
 
@@ -50,7 +50,7 @@ class RopoParameters(nn.Module):
                 with torch.no_grad():
                     self.reflections[1::2] = self.reflections[0::2]
 
-    def forward(self) -> Acting:
+    def forward(self) -> _Acting:
         """Return R, in the form that is fastest here, and log(m / ||w||); None for what is not trained.
 
         Within `sharing.build_together` both are in `shared` already.

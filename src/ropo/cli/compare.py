@@ -71,7 +71,7 @@ def check_commands(file: RecipeFile) -> None:
             (("methods", number), {"method": method.method, **recipe.training, **method.options}),
         ):
             try:
-                check_training([*shared, *as_flags(options)])
+                _check_training([*shared, *as_flags(options)])
             except UserError as error:
                 raise file.error(place, str(error)) from error
     for number, evaluation in enumerate(recipe.evaluations):
@@ -79,12 +79,12 @@ def check_commands(file: RecipeFile) -> None:
             if evaluation.only and data.name not in evaluation.only:
                 continue
             try:
-                check_evaluation(evaluation.suite, as_flags(evaluation_settings(file, number, data.name), True))
+                _check_evaluation(evaluation.suite, as_flags(_evaluation_settings(file, number, data.name), True))
             except UserError as error:
                 raise file.error(("evaluations", number), f"{error} ({evaluation.suite}, {data.name})") from error
 
 
-def evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, object]:
+def _evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, object]:
     """Return the settings of an evaluation, the data set's files standing for what will be written."""
     from ropo.comparison.cells import settings_of
     from ropo.comparison.data import PreparedData
@@ -94,7 +94,7 @@ def evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, o
     return settings_of(file.recipe.evaluations[number], stand_in)
 
 
-def check_training(flags: list[str]) -> None:
+def _check_training(flags: list[str]) -> None:
     """Check the flags of `ropo train` without running it."""
     from ropo.cli.train_job import choose_method
     from ropo.cli.train_options import add_train_options, read_train_options, trainer_config
@@ -106,7 +106,7 @@ def check_training(flags: list[str]) -> None:
     trainer_config(options, 1e-4, options.output)
 
 
-def check_evaluation(suite: str, flags: list[str]) -> None:
+def _check_evaluation(suite: str, flags: list[str]) -> None:
     """Check the flags of `ropo evaluate` without running it."""
     with evaluation_libraries_for(f"suite {suite}"):
         chosen = load_suite(suite)

@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> Any:
     held_out = HeldOut(
         pairs=pairs.tokens if pairs else (),
         prompts=encode_prompts(tokenizer, prompts),
-        windows=read_windows(tokenizer, arguments.text) if arguments.text else (),
+        windows=_read_windows(tokenizer, arguments.text) if arguments.text else (),
         settings=settings,
         beta=trained_with(arguments.model, "beta", BETA),
         limits=limits,
@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> Any:
     )
 
 
-def read_windows(tokenizer: Any, file: Path) -> list[Any]:
+def _read_windows(tokenizer: Any, file: Path) -> list[Any]:
     """Read the beginning of a plain text: up to 8 windows of 256 tokens."""
     from ropo.core.files import read_text
     from ropo.lm.tokens import text_windows

@@ -39,10 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
         hint = did_you_mean(arguments.suite, SUITES) or f"; choose from {', '.join(SUITES)}"
         raise UserError(f"there is no suite {arguments.suite!r}{hint}")
     with evaluation_libraries_for(f"suite {arguments.suite}"):
-        run_suite(arguments.suite, load_suite(arguments.suite), arguments.rest)
+        _run_suite(arguments.suite, load_suite(arguments.suite), arguments.rest)
 
 
-def run_suite(name: str, suite: Suite, rest: list[str]) -> None:
+def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     """Parse the suite's flags and run it."""
     parser = Parser(prog=f"ropo evaluate {name}", description=suite.HELP)
     add_common_arguments(parser)
@@ -62,7 +62,9 @@ def run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     quiet_libraries()
     contestants = parse_contestants(flags.models)
     settings = suite.read_settings(flags)
-    workplace = Workplace(flags.cache or flags.output / CACHE, flags.seed, flags.batch_size, progress_bar, flags.output)
+    workplace = Workplace(
+        flags.cache or flags.output / CACHE, flags.seed, flags.batch_size, _progress_bar, flags.output
+    )
     result = suite.evaluate(contestants, settings, workplace)
     flags.output.mkdir(parents=True, exist_ok=True)
     result.write(flags.output)
@@ -110,7 +112,7 @@ def check_output(flags: argparse.Namespace) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, and yield what moves it on by a number of steps."""
     from rich.console import Console
     from rich.progress import (

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         early. Any other exception passes through, and Python then ends with 1 and a traceback.
     """
     try:
-        dispatch(arguments)
+        _dispatch(arguments)
         sys.stdout.flush()
     except UserError as error:
         let_the_first_speak()
@@ -56,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def dispatch(arguments: Sequence[str]) -> None:
+def _dispatch(arguments: Sequence[str]) -> None:
     """Parse the arguments and run the command that they name."""
     commands = available_commands()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview(commands))
+        print(_overview(commands))
         return
     if arguments[0] == "--version":
         print(f"ropo {version('ropo')}")
@@ -80,7 +80,7 @@ def available_commands() -> list[str]:
     return [name for name in COMMANDS if find_spec(f"ropo.cli.{name}")]
 
 
-def overview(commands: Sequence[str]) -> str:
+def _overview(commands: Sequence[str]) -> str:
     """Return the text that lists the commands."""
     lines = [f"  {name:<10} {import_module(f'ropo.cli.{name}').HELP}" for name in commands]
     return "\n".join(

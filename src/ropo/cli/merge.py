@@ -69,7 +69,7 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
 
     name = adapter_base(source)
     policy: Any = load_adapter(dequantised(load_model(name, torch.float32, trust_remote_code)), source)
-    dtype = stored_dtype(name, trust_remote_code)
+    dtype = _stored_dtype(name, trust_remote_code)
     try:
         merged = policy.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -77,7 +77,7 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
     return merged.to(dtype)
 
 
-def stored_dtype(model: str, trust_remote_code: bool = False) -> torch.dtype:
+def _stored_dtype(model: str, trust_remote_code: bool = False) -> torch.dtype:
     """Return the dtype a checkpoint is stored in; float32 for GGUF files, and where its configuration is silent."""
     import torch
     from transformers import AutoConfig

@@ -12,12 +12,12 @@ from ropo.core.errors import UserError
 from ropo.core.files import sync, sync_tree
 from ropo.core.record import FILE_NAME
 
-INCOMPLETE = ".incomplete"
+_INCOMPLETE = ".incomplete"
 
 
 def working_folder(output: Path) -> Path:
     """Return the sibling folder that is written to until `output` is complete."""
-    return output.with_name(output.name + INCOMPLETE)
+    return output.with_name(output.name + _INCOMPLETE)
 
 
 def check_output(output: Path, overwrite: bool, resume: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ropo.judging.judge import Judge, Meter
 
-GRADE_TOKENS = 256  # a grade with a sentence or two before it
+_GRADE_TOKENS = 256  # a grade with a sentence or two before it
 
 HELP = "make on-policy preference pairs from prompts"
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out pairs until chosen and rejected are as long on average, within 2 %% (default on)",
     )
     group = parser.add_argument_group("where --scorer is openai: or transformers:")
-    add_judge_arguments(group, GRADE_TOKENS, chat_only=True)
+    add_judge_arguments(group, _GRADE_TOKENS, chat_only=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     Console().print(summary_table(outcome.rows, outcome.dropped))
     meter = judge.meter
     if meter.failures or meter.answered:
-        print(judge_line(meter, args.judge_input_price, args.judge_output_price))
+        print(_judge_line(meter, args.judge_input_price, args.judge_output_price))
     missing, asked = meter.missing
     if missing and missing >= MANY * asked:
         mend = "see --judge_max_tokens, or take another judge"
@@ -78,15 +78,15 @@ def judge_of(args: argparse.Namespace) -> Judge:
     flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
     options = settings_from(JudgeOptions, flags)
     with evaluation_libraries_for(f"scorer {args.scorer}"):
-        return load_judge(options, verdicts_path(args.output), args.batch_size, GRADE_TOKENS, "scorer")
+        return load_judge(options, _verdicts_path(args.output), args.batch_size, _GRADE_TOKENS, "scorer")
 
 
-def verdicts_path(output: Path) -> Path:
+def _verdicts_path(output: Path) -> Path:
     """Return the folder of a judge's verdicts."""
     return output.with_name(f"{output.stem}.verdicts")
 
 
-def judge_line(meter: Meter, input_price: float | None, output_price: float | None) -> str:
+def _judge_line(meter: Meter, input_price: float | None, output_price: float | None) -> str:
     """Say what a judge was asked and what it cost."""
     told = meter.summary(input_price, output_price)
     parts = [f"{told['calls']} grades asked for now, {told['kept']} kept"]

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from ropo.core.errors import ProcessLostError, UserError
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 SILENCE = 5.0  # seconds in which a launcher ends the other processes of a run whose first one has failed
-LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "socket closed")
+_LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "socket closed")
 
 
 def rank() -> int:
@@ -34,7 +34,7 @@ def let_the_first_speak() -> None:
         time.sleep(SILENCE)
 
 
-def by_the_first(action: Callable[[], Result]) -> Result:
+def by_the_first(action: Callable[[], _Result]) -> _Result:
     """Let the first process do something with files, and give its result, or its error, to all.
 
     Raises:
@@ -66,7 +66,7 @@ def telling_of_lost_processes(folder: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if alone() or not is_loss(error):
+        if alone() or not _is_loss(error):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher is about to end this process: not before it spoke
         from ropo.training.checkpoints.folder import newest_whole
@@ -76,9 +76,9 @@ def telling_of_lost_processes(folder: Path) -> Iterator[None]:
         raise ProcessLostError(f"another process of this run has ended or hangs, so this one stops; {kept}") from error
 
 
-def is_loss(error: RuntimeError) -> bool:
+def _is_loss(error: RuntimeError) -> bool:
     """Tell whether an error means that another process could not be reached."""
     import torch
 
     said = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or any(words in said for words in LOST)
+    return isinstance(error, torch.distributed.DistError) or any(words in said for words in _LOST)

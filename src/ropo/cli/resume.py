@@ -23,8 +23,8 @@ FREE = {"model", "data", "eval_data", "base_model_name_or_path", "output", "over
 FREE |= {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm", "push_to_hub", "local_rank"}
 FREE |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "project", "_n_gpu"}
 FREE |= {"skip_non_finite"}  # or a run that met such a step could not go on
-FREE_PREFIXES = ("ddp_", "logging_", "log_", "save_", "hub_", "trackio_", "dataloader_prefetch")
-FULL = (errno.ENOSPC, errno.EDQUOT)
+_FREE_PREFIXES = ("ddp_", "logging_", "log_", "save_", "hub_", "trackio_", "dataloader_prefetch")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_finished(output: Path) -> bool:
@@ -86,7 +86,7 @@ def telling_of_full_disk(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        if number not in FULL and not any(f"os error {full}" in str(error) for full in FULL):
+        if number not in _FULL and not any(f"os error {full}" in str(error) for full in _FULL):
             raise
         raise RunStoppedError(_what_to_free(folder)) from error
 
@@ -117,7 +117,7 @@ def _comparable(record: RunRecord) -> dict[str, Any]:
     values |= {f"{use} data (content)": source["sha256"] for use, source in plain["data"].items()}
     options = {**config, **(config.get("adapter") or {}), **(config.get("trainer") or {})}
     for name, value in options.items():
-        if name not in FREE and name not in ("adapter", "trainer") and not name.startswith(FREE_PREFIXES):
+        if name not in FREE and name not in ("adapter", "trainer") and not name.startswith(_FREE_PREFIXES):
             values[name] = sorted(value) if isinstance(value, list) and _are_names(value) else value
     return values
 

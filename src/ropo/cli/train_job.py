@@ -70,10 +70,10 @@ def train(options: TrainOptions) -> None:
         if shared := count_shared_prompts(pairs, held_out):
             console.print(f"          {shared} of their prompts occur in the training pairs too")
     if config.device.type == "cuda" and PartialState().num_processes == 1:  # sharded weights are not what is planned
-        options = fitted_to_gpu(options, lambda: plan_of(options, method, adapter, pairs, tokenizer, config), console)
+        options = fitted_to_gpu(options, lambda: _plan_of(options, method, adapter, pairs, tokenizer, config), console)
         config = trainer_config(options, learning_rate, working_folder(options.output))
     with without_deepspeed(config):
-        model, reference = load_models(options, method, config)
+        model, reference = _load_models(options, method, config)
     if adapter is not None:
         check_target_modules(model, adapter)
     base_size, fingerprint = model.num_parameters(), fingerprint_source(options.model)
@@ -81,14 +81,14 @@ def train(options: TrainOptions) -> None:
     with (
         telling_of_full_disk(working_folder(options.output)),
         telling_of_lost_processes(working_folder(options.output)),
-        folder_of_all(options) as folder,
+        _folder_of_all(options) as folder,
         Progress(console) as progress,
     ):
-        checkpoint = by_the_first(lambda: start_from(options, folder, progress.console))
+        checkpoint = by_the_first(lambda: _start_from(options, folder, progress.console))
         columns = None if held_out is None else held_out.pairs
         trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)
         trainer.add_callback(progress)
-        monitor = build_monitor(options, trainer, progress.console)
+        monitor = _build_monitor(options, trainer, progress.console)
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         if options.resume and checkpoint is not None:
             record = continued(folder, record, progress.console)
@@ -96,7 +96,7 @@ def train(options: TrainOptions) -> None:
                 monitor.measure_reference()
         if rank() == 0:
             record.write(folder)
-        size = trainable_size(trainer, base_size)
+        size = _trainable_size(trainer, base_size)
         console.print(
             f"method    {method}, {size['trainable_parameters']:,} trainable parameters "
             f"({size['trainable_share']:.4%} of the model's)"
@@ -126,12 +126,12 @@ def print_plan(options: TrainOptions) -> None:
     config = trainer_config(options, 0.0, options.output)
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config, console)
-    plan = plan_of(options, method, adapter, pairs, tokenizer, config)
+    plan = _plan_of(options, method, adapter, pairs, tokenizer, config)
     for line in plan_lines(plan, method, free_memory(plan.device)):
         console.print(line)
 
 
-def plan_of(
+def _plan_of(
     options: TrainOptions,
     method: str,
     adapter: PeftConfig | None,
@@ -141,7 +141,7 @@ def plan_of(
 ) -> Plan:
     """Return what estimates the run's memory."""
     device = "cuda" if config.device.type == "cuda" else "cpu"
-    dtype = weights_dtype(options.dtype, method, on_gpu=device == "cuda")
+    dtype = _weights_dtype(options.dtype, method, on_gpu=device == "cuda")
     if is_adapter(options.model):
         adapter = PeftConfig.from_pretrained(options.model)
         adapter.inference_mode = False
@@ -174,7 +174,7 @@ def fitted_to_gpu(options: TrainOptions, make: Callable[[], Plan], console: Cons
 
 
 @contextmanager
-def folder_of_all(options: TrainOptions) -> Iterator[Path]:
+def _folder_of_all(options: TrainOptions) -> Iterator[Path]:
     """Yield the working folder to every process; the first makes it and, when all are done, gives it its name."""
     if rank():
         PartialState().wait_for_everyone()
@@ -193,7 +193,7 @@ def continued(folder: Path, record: RunRecord, console: Console) -> RunRecord:
     return RunRecord.model_validate_json(kept)
 
 
-def start_from(options: TrainOptions, folder: Path, console: Console) -> Path | None:
+def _start_from(options: TrainOptions, folder: Path, console: Console) -> Path | None:
     """Return the checkpoint to go on from, or None."""
     if options.resume:
         return choose_checkpoint(folder, console)
@@ -207,7 +207,7 @@ def safekeeping(options: TrainOptions, method: str, console: Console) -> Safekee
     return Safekeeping(CHECKPOINT_SECONDS if cheap else None, lambda line: console.print(f"stopping  {line}"))
 
 
-def build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: Console) -> HackingMonitor | None:
+def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: Console) -> HackingMonitor | None:
     """Let the monitor watch the trainer, where it is wanted and can."""
     if not options.monitor_steps:
         return None
@@ -268,9 +268,9 @@ def load_pairs(
     return data
 
 
-def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[Model, PreTrainedModel | None]:
+def _load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[Model, PreTrainedModel | None]:
     """Load the model to train, and the frozen reference that full fine-tuning needs beside it."""
-    dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
+    dtype = _weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code
     if is_adapter(options.model):
         base = load_model(adapter_base(options.model), dtype, remote, options.bits)
@@ -280,7 +280,7 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     return model, load_model(options.model, dtype, remote) if needs_reference else None
 
 
-def weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:
+def _weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:
     """Return the dtype of the weights; None for the checkpoint's own.
 
     On a GPU frozen weights stay as they are stored, and trained ones are float32: bf16 would swallow small updates.
@@ -313,7 +313,7 @@ def describe(
     )
 
 
-def trainable_size(trainer: PreferenceTrainer, base_size: int) -> dict[str, float]:
+def _trainable_size(trainer: PreferenceTrainer, base_size: int) -> dict[str, float]:
     """Return how many parameters are trained, and their share of the base model's `base_size`."""
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     return {"trainable_parameters": trained, "trainable_share": trained / base_size}

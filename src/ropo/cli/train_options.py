@@ -17,25 +17,25 @@ from ropo.core.errors import UserError
 from ropo.methods import METHODS
 from ropo.training.config import PreferenceConfig
 
-TRAINER_TYPES = get_type_hints(PreferenceConfig)
+_TRAINER_TYPES = get_type_hints(PreferenceConfig)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "BOOL"}
+_SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "BOOL"}
 
-ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
+_ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
     "target_modules": {"nargs": "+", "metavar": "NAME", "help": "layers to adapt (q_proj and v_proj, or the like)"},
     "exclude_modules": {"nargs": "+", "metavar": "NAME", "help": "layers not to adapt"},
     "layers_to_transform": {"nargs": "+", "type": int, "metavar": "N", "help": "transformer layers to adapt (all)"},
     "reflections": {"type": int, "metavar": "N", "help": "ropo: Householder reflections, an even number (2)"},
     "givens": {"help": "ropo: trees of rotations: bidirectional, forward or none (bidirectional)"},
-    "magnitude": {**SWITCH, "help": "ropo: train each neuron's length (true)"},
+    "magnitude": {**_SWITCH, "help": "ropo: train each neuron's length (true)"},
     "r": {"type": int, "metavar": "N", "help": "lora: rank (8); hra: reflections (8)"},
     "lora_alpha": {"type": int, "metavar": "N", "help": "lora: scale of the update times r (16)"},
-    "use_dora": {**SWITCH, "help": "lora: DoRA, which trains each neuron's length beside its direction (false)"},
+    "use_dora": {**_SWITCH, "help": "lora: DoRA, which trains each neuron's length beside its direction (false)"},
     "oft_block_size": {"type": int, "metavar": "N", "help": "oft: size of the rotated blocks (32)"},
 }
 
 # The trainer has some 150 options; `--help` shows these, `--help_all` every one.
-USUAL_OPTIONS = (
+_USUAL_OPTIONS = (
     "learning_rate",
     "beta",
     "loss_type",
@@ -58,11 +58,11 @@ USUAL_OPTIONS = (
 
 # What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines a run; a NaN shown as a
 # NaN; and no search of every step's graph for parameters without gradient, which adapters do not have.
-DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
-DEFAULTS |= {"ddp_find_unused_parameters": False}
+_DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
+_DEFAULTS |= {"ddp_find_unused_parameters": False}
 
 # What `trl dpo` calls the same thing.
-ALIASES = {
+_ALIASES = {
     "model": ("model_name_or_path",),
     "data": ("dataset_name",),
     "split": ("dataset_train_split",),
@@ -92,10 +92,10 @@ FOREIGN |= dict.fromkeys(
 # What TRL takes from a file as it is written there, though its flag takes one text.
 STRUCTURES: dict[str, type] = {"report_to": list, "optim_target_modules": list, "liger_kernel_config": dict}
 
-MONITOR_STEPS = 100
-RESUME_CHECKPOINTS = 2  # the last, and one to fall back on
+_MONITOR_STEPS = 100
+_RESUME_CHECKPOINTS = 2  # the last, and one to fall back on
 
-POSITIVE = (
+_POSITIVE = (
     "num_train_epochs",
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -171,19 +171,19 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     own.add_argument("--eval_data", help="held-out pairs, measured before and after")
     own.add_argument(*_names("eval_split"), help="split of --eval_data, where it has splits (test)")
     own.add_argument("--output", "--output_dir", dest="output", help="folder to make")
-    own.add_argument("--overwrite", **SWITCH, help="replace an earlier output there")
-    own.add_argument("--resume", **SWITCH, help="carry on a run that did not finish there, from its last checkpoint")
+    own.add_argument("--overwrite", **_SWITCH, help="replace an earlier output there")
+    own.add_argument("--resume", **_SWITCH, help="carry on a run that did not finish there, from its last checkpoint")
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help="file of options; flags win over it")
     own.add_argument("--method", choices=tuple(METHODS), help="what to train (ropo)")
     own.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (auto: float32 on CPU, else as stored)")
-    own.add_argument("--load_in_4bit", **SWITCH, help="quantise the frozen weights to 4 bits (NF4, by bitsandbytes)")
-    own.add_argument("--load_in_8bit", **SWITCH, help="quantise the frozen weights to 8 bits (by bitsandbytes)")
-    own.add_argument("--plan", **SWITCH, help="say what would be trained and what memory it takes; load no weights")
-    own.add_argument("--plain_prompts", **SWITCH, help="keep text prompts as they are, past the chat template")
-    own.add_argument("--skip_long_prompts", **SWITCH, help="leave out pairs whose prompt alone fills max_length")
-    own.add_argument("--help_all", action=ShowAll, nargs=0, help="show every option of the trainer and exit")
+    own.add_argument("--load_in_4bit", **_SWITCH, help="quantise the frozen weights to 4 bits (NF4, by bitsandbytes)")
+    own.add_argument("--load_in_8bit", **_SWITCH, help="quantise the frozen weights to 8 bits (by bitsandbytes)")
+    own.add_argument("--plan", **_SWITCH, help="say what would be trained and what memory it takes; load no weights")
+    own.add_argument("--plain_prompts", **_SWITCH, help="keep text prompts as they are, past the chat template")
+    own.add_argument("--skip_long_prompts", **_SWITCH, help="leave out pairs whose prompt alone fills max_length")
+    own.add_argument("--help_all", action=_ShowAll, nargs=0, help="show every option of the trainer and exit")
     adapter = parser.add_argument_group("adapter")
-    for name, options in ADAPTER_OPTIONS.items():
+    for name, options in _ADAPTER_OPTIONS.items():
         adapter.add_argument(*_names(name), **options)
     title = (
         "every option of the trainer" if show_all else "trainer (any option of trl.DPOConfig; these are the usual ones)"
@@ -196,30 +196,30 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
 
 def _names(name: str) -> tuple[str, ...]:
     """Return an option's flags: ours first, which is what it is kept as, then TRL's as TRL writes them."""
-    aliases = ALIASES.get(name, ())
+    aliases = _ALIASES.get(name, ())
     return tuple(f"--{each}" for each in (name, *aliases, *(alias.replace("_", "-") for alias in aliases)))
 
 
 def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--monitor_steps", type=int, metavar="K", help=f"steps between two measurements ({MONITOR_STEPS}; 0 for none)"
+        "--monitor_steps", type=int, metavar="K", help=f"steps between two measurements ({_MONITOR_STEPS}; 0 for none)"
     )
     group.add_argument("--monitor_text", metavar="FILE", help="plain text whose loss shows forgetting")
-    group.add_argument("--stop_on_warning", **SWITCH, help="end training at the first warning (false)")
+    group.add_argument("--stop_on_warning", **_SWITCH, help="end training at the first warning (false)")
 
 
 def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None:
     for field in fields(PreferenceConfig):
         if field.init and field.name != "output_dir":
-            field.type = TRAINER_TYPES[field.name]
+            field.type = _TRAINER_TYPES[field.name]
             HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
     _add_negations(group)
     for action in group._group_actions:
-        default = "by method" if action.dest == "learning_rate" else DEFAULTS.get(action.dest, action.default)
+        default = "by method" if action.dest == "learning_rate" else _DEFAULTS.get(action.dest, action.default)
         action.metavar, action.help = "VALUE", f"{action.help} ({default})"
         if action.type is string_to_bool:  # `--bf16` alone, which transformers leaves out where the default is None
             action.nargs, action.const = "?", True
-        if not show_all and (action.dest not in USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
+        if not show_all and (action.dest not in _USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
             action.help = SUPPRESS
 
 
@@ -232,7 +232,7 @@ def _add_negations(group: argparse._ArgumentGroup) -> None:
             group.add_argument(*dict.fromkeys(flags), action="store_false", dest=action.dest, help=action.help)
 
 
-class ShowAll(argparse.Action):
+class _ShowAll(argparse.Action):
     """Print the help of every option."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
@@ -255,7 +255,7 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
     file = flags.pop("config", None)
     given = {**(read_config(file, parser) if file else {}), **flags}
     for name, value in given.items():
-        if value is None and name in TRAINER_TYPES and type(None) not in get_args(TRAINER_TYPES[name]):
+        if value is None and name in _TRAINER_TYPES and type(None) not in get_args(_TRAINER_TYPES[name]):
             raise UserError(f"{name}: must not be null; leave it out for its default")
     for name in ("model", "data", *([] if given.get("plan") else ["output"])):
         if given.get(name) is None:
@@ -279,11 +279,11 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
         dtype=given.get("dtype") or "auto",
         bits=_bits(given),
         plan=bool(given.get("plan")),
-        monitor_steps=given.get("monitor_steps", MONITOR_STEPS) if given.get("eval_data") else 0,
+        monitor_steps=given.get("monitor_steps", _MONITOR_STEPS) if given.get("eval_data") else 0,
         monitor_text=None if given.get("monitor_text") is None else Path(given["monitor_text"]),
         stop_on_warning=bool(given.get("stop_on_warning")),
-        adapter={name: value for name in ADAPTER_OPTIONS if (value := given.get(name)) is not None},
-        trainer={name: value for name, value in given.items() if name in TRAINER_TYPES and name != "output_dir"},
+        adapter={name: value for name in _ADAPTER_OPTIONS if (value := given.get(name)) is not None},
+        trainer={name: value for name, value in given.items() if name in _TRAINER_TYPES and name != "output_dir"},
     )
 
 
@@ -297,7 +297,7 @@ def _bits(given: dict[str, Any]) -> int | None:
 
 
 def _check_monitor_options(given: dict[str, Any]) -> None:
-    steps, text = given.get("monitor_steps", MONITOR_STEPS), given.get("monitor_text")
+    steps, text = given.get("monitor_steps", _MONITOR_STEPS), given.get("monitor_text")
     if steps < 0:
         raise UserError(f"monitor_steps: must not be negative, got {steps}; give 0 for no monitor")
     for name in ("monitor_text", "stop_on_warning"):
@@ -323,15 +323,15 @@ def trainer_config(options: TrainOptions, learning_rate: float, output: Path) ->
         raise UserError(f"resume_from_checkpoint: there is no folder {checkpoint}; name a checkpoint-N folder")
     if options.trainer.get("model_init_kwargs") is not None:
         raise UserError("model_init_kwargs: has no effect, as ropo loads the model itself; use --dtype")
-    kept = {} if options.keeps_checkpoints else {"save_total_limit": RESUME_CHECKPOINTS}
-    settings = {**DEFAULTS, **kept, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
+    kept = {} if options.keeps_checkpoints else {"save_total_limit": _RESUME_CHECKPOINTS}
+    settings = {**_DEFAULTS, **kept, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
     try:
         config = PreferenceConfig(**settings)
     except UserError:
         raise
     except Exception as error:  # nothing is computed there: whatever the libraries raise is about an option
         raise UserError(f"options: {error}") from error
-    for name in POSITIVE:
+    for name in _POSITIVE:
         if getattr(config, name) <= 0:
             raise UserError(f"{name}: must be above 0, got {getattr(config, name)}; give a positive number")
     return config

@@ -14,7 +14,7 @@ from ropo.cli.train_options import TrainOptions
 def report(options: TrainOptions, method: str, metrics: dict[str, Any], console: Console) -> None:
     """Tell what came out, where it is, and what to do next."""
     if "held_out" in metrics:
-        for line in held_out_lines(metrics["held_out"]):
+        for line in _held_out_lines(metrics["held_out"]):
             console.print(line)
     output = display(options.output)
     what = "model" if method == "full" else "adapter"
@@ -30,7 +30,7 @@ def report(options: TrainOptions, method: str, metrics: dict[str, Any], console:
         console.print(f"{'next' if not number else '':<10}{command}")
 
 
-def held_out_lines(held_out: dict[str, Any]) -> list[str]:
+def _held_out_lines(held_out: dict[str, Any]) -> list[str]:
     """Write the held-out measurements as lines for a reader."""
     interval = held_out["margin_interval"]
     between = "one pair, no interval" if interval is None else "95 % interval {:+.4f} to {:+.4f}".format(*interval)

@@ -17,7 +17,7 @@ from ropo.core.record import FILE_NAME as RECORD
 from ropo.evaluation.results import FILE_NAME as RESULTS
 
 DIVERGED = "training diverged"  # what `ropo train` says then
-MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": ""}
+_MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": ""}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Bench:
 
     def do(self, cell: Cell) -> End:
         """Run a cell unless it is finished or known to diverge; a failed one is tried again by the next call."""
-        marker, diverged = cell.output / MARKERS[cell.kind], cell.output.with_name(cell.output.name + ".diverged")
+        marker, diverged = cell.output / _MARKERS[cell.kind], cell.output.with_name(cell.output.name + ".diverged")
         number = self.total - sum(self.ahead.values()) + 1
         where = f"[{number}/{self.total}] {cell.kind} {cell.name}"
         self.ahead[cell.kind] -= 1
@@ -58,7 +58,7 @@ class Bench:
         log = self.output / "logs" / cell.kind / f"{cell.output.name}.log"
         self.say(f"{where} ...")
         started = time.monotonic()
-        outcome = self.execute([*cell.command, *carry_on(cell)], log)
+        outcome = self.execute([*cell.command, *_carry_on(cell)], log)
         seconds = time.monotonic() - started
         if not outcome.status and marker.is_file():
             self.seconds.setdefault(cell.kind, []).append(seconds)
@@ -87,7 +87,7 @@ class Bench:
         return f"{'about' if len(known) == len(left) else 'more than'} {timedelta(seconds=round(seconds))} left"
 
 
-def carry_on(cell: Cell) -> list[str]:
+def _carry_on(cell: Cell) -> list[str]:
     """Return the flag that carries on a killed training run."""
     unfinished = cell.output.with_name(cell.output.name + ".incomplete")
     return ["--resume"] if cell.kind == "train" and unfinished.exists() else []

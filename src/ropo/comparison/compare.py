@@ -26,7 +26,7 @@ Trained = tuple[Training, End]
 
 
 @dataclass
-class Findings:
+class _Findings:
     """Gather the parts of the result as they come."""
 
     runs: list[RunResult] = field(default_factory=list)
@@ -56,20 +56,20 @@ def compare(
 
     Cost: rates + seeds - 1 training runs a method and data set, each with its evaluations.
     """
-    bench = Bench(output, execute, count_cells(recipe), say)
+    bench = Bench(output, execute, _count_cells(recipe), say)
     model = fingerprint_source(recipe.model)
-    found = Findings()
+    found = _Findings()
     for each in data:
-        trained = train_all(recipe, model, each, bench, found)
+        trained = _train_all(recipe, model, each, bench, found)
         found.notes += each.notes
         measured = [training for training, end in trained if end.status == "finished"]
-        for evaluation in evaluations_of(recipe, each.name):
+        for evaluation in _evaluations_of(recipe, each.name):
             evaluate(recipe, model, each, evaluation, measured, bench, found)
-        bench.leave_out("evaluate", (len(trained) - len(measured)) * len(evaluations_of(recipe, each.name)))
+        bench.leave_out("evaluate", (len(trained) - len(measured)) * len(_evaluations_of(recipe, each.name)))
         bench.leave_out("diagnose", (len(trained) - len(measured)) * recipe.diagnose)
         found.runs.append(reference_run(each.name))
         for training, end in trained:
-            found.runs.append(run_result(training, end, *look_at(recipe, training, end, bench, found)))
+            found.runs.append(run_result(training, end, *_look_at(recipe, training, end, bench, found)))
     return ComparisonResult(
         title=recipe.title,
         recipe=recipe.model_dump(mode="json"),
@@ -81,23 +81,23 @@ def compare(
     )
 
 
-def count_cells(recipe: Recipe) -> Counter[str]:
+def _count_cells(recipe: Recipe) -> Counter[str]:
     """Count the cells of each kind, as if every run finished."""
     runs = len(recipe.methods) * len(recipe.seeds)
     counts: Counter[str] = Counter()
     for data in recipe.data:
         counts["train"] += sum(len(each.rates) + len(recipe.seeds) - 1 for each in recipe.methods)
-        counts["evaluate"] += len(evaluations_of(recipe, data.name)) * (1 + runs)
+        counts["evaluate"] += len(_evaluations_of(recipe, data.name)) * (1 + runs)
         counts["diagnose"] += runs * recipe.diagnose
     return counts
 
 
-def evaluations_of(recipe: Recipe, data: str) -> list[Evaluation]:
+def _evaluations_of(recipe: Recipe, data: str) -> list[Evaluation]:
     """Return the evaluations that are for a data set."""
     return [each for each in recipe.evaluations if not each.only or data in each.only]
 
 
-def train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, found: Findings) -> list[Trained]:
+def _train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, found: _Findings) -> list[Trained]:
     """Train every method with every seed, at the rate that is best on the validation pairs."""
     trained: list[Trained] = []
     for method in recipe.methods:
@@ -132,7 +132,7 @@ def evaluate(
     evaluation: Evaluation,
     measured: Sequence[Training],
     bench: Bench,
-    found: Findings,
+    found: _Findings,
 ) -> None:
     """Evaluate the reference and every finished run, and keep a few answers side by side."""
     reference = f"{data.name}/{REFERENCE}"
@@ -158,8 +158,8 @@ def evaluate(
         found.samples += samples_of(data.name, merged.result, Path(prompts), models, recipe.samples, bench.output)
 
 
-def look_at(
-    recipe: Recipe, training: Training, end: End, bench: Bench, found: Findings
+def _look_at(
+    recipe: Recipe, training: Training, end: End, bench: Bench, found: _Findings
 ) -> tuple[DiagnosticReport | None, Sequence[str], Pictures | None]:
     """Diagnose a finished run and draw its neurons; return the diagnosis, its command, and the pictures."""
     if not recipe.diagnose or end.status != "finished":

@@ -20,7 +20,7 @@ from ropo.lm.tokens import Limits, tokenize_pair
 from ropo.preferences import load_preferences
 from ropo.preferences.data import Pair, as_conversation
 
-TOKENS_FROM = 512  # training pairs that the mean length is taken over, from the first on
+_TOKENS_FROM = 512  # training pairs that the mean length is taken over, from the first on
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def steps_of(budget: Budget, pairs: Sequence[Pair], model: str, wrap: bool) -> i
     tokenizer = load_tokenizer(model)
     chat = wrap and tokenizer.chat_template is not None
     tokens = []
-    for pair in pairs[:TOKENS_FROM]:
+    for pair in pairs[:_TOKENS_FROM]:
         cut = tokenize_pair(tokenizer, as_conversation(pair) if chat and isinstance(pair["prompt"], str) else pair)
         tokens.append(Limits().packed_tokens(len(cut.prompt), len(cut.chosen), len(cut.rejected)))
     return max(1, round(budget.tokens / (budget.batch_size * mean(tokens))))

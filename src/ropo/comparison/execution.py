@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ropo.core.errors import UserError
 
-LOCK = ".lock"
-PATIENCE = 120  # seconds that an interrupted command has to save what it has
+_LOCK = ".lock"
+_PATIENCE = 120  # seconds that an interrupted command has to save what it has
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def stop(process: subprocess.Popen) -> None:
     """Interrupt a process, and end it where that does not help."""
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(PATIENCE)
+        process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -80,7 +80,7 @@ def locked(folder: Path) -> Iterator[int]:
         UserError: If another one is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
+    with (folder / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -19,9 +19,9 @@ from ropo.evaluation.results import FILE_NAME as RESULTS
 from ropo.evaluation.results import ModelResult, SuiteResult, read_results
 from ropo.lm.fingerprint import fingerprint_source
 
-TITLE = "Finished runs"
+_TITLE = "Finished runs"
 PLACES = ("model", "data", "eval_data", "output", "overwrite", "resume", "trainer", "adapter")
-UNALIKE = ("seed", "output_dir", "logging_dir", "run_name", "data_seed")  # what runs of one method may differ in
+_UNALIKE = ("seed", "output_dir", "logging_dir", "run_name", "data_seed")  # what runs of one method may differ in
 
 
 @dataclass
@@ -49,7 +49,7 @@ def read_finished(places: Sequence[Path], title: str | None = None) -> Compariso
     Raises:
         UserError: If a place is none of these, a comparison is named beside others, or there is no run.
     """
-    found = sort_places(places)
+    found = _sort_places(places)
     if found.comparisons:
         if len(places) > 1:
             raise UserError(f"{found.comparisons[0]}: is a whole comparison, which goes alone; name it or the others")
@@ -57,10 +57,10 @@ def read_finished(places: Sequence[Path], title: str | None = None) -> Compariso
         return result.model_copy(update={"title": title}) if title else result
     if not found.runs:
         raise UserError(f"{places[0]}: no finished run of `ropo train` was named; name at least one")
-    return put_together(found, title or TITLE)
+    return _put_together(found, title or _TITLE)
 
 
-def sort_places(places: Iterable[Path]) -> Found:
+def _sort_places(places: Iterable[Path]) -> Found:
     """Say of each place what it is, and read evaluations and diagnoses."""
     found = Found()
     for place in places:
@@ -82,17 +82,17 @@ def sort_places(places: Iterable[Path]) -> Found:
     return found
 
 
-def put_together(found: Found, title: str) -> ComparisonResult:
+def _put_together(found: Found, title: str) -> ComparisonResult:
     """Put runs, evaluations and diagnoses together."""
     folders = list(dict.fromkeys(found.runs))
     records = {folder: portable_record(folder) for folder in folders}
-    data, methods = names_of_data(records), names_of_methods(records)
+    data, methods = _names_of_data(records), _names_of_methods(records)
     names = {folder: f"{data[folder]}/{methods[folder]}/seed{records[folder].seed}" for folder in folders}
     for folder, name in list(names.items()):
         if list(names.values()).count(name) > 1:
             names[folder] = f"{name} ({folder.name})"
     prints = {fingerprint_source(str(folder)): folder for folder in folders} if found.evaluations else {}
-    suites, notes = match_suites(found.evaluations, prints, names, data)
+    suites, notes = _match_suites(found.evaluations, prints, names, data)
     measured = {suite.data for suite in suites if suite.result.models[0].name == f"{suite.data}/{REFERENCE}"}
     runs = []
     for name in dict.fromkeys(data.values()):
@@ -100,7 +100,7 @@ def put_together(found: Found, title: str) -> ComparisonResult:
             runs.append(reference_run(name))
         for folder in (folder for folder in folders if data[folder] == name):
             diagnosis = next((each for each in found.diagnoses if Path(each.model).resolve() == folder.resolve()), None)
-            runs.append(run_of(folder, records[folder], names[folder], name, methods[folder], diagnosis))
+            runs.append(_run_of(folder, records[folder], names[folder], name, methods[folder], diagnosis))
     used = {run.diagnosis.model for run in runs if run.diagnosis}
     notes += [
         f"the diagnosis of {each.model} is of none of the runs" for each in found.diagnoses if each.model not in used
@@ -108,7 +108,7 @@ def put_together(found: Found, title: str) -> ComparisonResult:
     return ComparisonResult(title=title, runs=runs, suites=suites, notes=notes)
 
 
-def names_of_data(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
+def _names_of_data(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
     """Name the training data of every run; equal names of different content get a part of their hash."""
     sources = {folder: record.data["train"] for folder, record in records.items()}
     contents: dict[str, set[str]] = {}
@@ -122,28 +122,28 @@ def names_of_data(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
     }
 
 
-def names_of_methods(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
+def _names_of_methods(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
     """Name the method of every run: its name, with the first run's folder where several settings share it."""
     first: dict[str, Path] = {}
     for folder, record in records.items():
-        first.setdefault(settings_key(record), folder)
+        first.setdefault(_settings_key(record), folder)
     methods = [records[folder].config["method"] for folder in first.values()]
     named = {}
     for folder, record in records.items():
         method = str(record.config["method"])
         several = methods.count(method) > 1
-        named[folder] = f"{method} ({first[settings_key(record)].name})" if several else method
+        named[folder] = f"{method} ({first[_settings_key(record)].name})" if several else method
     return named
 
 
-def settings_key(record: RunRecord) -> str:
+def _settings_key(record: RunRecord) -> str:
     """Return all settings of a run but its seed and its places."""
     config = {name: value for name, value in record.config.items() if name not in PLACES}
-    trainer = {name: value for name, value in record.config["trainer"].items() if name not in UNALIKE}
+    trainer = {name: value for name, value in record.config["trainer"].items() if name not in _UNALIKE}
     return json.dumps([config, trainer, _adapter(record.config.get("adapter"))], sort_keys=True, default=str)
 
 
-def match_suites(
+def _match_suites(
     results: Sequence[SuiteResult], prints: Mapping[str, Path], names: Mapping[Path, str], data: Mapping[Path, str]
 ) -> tuple[list[DataSuite], list[str]]:
     """Split every evaluation by the data of its runs, and call its models what the runs are called."""
@@ -170,7 +170,7 @@ def renamed(model: ModelResult, names: Mapping[str, str]) -> ModelResult:
     return model.model_copy(update={"name": names[model.name], "changes": changes})
 
 
-def run_of(
+def _run_of(
     folder: Path, record: RunRecord, name: str, data: str, method: str, diagnosis: DiagnosticReport | None
 ) -> RunResult:
     """Return a finished run."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ropo.core.errors import UserError
 
-PACKAGE = "package:"
+_PACKAGE = "package:"
 
 
 def resolve(name: str, folder: Path) -> str:
@@ -25,8 +25,8 @@ def resolve(name: str, folder: Path) -> str:
     Raises:
         UserError: If a package is not installed.
     """
-    if name.startswith(PACKAGE):
-        package, _, file = name.removeprefix(PACKAGE).partition("/")
+    if name.startswith(_PACKAGE):
+        package, _, file = name.removeprefix(_PACKAGE).partition("/")
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise UserError(f"{name}: the package {package!r} is not installed; install it, or name another model")

@@ -13,7 +13,7 @@ from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.core.yaml_files import read_mapping, value_of
 
-Place = tuple[str | int, ...]
+_Place = tuple[str | int, ...]
 
 # The keys of each part that takes no others, by the names of the keys that lead there.
 PARTS: dict[tuple[str, ...], type[BaseModel]] = {
@@ -40,8 +40,8 @@ class RecipeFile:
             UserError: With file, line and key, if it is no recipe.
         """
         self.path = path
-        self._lines: dict[Place, int] = {}
-        self._texts: dict[Place, str] = {}
+        self._lines: dict[_Place, int] = {}
+        self._texts: dict[_Place, str] = {}
         content = self._load()
         try:
             self.written = Recipe.model_validate(content)
@@ -52,7 +52,7 @@ class RecipeFile:
         except UserError as error:
             raise self.error(("model",), str(error)) from error
 
-    def error(self, place: Place, message: str) -> UserError:
+    def error(self, place: _Place, message: str) -> UserError:
         """Return the error of a place, which stands in the line of its nearest key.
 
         Args:
@@ -75,7 +75,7 @@ class RecipeFile:
         self._note_lines(node, ())
         return value_of(self.path, node)
 
-    def _note_lines(self, node: yaml.Node, place: Place) -> None:
+    def _note_lines(self, node: yaml.Node, place: _Place) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 here = (*place, str(key.value))
@@ -94,7 +94,7 @@ class RecipeFile:
         first = min(
             error.errors(), key=lambda each: each["type"] != "extra_forbidden"
         )  # a typo makes a key missing too
-        place: Place = first["loc"]
+        place: _Place = first["loc"]
         name = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
             part = PARTS[tuple(key for key in place[:-1] if isinstance(key, str))]

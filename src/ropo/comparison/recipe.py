@@ -13,15 +13,15 @@ from ropo.evaluation.suites import SUITES
 from ropo.methods import METHODS
 
 Criterion = Literal["loss", "accuracy", "margin"]
-Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Rate = Annotated[float, Field(gt=0)]
+_Rate = Annotated[float, Field(gt=0)]
 Options = dict[str, Any]
 
 REFERENCE = "reference"
 
 # What the budget, the seeds, the data and the comparison itself decide, the same for every method.
-DECIDED = {
+_DECIDED = {
     "model": "model",
     "data": "data",
     "split": "data",
@@ -48,7 +48,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class OpenPart(Part):
+class _OpenPart(Part):
     """A part whose further keys are the flags of a ropo command."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -119,16 +119,16 @@ class Budget(Part):
         return self
 
 
-class MethodRecipe(OpenPart):
+class MethodRecipe(_OpenPart):
     """Hold one method: its label, its name in `ropo.methods.METHODS`, its rate or rates, and options of `ropo train`.
 
     `learning_rates` are tried with the first seed, and the best on the validation pairs is kept.
     """
 
-    label: Label
+    label: _Label
     method: str
-    learning_rate: Rate | None = None
-    learning_rates: tuple[Rate, ...] = ()
+    learning_rate: _Rate | None = None
+    learning_rates: tuple[_Rate, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> MethodRecipe:
@@ -139,7 +139,7 @@ class MethodRecipe(OpenPart):
             raise ValueError("needs either learning_rate or learning_rates")
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError("learning_rates: has a rate twice; remove one")
-        _refuse(self.options, DECIDED | SHARED)
+        _refuse(self.options, _DECIDED | SHARED)
         return self
 
     @property
@@ -148,7 +148,7 @@ class MethodRecipe(OpenPart):
         return self.learning_rates or ((self.learning_rate,) if self.learning_rate is not None else ())
 
 
-class Evaluation(OpenPart):
+class Evaluation(_OpenPart):
     """Hold one evaluation: the suite, the data sets that it is for (all where empty), and the suite's flags."""
 
     suite: str
@@ -181,7 +181,7 @@ class Recipe(Part):
         samples: Prompts whose first answers are shown side by side.
     """
 
-    title: Label
+    title: _Label
     model: str
     data: tuple[DataSet, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
@@ -196,7 +196,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        _refuse(self.training, DECIDED | {"method": "methods", "learning_rate": "methods"})
+        _refuse(self.training, _DECIDED | {"method": "methods", "learning_rate": "methods"})
         for what, names in (
             ("data", [each.name for each in self.data]),
             ("methods", [slug(each.label) for each in self.methods]),

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 EXACT = 13  # changes up to which all 2^n choices of signs are tried: 8,192
 DRAWS = 9_999
-ROUNDING = 1e-12  # relative: sums of the same numbers in another order must count as equal
+_ROUNDING = 1e-12  # relative: sums of the same numbers in another order must count as equal
 
 
 def chance_of_rise(changes: Float[np.ndarray, " units"], seed: int = 0) -> float:
@@ -38,4 +38,4 @@ def chance_of_rise(changes: Float[np.ndarray, " units"], seed: int = 0) -> float
         drawn = np.random.default_rng(seed).integers(2, size=(DRAWS, units))
         signs = np.vstack([np.ones(units), 1.0 - 2.0 * drawn])
     sums = signs @ changes
-    return float((sums >= changes.sum() - ROUNDING * np.abs(changes).sum()).mean())
+    return float((sums >= changes.sum() - _ROUNDING * np.abs(changes).sum()).mean())

@@ -52,7 +52,7 @@ def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]
             if line.strip():
                 empty = False
                 try:
-                    record = as_object(parse_json(line))
+                    record = _as_object(parse_json(line))
                 except ValueError as error:
                     raise UserError(f"{what} {path}:{number}: {error}; write one JSON object a line") from error
                 yield number, record
@@ -105,7 +105,7 @@ def parse_json(text: bytes) -> Any:
     return value
 
 
-def as_object(value: Any) -> dict[str, Any]:
+def _as_object(value: Any) -> dict[str, Any]:
     """Return a parsed value that is an object.
 
     Raises:

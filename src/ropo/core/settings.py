@@ -21,10 +21,10 @@ class Settings(BaseModel):
         return {name: value.name if isinstance(value, Path) else value for name, value in self}
 
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+_AnySettings = TypeVar("_AnySettings", bound=Settings)
 
 
-def settings_from(kind: type[AnySettings], arguments: argparse.Namespace) -> AnySettings:
+def settings_from(kind: type[_AnySettings], arguments: argparse.Namespace) -> _AnySettings:
     """Make settings from the flags that are called as their fields.
 
     Raises:

@@ -9,7 +9,7 @@ import yaml
 
 from ropo.core.errors import UserError
 
-MOST_NODES = 100_000  # what aliases may multiply a file to; beyond, a few lines could fill the memory
+_MOST_NODES = 100_000  # what aliases may multiply a file to; beyond, a few lines could fill the memory
 DEEPEST = 64
 
 
@@ -72,8 +72,8 @@ def _check_size(what: str, node: yaml.Node) -> None:
         level = [child for each in level for child in _children(each)]
         if not level:
             return
-        if count + len(level) > MOST_NODES:
-            raise UserError(f"{what}: its aliases stand for more than {MOST_NODES} values; write fewer")
+        if count + len(level) > _MOST_NODES:
+            raise UserError(f"{what}: its aliases stand for more than {_MOST_NODES} values; write fewer")
     raise UserError(f"{what}: is nested more than {DEEPEST} levels deep; mend it")
 
 

@@ -12,7 +12,7 @@ from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.pairs import unit_rows
 
 COLLAPSED = 0.9
-COSINE_BINS = 4000
+_COSINE_BINS = 4000
 
 
 class CosineDistribution(Measure):
@@ -41,12 +41,12 @@ def cosine_distribution(blocks: Iterable[Float64[Tensor, " pairs"]]) -> CosineDi
 
     Cost: one pass over the cosines.
     """
-    histogram = torch.zeros(COSINE_BINS, dtype=torch.float64)
+    histogram = torch.zeros(_COSINE_BINS, dtype=torch.float64)
     total, largest, above, count = 0.0, -1.0, 0, 0
     for cosines in blocks:
         if not len(cosines):
             continue
-        histogram += torch.histc(cosines, COSINE_BINS, -1.0, 1.0).cpu()
+        histogram += torch.histc(cosines, _COSINE_BINS, -1.0, 1.0).cpu()
         total += float(cosines.sum())
         largest = max(largest, float(cosines.max()))
         above += int((cosines > COLLAPSED).sum())

@@ -25,7 +25,7 @@ from ropo.lm.sampling.batches import sample_answers
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
-OpenReference = Callable[[], AbstractContextManager[Any]]
+_OpenReference = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def compare(
 
 
 def sampled_kl(
-    model: Any, reference: OpenReference, prompts: Sequence[Sequence[int]], samples: Sequence[Sequence[Answer]]
+    model: Any, reference: _OpenReference, prompts: Sequence[Sequence[int]], samples: Sequence[Sequence[Answer]]
 ) -> KlEstimate:
     """Estimate KL(model || reference) from answers that the model sampled at temperature 1; see `estimate_kl`.
 
@@ -188,7 +188,7 @@ def sampled_kl(
     return estimate_kl(pad_sequence(log_probs, batch_first=True), pad_sequence(baseline, batch_first=True), mask)
 
 
-def reference_opener(model: Any, reference: Any | None) -> OpenReference | None:
+def reference_opener(model: Any, reference: Any | None) -> _OpenReference | None:
     """Return what opens the reference as a context: another model, the adapter switched off, or None for nothing."""
     if reference is not None:
         return lambda: _as_context(reference)

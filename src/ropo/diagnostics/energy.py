@@ -14,19 +14,19 @@ from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, samp
 
 # A float32 weight knows its directions to about 1e-7, so a shorter distance carries no information; the floor keeps
 # the energy of neurons that coincide finite: such a pair adds 2e6.
-DISTANCE_FLOOR = 1e-6
+_DISTANCE_FLOOR = 1e-6
 
 
-class EnergyEstimate(NamedTuple):
+class _EnergyEstimate(NamedTuple):
     """An energy estimated from sampled pairs."""
 
     energy: float
     standard_error: float
 
 
-def inverse_distances(cosines: Float64[Tensor, " pairs"]) -> Float64[Tensor, " pairs"]:
+def _inverse_distances(cosines: Float64[Tensor, " pairs"]) -> Float64[Tensor, " pairs"]:
     """Turn cosines into inverse distances on the unit sphere: ||a - b||^2 = 2 - 2 cos(a, b)."""
-    return (2.0 - 2.0 * cosines).sqrt_().clamp_(min=DISTANCE_FLOOR).reciprocal_()
+    return (2.0 - 2.0 * cosines).sqrt_().clamp_(min=_DISTANCE_FLOOR).reciprocal_()
 
 
 def hyperspherical_energy(weight: Float[Tensor, "n d"]) -> float:
@@ -52,11 +52,11 @@ def hyperspherical_energy(weight: Float[Tensor, "n d"]) -> float:
     check_weight(weight)
     total = 0.0
     for cosines in all_cosines(weight[nonzero_rows(weight)]):
-        total += float(inverse_distances(cosines).sum())
+        total += float(_inverse_distances(cosines).sum())
     return 2.0 * total
 
 
-def sampled_energy(weight: Float[Tensor, "n d"], pairs: int = 100_000, seed: int = 0) -> EnergyEstimate:
+def sampled_energy(weight: Float[Tensor, "n d"], pairs: int = 100_000, seed: int = 0) -> _EnergyEstimate:
     """Estimate the hyperspherical energy from pairs of neurons drawn uniformly with replacement.
 
     The mean inverse distance of the sampled pairs times n (n - 1) is an unbiased estimate of `hyperspherical_energy`;
@@ -81,7 +81,7 @@ def sampled_energy(weight: Float[Tensor, "n d"], pairs: int = 100_000, seed: int
     weight = weight[nonzero_rows(weight)]
     n = len(weight)
     if n < 2:
-        return EnergyEstimate(0.0, 0.0)
-    values = torch.cat([inverse_distances(cosines) for cosines in sampled_cosines(weight, pairs, seed)])
+        return _EnergyEstimate(0.0, 0.0)
+    values = torch.cat([_inverse_distances(cosines) for cosines in sampled_cosines(weight, pairs, seed)])
     count = n * (n - 1)
-    return EnergyEstimate(count * float(values.mean()), count * float(values.std()) / math.sqrt(pairs))
+    return _EnergyEstimate(count * float(values.mean()), count * float(values.std()) / math.sqrt(pairs))

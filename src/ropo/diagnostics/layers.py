@@ -36,7 +36,7 @@ class FactorProduct(Factor, Protocol):
 
 
 @runtime_checkable
-class Rotating(Protocol):
+class _Rotating(Protocol):
     """What an adapter's module on one layer offers when it rotates, so that its rotation can be measured."""
 
     rotates: bool
@@ -97,7 +97,7 @@ def pair_layers(model: PreTrainedModel | PeftModel, reference: PreTrainedModel |
     if not layers:
         raise UserError("model: has no linear layer to measure; give a causal language model or an adapter on one")
     if reference is None:
-        return [LayerPair(name, module, base_layer_of(module)) for name, module in layers.items()]
+        return [LayerPair(name, module, _base_layer_of(module)) for name, module in layers.items()]
     others = linear_layers(reference)
     for name, module in layers.items():
         shape, other = linear_shape(module), linear_shape(others[name]) if name in others else None
@@ -109,14 +109,14 @@ def pair_layers(model: PreTrainedModel | PeftModel, reference: PreTrainedModel |
     return [LayerPair(name, module, others[name]) for name, module in layers.items()]
 
 
-def base_layer_of(module: nn.Module) -> nn.Module | None:
+def _base_layer_of(module: nn.Module) -> nn.Module | None:
     """Return the frozen layer under an adapter; None for a plain layer."""
     return BaseTunerLayer.get_base_layer(module) if isinstance(module, BaseTunerLayer) else None
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """Return (neurons, inputs) of a linear layer, with or without adapters."""
-    layer = base_layer_of(module) or module
+    layer = _base_layer_of(module) or module
     if isinstance(layer, Conv1D):
         return layer.nf, layer.nx
     return int(layer.out_features), int(layer.in_features)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def rotations_of(module: nn.Module) -> Iterator[tuple[str, FactorProduct]]:
         return
     for name, part in module.named_modules():
         adapter = name.rpartition(".")[2]
-        if adapter in module.active_adapters and isinstance(part, Rotating) and part.rotates:
+        if adapter in module.active_adapters and isinstance(part, _Rotating) and part.rotates:
             yield adapter, part.rotation()
 
 

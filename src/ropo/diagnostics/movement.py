@@ -13,7 +13,7 @@ from ropo.diagnostics.collapse import COLLAPSED, histogram_quantiles
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.pairs import unit_rows
 
-CHANGE_BINS = 4000
+_CHANGE_BINS = 4000
 LOG_SMALLEST, LOG_LARGEST = -17.0, 0.5  # cosine changes from below float64 rounding up to 2
 
 
@@ -68,7 +68,7 @@ def cosine_changes(
 
     Cost: one pass over both.
     """
-    histogram = torch.zeros(CHANGE_BINS, dtype=torch.float64)
+    histogram = torch.zeros(_CHANGE_BINS, dtype=torch.float64)
     squares, largest, collapsed, count = 0.0, 0.0, 0, 0
     for cosines, before in zip(blocks, reference_blocks, strict=True):
         if not len(cosines):
@@ -76,7 +76,7 @@ def cosine_changes(
         rise = cosines - before
         change = rise.abs()
         logarithms = change.clamp(min=10**LOG_SMALLEST).log10_()
-        histogram += torch.histc(logarithms, CHANGE_BINS, LOG_SMALLEST, LOG_LARGEST).cpu()
+        histogram += torch.histc(logarithms, _CHANGE_BINS, LOG_SMALLEST, LOG_LARGEST).cpu()
         squares += float(change.square().sum())
         largest = max(largest, float(change.max()))
         collapsed += int(((cosines > COLLAPSED) & (rise > 1 - COLLAPSED)).sum())

@@ -15,7 +15,7 @@ BINS = 200  # of width 0.01 between -1 and 1
 MOST = 300
 
 
-class Projection(NamedTuple):
+class _Projection(NamedTuple):
     """Hold the places of some neurons before and after, (neurons, 2), and the variance that the axes explain."""
 
     explained: tuple[float, float]
@@ -48,7 +48,7 @@ def cosine_counts(weight: Float[Tensor, "n d"]) -> list[int]:
 
 def project_neurons(
     weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"], most: int = MOST, seed: int = 0
-) -> Projection | None:
+) -> _Projection | None:
     """Project normalised neurons on the two principal axes of the reference's.
 
     The axes are the first right singular vectors of the reference's centred rows; the sign of each makes its entry of
@@ -84,7 +84,7 @@ def project_neurons(
     largest = axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True))
     plane = axes[:2] * largest.sign()
     variance = singular.square() / singular.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return Projection(
+    return _Projection(
         (float(variance[0]), float(variance[1])), _places(before - centre, plane), _places(after - centre, plane)
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ropo.core.errors import UserError
 
 BLOCK = 1024
-SAMPLE_CHUNK = 8192
+_SAMPLE_CHUNK = 8192
 
 
 def check_weight(weight: Float[Tensor, "n d"], name: str = "weight") -> None:
@@ -81,5 +81,5 @@ def sampled_cosines(weight: Float[Tensor, "n d"], pairs: int, seed: int) -> Iter
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(n, (pairs,), generator=generator)
     second = (first + torch.randint(1, n, (pairs,), generator=generator)) % n
-    for i, j in zip(first.split(SAMPLE_CHUNK), second.split(SAMPLE_CHUNK), strict=True):
+    for i, j in zip(first.split(_SAMPLE_CHUNK), second.split(_SAMPLE_CHUNK), strict=True):
         yield (unit_rows(weight[i]) * unit_rows(weight[j])).sum(dim=1).clamp_(-1.0, 1.0)

@@ -9,7 +9,7 @@ from ropo.diagnostics.measure import mean
 
 # How the openings of refusals by current chat models begin, in lower case. A list finds only what is on it, so the
 # rate is a lower bound, meant for comparing one model with its reference.
-REFUSALS = (
+_REFUSALS = (
     "i can't",
     "i cannot",
     "i can not",
@@ -132,5 +132,5 @@ def repetition(tokens: Tokens, n: int = 4) -> float:
 
 
 def is_refusal(text: str) -> bool:
-    """Tell whether an answer opens like a refusal (see `REFUSALS`)."""
-    return text.strip().lower().replace("’", "'").startswith(REFUSALS)
+    """Tell whether an answer opens like a refusal (see `_REFUSALS`)."""
+    return text.strip().lower().replace("’", "'").startswith(_REFUSALS)

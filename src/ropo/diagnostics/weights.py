@@ -56,7 +56,7 @@ class WeightChange(Measure):
     neurons: NeuronMovement | None
 
 
-class RotationMeasure(Measure):
+class _RotationMeasure(Measure):
     """Describe an adapter's rotation of one layer, whole and by factor in the order of the product."""
 
     adapter: str
@@ -70,7 +70,7 @@ class LayerMeasure(Measure):
     name: str
     weight: WeightMeasure
     change: WeightChange | None
-    rotations: list[RotationMeasure]
+    rotations: list[_RotationMeasure]
 
 
 def measure_layer(pair: LayerPair) -> LayerMeasure:
@@ -95,7 +95,7 @@ def measure_layer(pair: LayerPair) -> LayerMeasure:
         reference = layer_weight(pair.reference).to(weight.device)
         check_weight(reference, f"{pair.name} of the reference")
         change = measure_change(weight, reference)
-    rotations = [measure_rotation(adapter, rotation) for adapter, rotation in rotations_of(pair.module)]
+    rotations = [_measure_rotation(adapter, rotation) for adapter, rotation in rotations_of(pair.module)]
     return LayerMeasure(name=pair.name, weight=measure_weight(weight), change=change, rotations=rotations)
 
 
@@ -137,11 +137,11 @@ def measure_change(weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"]
     )
 
 
-def measure_rotation(adapter: str, rotation: FactorProduct) -> RotationMeasure:
+def _measure_rotation(adapter: str, rotation: FactorProduct) -> _RotationMeasure:
     """Measure a rotation and each of its factors in float64."""
     identity = torch.eye(rotation.dim, dtype=torch.float64)
     sizes = [(_factor_name(factor), rotation_size(factor.apply(identity))) for factor in rotation.factors]
-    return RotationMeasure(adapter=adapter, whole=rotation_size(rotation.apply(identity)), factors=sizes)
+    return _RotationMeasure(adapter=adapter, whole=rotation_size(rotation.apply(identity)), factors=sizes)
 
 
 def _energy(neurons: Float[Tensor, "n d"]) -> tuple[float, float | None]:

@@ -19,8 +19,8 @@ from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling.batches import load_sampler_model
 from ropo.lm.sampling.journalled import model_name
 
-ADAPTER_CONFIG = "adapter_config.json"
-CHUNK = 1 << 20
+_ADAPTER_CONFIG = "adapter_config.json"
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ SUITES = {
 }
 
 # Called with what is being done and the number of steps; yields what is called with the number of steps just done.
-ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+_ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def no_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def _no_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show nothing."""
     yield lambda steps: None
 
@@ -49,7 +49,7 @@ class Workplace:
     cache: Path
     seed: int = 0
     batch_size: int = 32
-    progress: ProgressBar = no_progress
+    progress: _ProgressBar = _no_progress
     output: Path = Path()
 
 

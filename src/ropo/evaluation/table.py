@@ -10,7 +10,7 @@ from ropo.core.bootstrap import LEVEL
 from ropo.diagnostics.table import digits, make_table
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 
-FRAME = 3  # columns of a terminal that a column of the table takes beside its text
+_FRAME = 3  # columns of a terminal that a column of the table takes beside its text
 
 
 def print_results(result: SuiteResult, console: Console) -> None:
@@ -19,7 +19,7 @@ def print_results(result: SuiteResult, console: Console) -> None:
     Models that do not fit beside each other get another table, as a number that is cut is none.
     """
     for models in side_by_side(result.models, console.width):
-        console.print(make_table(title_of(result), ("", *(model.name for model in models)), rows_of(models)))
+        console.print(make_table(title_of(result), ("", *(model.name for model in models)), _rows_of(models)))
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
 
@@ -46,7 +46,7 @@ def title_of(result: SuiteResult) -> str:
     return f"{result.suite}; 95 % intervals; changes against {reference}{but}, * where interval and test exclude 0"
 
 
-def rows_of(models: Sequence[ModelResult]) -> list[list[str]]:
+def _rows_of(models: Sequence[ModelResult]) -> list[list[str]]:
     """Return the cells of the metrics that some of the models have, and of their changes."""
     rows = []
     for name in dict.fromkeys(metric.name for model in models for metric in model.metrics):
@@ -57,8 +57,8 @@ def rows_of(models: Sequence[ModelResult]) -> list[list[str]]:
 
 
 def _width(models: Sequence[ModelResult]) -> int:
-    columns = zip(("", *(model.name for model in models)), *rows_of(models), strict=True)
-    return 1 + sum(FRAME + max(map(len, column)) for column in columns)
+    columns = zip(("", *(model.name for model in models)), *_rows_of(models), strict=True)
+    return 1 + sum(_FRAME + max(map(len, column)) for column in columns)
 
 
 def _cell(metrics: list[Metric] | list[Change], name: str) -> str:

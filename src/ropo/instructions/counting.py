@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-ABBREVIATIONS = ("Dr", "Mr", "Ms", "Mrs", "St", "vs", "e.g", "i.e")
+_ABBREVIATIONS = ("Dr", "Mr", "Ms", "Mrs", "St", "vs", "e.g", "i.e")
 # An initial ("J. Smith") or an abbreviation before the full stop ends no sentence.
-SENTENCE_END = re.compile(
-    r"(?<!\b[A-Z])" + "".join(rf"(?<!\b{re.escape(short)})" for short in ABBREVIATIONS) + r"[.!?]+[\"')\]]*(?=\s|$)"
+_SENTENCE_END = re.compile(
+    r"(?<!\b[A-Z])" + "".join(rf"(?<!\b{re.escape(short)})" for short in _ABBREVIATIONS) + r"[.!?]+[\"')\]]*(?=\s|$)"
 )
-LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", flags=re.MULTILINE)
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", flags=re.MULTILINE)
 
 
 def words(text: str) -> list[str]:
@@ -19,9 +19,9 @@ def words(text: str) -> list[str]:
 
 def count_sentences(text: str) -> int:
     """Count sentences: a line without an end mark is one too, and a list's marks end none."""
-    lines = LIST_MARK.sub("", text).splitlines()
+    lines = _LIST_MARK.sub("", text).splitlines()
     return sum(
-        1 for line in lines for sentence in SENTENCE_END.split(line) if any(letter.isalnum() for letter in sentence)
+        1 for line in lines for sentence in _SENTENCE_END.split(line) if any(letter.isalnum() for letter in sentence)
     )
 
 

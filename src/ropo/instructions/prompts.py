@@ -13,11 +13,11 @@ from ropo.instructions.library import HELD_OUT_FAMILY, INSTRUCTIONS, Instruction
 from ropo.instructions.topics import TEMPLATES, TOPICS
 
 Split = Literal["train", "test"]
-TEST_SHARE = 0.2
+_TEST_SHARE = 0.2
 
 # Families whose demands an answer can hardly meet together: a fixed phrase has letters of both cases, JSON or a list
 # is no sentence, and whatever counts words or forbids them can contradict a phrase or a form.
-CONFLICTS = frozenset(
+_CONFLICTS = frozenset(
     frozenset(pair)
     for pair in (
         ("case", "opening"),
@@ -78,20 +78,20 @@ def generate_prompts(
     raise UserError(f"count must not exceed the distinct prompts, found {len(records)} of {count}; ask for fewer")
 
 
-def split_of(instruction: str, topic: str) -> Split:
+def _split_of(instruction: str, topic: str) -> Split:
     """Return the split in which an instruction and a topic may meet."""
     digest = hashlib.sha256(f"{instruction}/{topic}".encode()).digest()
-    return "test" if digest[0] < TEST_SHARE * 256 else "train"
+    return "test" if digest[0] < _TEST_SHARE * 256 else "train"
 
 
 @cache
 def _topics(instruction: str, split: Split) -> tuple[str, ...]:
-    return tuple(topic for topic in TOPICS if split_of(instruction, topic) == split)
+    return tuple(topic for topic in TOPICS if _split_of(instruction, topic) == split)
 
 
 def compatible(first: Instruction, second: Instruction) -> bool:
     """Tell whether one answer can meet both instructions."""
-    return first.family != second.family and frozenset((first.family, second.family)) not in CONFLICTS
+    return first.family != second.family and frozenset((first.family, second.family)) not in _CONFLICTS
 
 
 def _draw(
@@ -100,7 +100,7 @@ def _draw(
     topic = random.choice(_topics(first.name, split))
     chosen = [first]
     if two:
-        others = [other for other in pool if compatible(first, other) and split_of(other.name, topic) == split]
+        others = [other for other in pool if compatible(first, other) and _split_of(other.name, topic) == split]
         if not others:
             return None
         chosen.append(random.choice(others))

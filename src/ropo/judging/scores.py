@@ -23,7 +23,7 @@ from ropo.lm.prompts import PromptRecord
 from ropo.lm.sampling import model_name
 
 
-class ScoreJudge:
+class _ScoreJudge:
     """Score answers with a function, and prefer the one with the higher score; see `ropo.judging.judge.Judge`.
 
     Such a judge sees no order, so its two orders agree by construction.
@@ -93,7 +93,7 @@ class ScoreJudge:
         return finite
 
 
-class RuleJudge(ScoreJudge):
+class RuleJudge(_ScoreJudge):
     """Score an answer with the share of its prompt's verifiable instructions that it satisfies; 1 is a pass."""
 
     def __init__(self) -> None:
@@ -153,15 +153,15 @@ class RewardModel:
         return cast("list[float]", self.model(**inputs).logits[:, 0].float().tolist())
 
 
-def reward_judge(source: str, store: VerdictStore | None = None) -> ScoreJudge:
+def reward_judge(source: str, store: VerdictStore | None = None) -> _ScoreJudge:
     """Return a reward model as a judge, whose comparisons are kept by the content of the model."""
     model = RewardModel(source)
-    return ScoreJudge(f"reward:{model_name(source)}", model, store, fingerprint_source(source) if store else "")
+    return _ScoreJudge(f"reward:{model_name(source)}", model, store, fingerprint_source(source) if store else "")
 
 
-def function_judge(name: str, function: Callable[[Any, list[str]], Any]) -> ScoreJudge:
+def function_judge(name: str, function: Callable[[Any, list[str]], Any]) -> _ScoreJudge:
     """Return a judge made of a function that takes the prompt's record (a dict) and the answers (a list of texts)."""
-    return ScoreJudge(name, lambda prompt, answers: function(prompt.fields, list(answers)))
+    return _ScoreJudge(name, lambda prompt, answers: function(prompt.fields, list(answers)))
 
 
 def import_function(spec: str) -> Callable[..., Any]:

@@ -27,8 +27,8 @@ from ropo.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of an entry; a change of what is written there needs another number
-UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, RuntimeError)
+_FORMAT = 1  # of an entry; a change of what is written there needs another number
+_UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, RuntimeError)
 
 
 def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -93,14 +93,14 @@ def _kept(path: Path, kind: str, convert: Callable[[Path], Any], read: Callable[
     if folder.is_dir():
         try:
             return read(folder)
-        except UNREADABLE:  # damaged since: it can be made again
+        except _UNREADABLE:  # damaged since: it can be made again
             shutil.rmtree(folder, ignore_errors=True)
     with _telling_of_bad_files(path):
         made = convert(path)
     try:
         keep_folder(folder, functools.partial(_write, made, path))
         kept = read(folder)
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         logger.warning(
             f"gguf: {path.name} was converted in memory, as every command will do again, because {cache_root()} "
@@ -127,7 +127,7 @@ def _write(made: Any, path: Path, folder: Path) -> None:
 def _key(path: Path) -> str:
     status = path.stat()
     content = _hash(str(path.resolve()), status.st_size, status.st_mtime_ns)
-    parts = f"{FORMAT} {content} transformers {version('transformers')} gguf {_gguf_version()}"
+    parts = f"{_FORMAT} {content} transformers {version('transformers')} gguf {_gguf_version()}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 

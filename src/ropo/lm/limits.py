@@ -19,8 +19,8 @@ from ropo.core.errors import UserError
 logger = logging.getLogger(__name__)
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-LONGEST_NAMES = ("max_position_embeddings", "max_seq_len")
-OFFSET = 2  # rows before the first position in the tables of OPT, BioGPT and BART
+_LONGEST_NAMES = ("max_position_embeddings", "max_seq_len")
+_OFFSET = 2  # rows before the first position in the tables of OPT, BioGPT and BART
 
 
 def position_limit(model: Any) -> int | None:
@@ -35,7 +35,7 @@ def position_limit(model: Any) -> int | None:
     Cost: one look at every module, without touching a weight.
     """
     config = model.config.get_text_config()
-    named = [getattr(config, name, None) for name in LONGEST_NAMES]
+    named = [getattr(config, name, None) for name in _LONGEST_NAMES]
     longest = next((value for value in named if isinstance(value, int) and value > 0), None)
     if longest is None:
         return None
@@ -51,7 +51,7 @@ def position_limit(model: Any) -> int | None:
 def _rows_of(module: nn.Module, longest: int) -> int | None:
     """Return the positions that a module has a row for, where it is a table of positions."""
     if isinstance(module, nn.Embedding):
-        if not longest <= module.num_embeddings <= longest + OFFSET:
+        if not longest <= module.num_embeddings <= longest + _OFFSET:
             return None
         reserved = 0 if module.padding_idx is None or module.num_embeddings > longest else module.padding_idx + 1
         return longest - reserved  # RoBERTa counts from after the padding

@@ -26,7 +26,7 @@ from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
 from ropo.lm.limits import embedding_rows
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
-SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
+_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 
 
 def is_adapter(source: str) -> bool:
@@ -264,7 +264,7 @@ def check_source(source: str) -> None:
         raise UserError(
             f"model {source}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file"
         )
-    is_path = path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2 or path.suffix in SUFFIXES
+    is_path = path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2 or path.suffix in _SUFFIXES
     if is_path and not path.exists():
         raise UserError(f"model {source}: no such file or folder; check the path")
 

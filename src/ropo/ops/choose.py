@@ -26,14 +26,14 @@ from ropo.ops.reference import ropo_rotation, stretched_plainly
 from ropo.ops.trees import MAX_BLOCK, block_size
 
 Family = Literal["cpu", "gpu"]
-Trial = Callable[[torch.device, Family], list[float]]
+_Trial = Callable[[torch.device, Family], list[float]]
 
 TOLERANCE = 1e-5
 """Relative, between two float32 computations of the same sums of some hundred products in different orders."""
 
 
 @runtime_checkable
-class BlockProducts(Protocol):
+class _BlockProducts(Protocol):
     """What multiplies with a rotation's blocks, forward and for their gradients: `plain` or `gpu.rotation`."""
 
     def rotated(
@@ -71,7 +71,7 @@ def by_planes(part: Tensor) -> bool:
     return plain_tensor and kernels_on(part.device, try_rotation) == "cpu"
 
 
-def products_for(x: Tensor, packed: Tensor) -> BlockProducts:
+def products_for(x: Tensor, packed: Tensor) -> _BlockProducts:
     """Return who multiplies activations x by a rotation's packed blocks."""
     if x.dtype == torch.float64 or packed.dtype != torch.float32 or block_size(x.shape[-1]) != MAX_BLOCK:
         return plain
@@ -88,7 +88,7 @@ def stretching_for(y: Tensor, scale: Tensor) -> Stretching:
     return _stretch_kernels(family)
 
 
-def kernels_on(device: torch.device, trial: Trial) -> Family | None:
+def kernels_on(device: torch.device, trial: _Trial) -> Family | None:
     """Tell which kernels, `ropo.ops.cpu` or `ropo.ops.gpu`, to use on a device; None for plain PyTorch.
 
     Those for GPUs need Triton and a GPU that it knows; with `TRITON_INTERPRET=1` in the environment they run on a CPU,
@@ -106,12 +106,12 @@ def kernels_on(device: torch.device, trial: Trial) -> Family | None:
 
 
 @torch.compiler.assume_constant_result  # a compiler must neither trace the trial nor break the graph for it
-def _constant(device: str, trial: Trial) -> Family | None:
+def _constant(device: str, trial: _Trial) -> Family | None:
     return _tried(torch.device(device), trial)
 
 
 @lru_cache(maxsize=64)
-def _tried(device: torch.device, trial: Trial) -> Family | None:
+def _tried(device: torch.device, trial: _Trial) -> Family | None:
     families: tuple[Family, ...] = ("gpu", "cpu")
     return next((each for each in families if _available(each, device.type) and _passes(each, device, trial)), None)
 
@@ -123,7 +123,7 @@ def _available(family: Family, device_type: str) -> bool:
     return (device_type == "cuda" or interpreted) and find_spec("triton") is not None
 
 
-def _passes(family: Family, device: torch.device, trial: Trial) -> bool:
+def _passes(family: Family, device: torch.device, trial: _Trial) -> bool:
     try:
         with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad():
             found = trial(device, family)
@@ -169,7 +169,7 @@ def _products_off(device: torch.device) -> list[float]:
     shapes = (300, width), (300, width), (blocks, size, size), (blocks, 3, size), (blocks, 3, size), (blocks + 2,) * 2
     x, grad, local, read, write, mix = _random(device, *shapes)
 
-    def results(products: BlockProducts) -> tuple[Tensor, ...]:
+    def results(products: _BlockProducts) -> tuple[Tensor, ...]:
         sums = [torch.zeros_like(each) for each in (local, read, write)]
         out, channels = products.rotated(x, local.mT, read, write, mix)
         products.add_gradients(x, grad, channels, channels.flip(0), *sums)
@@ -196,7 +196,7 @@ def _stretch_kernels(family: Family) -> Stretching:
     return stretch
 
 
-def _gpu_rotation() -> BlockProducts:
+def _gpu_rotation() -> _BlockProducts:
     from ropo.ops.gpu import rotation  # imports Triton, which is not on every machine
 
     return rotation

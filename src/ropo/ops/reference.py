@@ -16,7 +16,7 @@ from torch import Tensor
 Order = Literal["forward", "reverse"]
 
 
-def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
+def _arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the widest dtype among the tensors, and float32 at least.
 
     Chained rotations in bfloat16 drift (relative error 9e-3 after twelve stages); computed in float32 and rounded once
@@ -83,7 +83,7 @@ class GivensTree:
         return self.apply(torch.eye(self.dim, dtype=self.angles.dtype, device=self.angles.device))
 
     def _walk(self, x: Tensor, coarse_first: bool, sign: float) -> Tensor:
-        dtype = arithmetic_dtype(x, self.angles)
+        dtype = _arithmetic_dtype(x, self.angles)
         angles = self.angles.to(dtype)
         levels = tree_levels(self.dim)
         steps = list(zip(levels, angles.split([planes for _, planes in levels]), strict=True))
@@ -135,7 +135,7 @@ class Reflections:
         return self.apply(torch.eye(self.dim, dtype=self.vectors.dtype, device=self.vectors.device))
 
     def _reflect(self, x: Tensor, vectors: Tensor) -> Tensor:
-        dtype = arithmetic_dtype(x, vectors)
+        dtype = _arithmetic_dtype(x, vectors)
         y = x.to(dtype)
         for vector in vectors.to(dtype):
             unit = vector / vector.norm()
@@ -162,14 +162,14 @@ class Product:
 
     def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Return x @ R for rows x."""
-        y = x.to(arithmetic_dtype(x))
+        y = x.to(_arithmetic_dtype(x))
         for factor in self.factors:
             y = factor.apply(y)
         return y.to(x.dtype)
 
     def apply_transpose(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Return x @ R^T for rows x."""
-        y = x.to(arithmetic_dtype(x))
+        y = x.to(_arithmetic_dtype(x))
         for factor in reversed(self.factors):
             y = factor.apply_transpose(y)
         return y.to(x.dtype)

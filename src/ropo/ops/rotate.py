@@ -13,7 +13,7 @@ from ropo.ops.blocks import RotationBlocks, build_blocks, build_blocks_of_layers
 from ropo.ops.choose import by_planes
 from ropo.ops.cpu import rotation as kernels
 
-Parts = tuple[Float[Tensor, "trees planes"] | None, Float[Tensor, "k d"] | None]
+_Parts = tuple[Float[Tensor, "trees planes"] | None, Float[Tensor, "k d"] | None]
 
 
 @runtime_checkable
@@ -70,7 +70,7 @@ def rotation_of(dim: int, givens: Tensor | None, reflections: Tensor | None) -> 
     return build_blocks(dim, givens, reflections)
 
 
-def rotations_of_layers(dim: int, layers: Sequence[Parts]) -> Sequence[RotationBlocks | Planes]:
+def rotations_of_layers(dim: int, layers: Sequence[_Parts]) -> Sequence[RotationBlocks | Planes]:
     """Return R of several layers of one width and kind at once, each in the form of `rotation_of`.
 
     Args:

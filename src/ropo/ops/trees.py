@@ -17,7 +17,7 @@ MAX_BLOCK = 32
 
 
 @dataclass(frozen=True)
-class TreePlan:
+class _TreePlan:
     """Index tables of one part of the tree: its fine levels inside blocks, or its coarse levels across them.
 
     A tree restricted to L levels over a block of 2^L coordinates is a matrix A that `x @ A` applies. Each coordinate i
@@ -48,14 +48,14 @@ class TreePlan:
 
 
 @lru_cache(maxsize=64)
-def fine_plan(dim: int, trees: int, device: torch.device) -> TreePlan:
+def fine_plan(dim: int, trees: int, device: torch.device) -> _TreePlan:
     """Plan the levels inside blocks of at most `MAX_BLOCK` coordinates; the last block may reach beyond `dim`."""
     size = block_size(dim)
     return _plan(dim, trees, unit=1, blocks=-(-dim // size), size=size, device=device)
 
 
 @lru_cache(maxsize=64)
-def coarse_plan(dim: int, trees: int, device: torch.device) -> TreePlan:
+def coarse_plan(dim: int, trees: int, device: torch.device) -> _TreePlan:
     """Plan the levels above the blocks, which act on the first coordinate of each block, as one block."""
     unit = block_size(dim)
     blocks = -(-dim // unit)
@@ -67,7 +67,7 @@ def block_size(dim: int) -> int:
     return min(MAX_BLOCK, 1 << (dim - 1).bit_length())
 
 
-def _plan(dim: int, trees: int, unit: int, blocks: int, size: int, device: torch.device) -> TreePlan:
+def _plan(dim: int, trees: int, unit: int, blocks: int, size: int, device: torch.device) -> _TreePlan:
     depth = size.bit_length() - 1
     place = torch.arange(blocks * size)
     table = _Table(planes=dim - 1, trees=trees)
@@ -90,7 +90,7 @@ def _plan(dim: int, trees: int, unit: int, blocks: int, size: int, device: torch
         entries.append(_entries_of(place, size, depth, transposed=turned, offset=len(entries) * blocks * size * size))
     stacked = torch.stack(factors, dim=1)
     tables = (tensor.to(device) for tensor in (stacked, torch.stack(entries), torch.stack(angles)))
-    return TreePlan(blocks, size, *tables)
+    return _TreePlan(blocks, size, *tables)
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def _entries_of(place: Tensor, size: int, depth: int, transposed: bool, offset: 
     return torch.stack([base + (column * size + row if transposed else row * size + column) for column in columns])
 
 
-class TreeFactors(NamedTuple):
-    """What a `TreePlan` looks up in the angles of some layers, for the reverse tree and the forward tree.
+class _TreeFactors(NamedTuple):
+    """What a `_TreePlan` looks up in the angles of some layers, for the reverse tree and the forward tree.
 
     Args:
         down: (layers, 2, L + 1, N), ones and then f_0 .. f_{L-1}.
@@ -164,14 +164,14 @@ def angle_table(angles: Float[Tensor, "layers angles"]) -> Float[Tensor, "layers
     return torch.cat([angles.cos(), sin, -sin, angles.new_ones(len(angles), 1), angles.new_zeros(len(angles), 1)], 1)
 
 
-def tree_factors(table: Float[Tensor, "layers entries"], plan: TreePlan) -> TreeFactors:
+def tree_factors(table: Float[Tensor, "layers entries"], plan: _TreePlan) -> _TreeFactors:
     """Look the factors up and multiply them along the levels."""
     down, across = table[:, plan.factors].unbind(1)
-    return TreeFactors(down, across, down.cumprod(2))
+    return _TreeFactors(down, across, down.cumprod(2))
 
 
-def tree_matrices(factors: TreeFactors, plan: TreePlan) -> Float[Tensor, "layers 2 blocks size size"]:
-    """Fill in the matrices that `TreePlan` describes, for the reverse and for the forward tree."""
+def tree_matrices(factors: _TreeFactors, plan: _TreePlan) -> Float[Tensor, "layers 2 blocks size size"]:
+    """Fill in the matrices that `_TreePlan` describes, for the reverse and for the forward tree."""
     entries = (factors.products * factors.across).flatten(1)
     flat = entries.new_zeros(len(entries), 2 * plan.blocks * plan.size**2)
     flat.scatter_(1, plan.entries.view(1, -1).expand_as(entries), entries)
@@ -181,8 +181,8 @@ def tree_matrices(factors: TreeFactors, plan: TreePlan) -> Float[Tensor, "layers
 def add_angle_gradient(
     total: Float[Tensor, "layers angles_and_one"],
     grad: Float[Tensor, "layers 2 blocks size size"],
-    factors: TreeFactors,
-    plan: TreePlan,
+    factors: _TreeFactors,
+    plan: _TreePlan,
 ) -> None:
     """Add to `total` what the angles owe to a gradient of the matrices.
 

@@ -92,7 +92,7 @@ def make_pairs(
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise UserError(f"no pair is left ({reasons}); sample more or longer answers, or loosen the selection")
     settings = {"model": model_name(source), **asdict(sampling)}
-    records = (to_record(pair, prompts[pair.prompt], judge.name, settings) for pair in pairs)
+    records = (_to_record(pair, prompts[pair.prompt], judge.name, settings) for pair in pairs)
     write_atomically(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return Outcome(pairs, dropped, rows)
 
@@ -116,7 +116,7 @@ def choose(
     return matched, dropped + Counter({Dropped.LENGTH: lost})
 
 
-def to_record(pair: Pair, prompt: PromptRecord, scorer: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+def _to_record(pair: Pair, prompt: PromptRecord, scorer: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Return a pair as a record that TRL and `ropo train` read; the prompt's other fields are kept."""
     return {
         **prompt.others,

@@ -20,18 +20,18 @@ class Dropped(StrEnum):
     LENGTH = "length matching"
 
 
-def best_worst(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
+def _best_worst(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
     """Pair the best answer with the worst."""
     return [(ordered[0], ordered[-1])]
 
 
-def best_random(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
+def _best_random(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
     """Pair the best answer with one drawn from those that fail."""
     failing = [candidate for candidate in ordered if candidate.score < threshold]
     return [(ordered[0], random.choice(failing))] if failing else []
 
 
-def passing_failing(
+def _passing_failing(
     ordered: Sequence[Candidate], threshold: float, random: Random
 ) -> list[tuple[Candidate, Candidate]]:
     """Pair every answer that passes with every one that fails, in random order."""
@@ -41,9 +41,9 @@ def passing_failing(
 
 
 STRATEGIES: dict[str, Callable[[Sequence[Candidate], float, Random], list[tuple[Candidate, Candidate]]]] = {
-    "best-worst": best_worst,
-    "best-random": best_random,
-    "all": passing_failing,
+    "best-worst": _best_worst,
+    "best-random": _best_random,
+    "all": _passing_failing,
 }
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from ropo.lm.prompts import PromptRecord
 from ropo.pairs.candidates import Candidate, Pair
 
-EVERYTHING = "all"
+_EVERYTHING = "all"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def summarise(
     """Return one row a kind of instruction, in alphabetical order, and a last one for everything."""
     kinds = sorted({kind_of(prompts[number]) for number in candidates})
     members = {kind: [number for number in candidates if kind_of(prompts[number]) == kind] for kind in kinds}
-    members[EVERYTHING] = list(candidates)
+    members[_EVERYTHING] = list(candidates)
     return [_row(kind, numbers, candidates, pairs, threshold) for kind, numbers in members.items()]
 
 

@@ -14,7 +14,7 @@ from ropo.core.errors import UserError
 from ropo.core.json_lines import opened, parse_json, read_json, read_json_lines
 from ropo.preferences.tables import records_of
 
-LONGEST_CELL = 2**31 - 1  # Python's own limit for a cell of a CSV file, 131,072 characters, is less than a long answer
+_LONGEST_CELL = 2**31 - 1  # Python's own limit for a cell of a CSV file, 131,072 characters, is less than a long answer
 # What a list of messages looks like in a table of texts, as JSON or as Python prints it.
 MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 
@@ -83,7 +83,7 @@ def _read_json(what: str, path: Path) -> Iterator[Row]:
 
 def _read_separated(what: str, path: Path, separator: str) -> Iterator[Row]:
     """Read a table of texts with a header; cells that hold messages are parsed as JSON."""
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(_LONGEST_CELL)
     with opened(what, path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         reader = csv.reader(text, delimiter=separator, strict=True)
         lines = _numbered(what, path, reader)

@@ -17,7 +17,7 @@ from ropo.preferences.formats import ROLES, is_written_out, kind
 from ropo.preferences.formats.columns import MEDIA
 
 ANSWERS = ("chosen", "rejected")
-OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
+_OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 
 Text = str | list[dict[str, Any]]  # plain, or messages
 Pair = dict[str, Any]
@@ -89,7 +89,7 @@ def check_options(record: dict[str, Any]) -> None:
         ValueError: If one of them is ours to set.
     """
     for name in record.get("chat_template_kwargs") or {}:
-        if name in OWN_OPTIONS:
+        if name in _OWN_OPTIONS:
             raise ValueError(f"chat_template_kwargs must not set {name!r}, which ropo sets; remove it")
 
 

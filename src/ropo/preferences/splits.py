@@ -9,13 +9,13 @@ from pathlib import Path
 from ropo.core.errors import UserError
 from ropo.preferences.files import kind_of, known_kinds
 
-ANY_SPLIT = r"train|training|test|testing|validation|valid|val|eval|dev"
-OUR_OWN = (
+_ANY_SPLIT = r"train|training|test|testing|validation|valid|val|eval|dev"
+_OUR_OWN = (
     "dataset_info.json",
     "dataset_infos.json",
     "dataset_dict.json",
 )  # what `datasets` and the hub write beside data
-SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]+)?$|[-_.]?\d+$")
+_SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]+)?$|[-_.]?\d+$")
 
 
 def files_of_split(folder: Path, split: str) -> list[Path]:
@@ -31,11 +31,11 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
     files = [
         file
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and kind_of(file) and file.name not in OUR_OWN and not _hidden(file.relative_to(folder))
+        if file.is_file() and kind_of(file) and file.name not in _OUR_OWN and not _hidden(file.relative_to(folder))
     ]
     wanted = split.lower()
     word = re.compile(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])")
-    any_split = re.compile(rf"(?<![a-z])({ANY_SPLIT})(?![a-z])")
+    any_split = re.compile(rf"(?<![a-z])({_ANY_SPLIT})(?![a-z])")
     for answers in (lambda name: name == wanted, lambda name: word.search(name) is not None):
         groups = _groups(folder, files, answers)
         if len(groups) > 1:
@@ -70,7 +70,7 @@ def _names(file: Path) -> Iterator[tuple[str, str]]:
         yield part.lower(), "/".join(file.parts[:depth]) + "/"
     kind = kind_of(file) or ""
     packed = ".gz" if file.suffix == ".gz" else ""
-    stem = SHARD.sub("", file.name.removesuffix(packed).removesuffix(kind))
+    stem = _SHARD.sub("", file.name.removesuffix(packed).removesuffix(kind))
     yield stem.lower(), str(file.with_name(stem + kind + packed))
 
 

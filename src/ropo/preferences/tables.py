@@ -17,7 +17,7 @@ from datasets.table import InMemoryTable
 
 from ropo.core.json_lines import parse_json
 
-Reader = Callable[[Any], Any]
+_Reader = Callable[[Any], Any]
 
 _WRITE = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -92,7 +92,7 @@ def _fields_of_texts(values: Sequence[list[dict[str, Any]]]) -> tuple[str, ...]:
     return names if alike else ()
 
 
-def _reader(kind: Any) -> Reader | None:
+def _reader(kind: Any) -> _Reader | None:
     """Return what makes a column's values ours; None where they are already."""
     if isinstance(kind, pyarrow.JsonType):
         return lambda text: None if text is None else parse_json(text.encode())

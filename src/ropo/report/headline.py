@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ropo.comparison.results import ComparisonResult, DataSuite
 
 # suite: metric: 1 where more is better, -1 where less is, 0 where neither is
-HEADLINES: dict[str, dict[str, int]] = {
+_HEADLINES: dict[str, dict[str, int]] = {
     "alpaca-eval": {"length_controlled_win_rate": 1, "win_rate": 1, "average_length": 0},
     "mt-bench": {"score": 1, "win_rate": 1},
     "instructions": {"passes": 1, "tokens": 0},
@@ -16,7 +16,7 @@ HEADLINES: dict[str, dict[str, int]] = {
     "diversity": {"distinct_2": 1, "self_bleu": -1, "embedding_distance": 1, "tokens": 0, "repetition": -1},
 }
 LIKELIHOOD = ("chosen_gain", "rejected_gain", "margin", "chosen_log_prob", "rejected_log_prob", "accuracy")
-QUALITY = ("alpaca-eval", "mt-bench", "instructions", "preference")  # the most telling first
+_QUALITY = ("alpaca-eval", "mt-bench", "instructions", "preference")  # the most telling first
 KNOWLEDGE, TEXT = "knowledge", "text/"
 
 
@@ -53,7 +53,7 @@ def all_columns(suite: DataSuite) -> list[Column]:
 
 def headline_columns(result: ComparisonResult, data: str) -> list[Column]:
     """Return the columns of the summary: preference quality, then knowledge, then variety and length."""
-    order = [*QUALITY, KNOWLEDGE, *HEADLINES]
+    order = [*_QUALITY, KNOWLEDGE, *_HEADLINES]
     return sorted(_headlines(result, data), key=lambda each: order.index(each.suite.result.suite))
 
 
@@ -65,14 +65,14 @@ def forgetting_columns(result: ComparisonResult, data: str) -> list[Column]:
 
 def quality_columns(result: ComparisonResult, data: str) -> list[Column]:
     """Return what tells preference quality: win rates, pass rates, accuracy on held-out pairs."""
-    found = [each for each in headline_columns(result, data) if each.better and each.suite.result.suite in QUALITY]
-    return sorted(found, key=lambda each: QUALITY.index(each.suite.result.suite))
+    found = [each for each in headline_columns(result, data) if each.better and each.suite.result.suite in _QUALITY]
+    return sorted(found, key=lambda each: _QUALITY.index(each.suite.result.suite))
 
 
 def direction(suite: str, name: str) -> int | None:
     """Say which way a headline metric is better; None for what is no headline."""
     if suite != KNOWLEDGE:
-        return HEADLINES.get(suite, {}).get(name)
+        return _HEADLINES.get(suite, {}).get(name)
     if name.endswith("perplexity"):
         return -1
     return 1 if name.rpartition("/")[2] in ("acc", "acc_norm", "exact_match") else None

@@ -25,7 +25,7 @@ from ropo.report.text import command_line, embedded_json, number, setting, visib
 
 
 @dataclass(frozen=True)
-class Panel:
+class _Panel:
     """Hold what the page shows of one data set."""
 
     key: str
@@ -59,7 +59,7 @@ def render_page(result: ComparisonResult) -> str:
     page's policy lets nothing run but the two scripts that it names by their hashes, and nothing be loaded at all.
     """
     panels = [
-        panel_of(result, name, f"d{number}")
+        _panel_of(result, name, f"d{number}")
         for number, name in enumerate(dict.fromkeys(run.data for run in result.runs))
     ]
     charts = {
@@ -82,7 +82,7 @@ def render_page(result: ComparisonResult) -> str:
     )
 
 
-def panel_of(result: ComparisonResult, data: str, key: str) -> Panel:
+def _panel_of(result: ComparisonResult, data: str, key: str) -> _Panel:
     """Gather what the page shows of one data set."""
     methods, marks = methods_of(result, data), marks_of(result)
     runs = [run for run in result.runs if run.data == data]
@@ -95,7 +95,7 @@ def panel_of(result: ComparisonResult, data: str, key: str) -> Panel:
         for each in everything
         if each.suite.result.suite == "preference" and each.name == name
     ]
-    answers = [each for each in everything if is_of_answers(each)]
+    answers = [each for each in everything if _is_of_answers(each)]
     charts = [
         frontier_chart(f"{key}-frontier", result, data, methods, marks),
         log_probs_chart(f"{key}-logps", methods, marks),
@@ -106,7 +106,7 @@ def panel_of(result: ComparisonResult, data: str, key: str) -> Panel:
         cosines_chart(f"{key}-cosines", methods, marks),
         neurons_chart(f"{key}-neurons", methods, marks),
     ]
-    return Panel(
+    return _Panel(
         key=key,
         name=data,
         methods=methods,
@@ -120,7 +120,7 @@ def panel_of(result: ComparisonResult, data: str, key: str) -> Panel:
     )
 
 
-def is_of_answers(column: Column) -> bool:
+def _is_of_answers(column: Column) -> bool:
     """Whether a metric tells the length or the diversity of sampled answers."""
     return column.suite.result.suite == "diversity" or column.name in ("tokens", "cut_off", "average_length")
 

@@ -10,10 +10,10 @@ from html import escape
 from typing import Any
 
 # Characters that a reader cannot see and that change what the others look like: they are shown by their names.
-ORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-UNWRITABLE = re.compile("[\ud800-\udfff\ufffe\uffff\x80-\x9f]")
-ENDS_SCRIPTS = re.compile("[<>&\u2028\u2029]")
+_ORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_UNWRITABLE = re.compile("[\ud800-\udfff\ufffe\uffff\x80-\x9f]")
+_ENDS_SCRIPTS = re.compile("[<>&\u2028\u2029]")
 
 
 def visible(text: str) -> str:
@@ -23,9 +23,9 @@ def visible(text: str) -> str:
     UTF-8 file can hold becomes U+FFFD. Escaping for HTML is the template's work.
     """
     text = text.replace("\r\n", "\n")
-    text = CONTROLS.sub(lambda found: chr(0x2421 if found[0] == "\x7f" else 0x2400 + ord(found[0])), text)
-    text = ORDERING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
-    return UNWRITABLE.sub("\ufffd", text)
+    text = _CONTROLS.sub(lambda found: chr(0x2421 if found[0] == "\x7f" else 0x2400 + ord(found[0])), text)
+    text = _ORDERING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    return _UNWRITABLE.sub("\ufffd", text)
 
 
 def label(text: str) -> str:
@@ -69,4 +69,4 @@ def embedded_json(value: Any) -> str:
         ValueError: If a number is not finite.
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return ENDS_SCRIPTS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _ENDS_SCRIPTS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

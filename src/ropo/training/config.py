@@ -18,13 +18,13 @@ from ropo.core.names import did_you_mean
 from ropo.lm.tokens import Limits
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
-LOSSES = (
+_LOSSES = (
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
     *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
 )
-DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
-SORTING_LOSSES = {"aot", "aot_unpaired"}
-TRUNCATIONS = ("keep_start", "keep_end")
+_DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+_SORTING_LOSSES = {"aot", "aot_unpaired"}
+_TRUNCATIONS = ("keep_start", "keep_end")
 LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
 
 
@@ -119,14 +119,14 @@ class PreferenceConfig(DPOConfig):
 
     def _check_names(self) -> None:
         losses = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
-        check_names("loss_type", losses, LOSSES)
-        check_names("f_divergence_type", [self.f_divergence_type], DIVERGENCES)
-        check_names("truncation_mode", [self.truncation_mode], TRUNCATIONS)
+        check_names("loss_type", losses, _LOSSES)
+        check_names("f_divergence_type", [self.f_divergence_type], _DIVERGENCES)
+        check_names("truncation_mode", [self.truncation_mode], _TRUNCATIONS)
         check_names("optim", [getattr(self.optim, "value", self.optim)], [each.value for each in OptimizerNames])
 
     def _check_losses(self) -> None:
         """Refuse combinations that TRL refuses when the trainer is made, in words of the options."""
-        sorting = sorted(SORTING_LOSSES & set(self.loss_type))
+        sorting = sorted(_SORTING_LOSSES & set(self.loss_type))
         self._require(
             "use_weighting",
             not (self.use_weighting and sorting),

@@ -24,7 +24,7 @@ from ropo.training.packing.collator import NUMBER
 
 logger = logging.getLogger(__name__)
 
-MOST_SKIPPED = 10  # steps in a row, after which nothing is left to hope for
+_MOST_SKIPPED = 10  # steps in a row, after which nothing is left to hope for
 SHOWN = 32  # records that a message names
 
 
@@ -42,7 +42,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Fault:
+class _Fault:
     """Say what is not finite in an optimizer step.
 
     Args:
@@ -118,7 +118,7 @@ class FiniteGuard(TrainerCallback):
             return
         fault = find_fault(gather_object(batches) if trainer.args.world_size > 1 else batches)
         self._skipped_in_a_row += 1
-        if not trainer.args.skip_non_finite or self._skipped_in_a_row > MOST_SKIPPED:
+        if not trainer.args.skip_non_finite or self._skipped_in_a_row > _MOST_SKIPPED:
             raise UserError(self._explain(fault))
         if trainer.accelerator.is_main_process:
             logger.warning(f"step {trainer.state.global_step + 1} skipped: {fault.what}{self._places(fault)}")
@@ -169,7 +169,7 @@ class FiniteGuard(TrainerCallback):
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag.item())
 
-    def _explain(self, fault: Fault) -> str:
+    def _explain(self, fault: _Fault) -> str:
         trainer = self.trainer
         rate = f"lower --learning_rate, now {trainer.args.learning_rate:g}"
         mend = (
@@ -186,7 +186,7 @@ class FiniteGuard(TrainerCallback):
             f"{self._last_good()}; {mend}"
         )
 
-    def _places(self, fault: Fault) -> str:
+    def _places(self, fault: _Fault) -> str:
         """Name the records, by their place in the file where that is known."""
         if not fault.records:
             return ""
@@ -201,11 +201,11 @@ class FiniteGuard(TrainerCallback):
         return f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint"
 
 
-def find_fault(batches: Sequence[Batch]) -> Fault:
+def find_fault(batches: Sequence[Batch]) -> _Fault:
     """Say which of a step's batches is to blame: those with a loss that is not finite, or else all of them."""
     lost = [batch for batch in batches if not math.isfinite(batch.loss)]
     what = f"the loss is {lost[0].loss}" if lost else "a gradient is not finite"
-    return Fault(what, tuple(sorted({number for batch in lost or batches for number in batch.records})))
+    return _Fault(what, tuple(sorted({number for batch in lost or batches for number in batch.records})))
 
 
 def is_finite(parameters: Iterable[Tensor], attribute: str) -> bool:

@@ -11,7 +11,7 @@ from ropo.lm.templating import apply_template, template_options
 from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_prompt
 from ropo.preferences.data import ANSWERS, PreferenceData
 
-FEW = 0.01  # of the pairs may be left out unasked: TRL leaves out any number of them
+_FEW = 0.01  # of the pairs may be left out unasked: TRL leaves out any number of them
 
 
 def leave_out_long_prompts(
@@ -43,7 +43,7 @@ def leave_out_long_prompts(
         return data, None
     first = next(index for index, length in enumerate(lengths) if length >= limits.max_length)
     where = f"first in {data.pairs[first]['where']}, whose prompt has {lengths[first]} tokens"
-    few = cut <= max(1, int(FEW * len(lengths)))
+    few = cut <= max(1, int(_FEW * len(lengths)))
     if not kept or not (skip or few):
         raise UserError(
             f"max_length: {limits.max_length} tokens leave nothing of the answers in {cut} of {len(data)} pairs, "

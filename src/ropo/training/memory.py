@@ -30,11 +30,11 @@ from ropo.training.packing.attention import PACKED, packed_attention
 from ropo.training.packing.layout import Pack, build_pack, split_by_budget
 from ropo.training.packing.model import _architecture_reason, _keep_scored, _packed_forward
 
-META = torch.device("meta")
+_META = torch.device("meta")
 HEAD, PASS = "head", "activations"
 
 # bytes a weight: 4 bits and a float32 for every 64 of them; 8 bits (a float32 a row is next to nothing)
-QUANTISED_BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
+_QUANTISED_BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def estimate(
         if adapter is not None:
             policy.enable_input_require_grads()
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    packs = tuple(build_pack(run, META) for run in split_by_budget(_groups(pairs), budget))
+    packs = tuple(build_pack(run, _META) for run in split_by_budget(_groups(pairs), budget))
     live = _LiveBytes(policy)
     with _as_on(device, live, model.config.vocab_size):
         _step(policy, packs, len(pairs), live)
@@ -164,7 +164,7 @@ def _weight_bytes(model: nn.Module, bits: int | None) -> tuple[int, int]:
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each is not head]
     plain = sum(layer.weight.numel() * layer.weight.itemsize for layer in layers)
-    quantised = sum(layer.weight.numel() for layer in layers) * QUANTISED_BYTES[bits]
+    quantised = sum(layer.weight.numel() for layer in layers) * _QUANTISED_BYTES[bits]
     widest = max(layer.weight.numel() * layer.weight.itemsize for layer in layers)
     return int(total - plain + quantised), widest
 
@@ -187,7 +187,7 @@ def _step(policy: Any, packs: tuple[Pack, ...], pairs: int, live: _LiveBytes) ->
     """Take the passes of one step in the order of TRL's trainer."""
     answers = sum(len(pack.cells) for pack in packs)
     # the padded grid is next to nothing; one wide enough for every cell stands for it
-    labels = torch.zeros(2 * pairs, answers // (2 * pairs) + 2, dtype=torch.long, device=META)
+    labels = torch.zeros(2 * pairs, answers // (2 * pairs) + 2, dtype=torch.long, device=_META)
     inputs = {"input_ids": labels, "attention_mask": labels, "labels": labels, "packs": packs, "fused_lm_head": True}
     with live:
         log_probs = policy(**inputs).log_probs.sum(dim=1)

@@ -28,7 +28,7 @@ WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise fro
 
 
 @dataclass(frozen=True)
-class WatchedWeights:
+class _WatchedWeights:
     """Hold the first neurons of the watched layers, and their energy in all."""
 
     neurons: dict[str, Tensor]
@@ -82,7 +82,7 @@ class HackingMonitor(TrainerCallback):
         self.trainer, self.every, self.stop, self.signals, self.warn = trainer, every, stop, signals, warn
         tokenizer: Any = trainer.processing_class
         self.tokenizer = tokenizer
-        held_out = held_out_slice(trainer, pairs)
+        held_out = _held_out_slice(trainer, pairs)
         options: Any = trainer.args
         self.held_out = HeldOut(
             pairs=held_out,
@@ -92,8 +92,8 @@ class HackingMonitor(TrainerCallback):
             beta=options.beta,
             limits=Limits(options.max_length, options.truncation_mode),
         )
-        self.layers = spread(trained_layers(trainer.model), layers)
-        self.reference: tuple[Observation, WatchedWeights] | None = None
+        self.layers = spread(_trained_layers(trainer.model), layers)
+        self.reference: tuple[Observation, _WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
         self.last_step = -1
 
@@ -116,7 +116,7 @@ class HackingMonitor(TrainerCallback):
 
     def measure_reference(self) -> None:
         """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""
-        with measuring(self.trainer), reference_of(self.trainer) as reference:
+        with measuring(self.trainer), _reference_of(self.trainer) as reference:
             self.reference = self._observe(reference)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -153,17 +153,17 @@ class HackingMonitor(TrainerCallback):
         with measuring(self.trainer):
             found, weights = self._observe(policy)
             kl = None
-            if keeps_reference(self.trainer):
-                kl = sampled_kl(policy, lambda: reference_of(self.trainer), self.held_out.prompts, found.samples)
+            if _keeps_reference(self.trainer):
+                kl = sampled_kl(policy, lambda: _reference_of(self.trainer), self.held_out.prompts, found.samples)
         compared = compare(self.held_out, found, before[0], kl)
-        numbers = {**numbers_of(compared), **compare_weights(weights, before[1])}
+        numbers = {**_numbers_of(compared), **_compare_weights(weights, before[1])}
         return {name: Reading(value) for name, value in numbers.items()} | compared.readings()
 
-    def _observe(self, model: Any) -> tuple[Observation, WatchedWeights]:
+    def _observe(self, model: Any) -> tuple[Observation, _WatchedWeights]:
         modules = linear_layers(model)
-        neurons = {name: watched_neurons(name, modules[name]) for name in self.layers}  # first: names a broken layer
+        neurons = {name: _watched_neurons(name, modules[name]) for name in self.layers}  # first: names a broken layer
         energy = sum(map(hyperspherical_energy, neurons.values()))
-        return observe(model, self.tokenizer, self.held_out), WatchedWeights(neurons, energy)
+        return observe(model, self.tokenizer, self.held_out), _WatchedWeights(neurons, energy)
 
     def _too_few(self) -> Iterator[str]:
         """Say what can trigger nothing, because no change of so few units is more than chance."""
@@ -173,7 +173,7 @@ class HackingMonitor(TrainerCallback):
             yield f"{len(self.held_out.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
 
 
-def numbers_of(compared: Comparison) -> dict[str, float]:
+def _numbers_of(compared: Comparison) -> dict[str, float]:
     """Return the numbers that are logged beside those that the warnings look at."""
     behaviour: Any = compared.behaviour
     answers: Any = compared.answers
@@ -184,7 +184,7 @@ def numbers_of(compared: Comparison) -> dict[str, float]:
     return numbers
 
 
-def compare_weights(found: WatchedWeights, before: WatchedWeights) -> dict[str, float]:
+def _compare_weights(found: _WatchedWeights, before: _WatchedWeights) -> dict[str, float]:
     """Return the change of the energy over all watched layers, the largest change of a cosine, and collapsed pairs."""
     changes = [changes_of(found.neurons[name], before.neurons[name]) for name in found.neurons]
     return {
@@ -194,7 +194,7 @@ def compare_weights(found: WatchedWeights, before: WatchedWeights) -> dict[str, 
     }
 
 
-def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
+def _held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
     """Return the first held-out pairs of a trainer, as it tokenised them."""
     dataset: Any = trainer.eval_dataset
     if dataset is None or isinstance(dataset, dict) or not len(dataset):
@@ -206,7 +206,7 @@ def held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
     return [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
 
 
-def trained_layers(model: Any) -> list[str]:
+def _trained_layers(model: Any) -> list[str]:
     """Name the linear layers that training changes."""
     names = [
         name
@@ -226,7 +226,7 @@ def spread(names: Sequence[str], most: int) -> list[str]:
     return [names[index * (len(names) - 1) // steps] for index in range(most)]
 
 
-def watched_neurons(name: str, module: nn.Module) -> Float[Tensor, "n d"]:
+def _watched_neurons(name: str, module: nn.Module) -> Float[Tensor, "n d"]:
     """Copy the first neurons of a layer's weight; a copy, because training goes on."""
     weight = layer_weight(module)[:NEURONS].clone()
     check_weight(weight, name)
@@ -258,13 +258,13 @@ def measuring(trainer: Any) -> Iterator[None]:
         model.train(training)
 
 
-def keeps_reference(trainer: Any) -> bool:
+def _keeps_reference(trainer: Any) -> bool:
     """Tell whether the reference can still be run once training has begun."""
     return getattr(trainer, "ref_model", None) is not None or is_peft_model(unwrapped(trainer))
 
 
 @contextmanager
-def reference_of(trainer: Any) -> Iterator[Any]:
+def _reference_of(trainer: Any) -> Iterator[Any]:
     """Give what the trainer takes as reference: its reference model, the frozen adapter or base, or the start.
 
     A fully trained model whose reference log-probs were computed in advance has no reference model: the policy at the

@@ -53,12 +53,12 @@ def complete_reference(model: PeftModel) -> None:
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            copy = tensors.get(reference_name(name))
+            copy = tensors.get(_reference_name(name))
             if copy is not None and copy is not tensor:
                 copy.copy_(tensor)
 
 
-def reference_name(name: str) -> str:
+def _reference_name(name: str) -> str:
     """Return what a tensor of the policy's adapter is called in its copy."""
     return ".".join(REFERENCE if part == POLICY else part for part in name.split("."))
 

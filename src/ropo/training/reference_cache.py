@@ -26,9 +26,15 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo.core.files import replace_atomically
 
-TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-TRAINING_OPTIONS = ("max_length", "truncation_mode", "ld_alpha", "bf16", "fp16")  # of the trainer, which enter the sums
-IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "pad_token_id")
+_TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+_TRAINING_OPTIONS = (
+    "max_length",
+    "truncation_mode",
+    "ld_alpha",
+    "bf16",
+    "fp16",
+)  # which enter the sums
+_IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "pad_token_id")
 
 
 def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -42,8 +48,8 @@ def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_si
 
     Cost: one forward pass of the reference over the data, the first time.
     """
-    options = {each: getattr(trainer.args, each) for each in TRAINING_OPTIONS}
-    path = cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
+    options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
+    path = _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
     known = type(trainer.data_collator.collate) is DataCollatorForPreference  # another may cut where it likes
     log_probs = load(path) if known else None
     if log_probs is None:
@@ -68,7 +74,7 @@ def _compute(
     return chosen, rejected
 
 
-def cache_file(fingerprint: str) -> Path:
+def _cache_file(fingerprint: str) -> Path:
     """Return where the log-probs with this fingerprint are kept: under the cache of `datasets`, HF_DATASETS_CACHE."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "ropo-reference" / f"{fingerprint}.safetensors"
 
@@ -84,13 +90,13 @@ def fingerprint(dataset: Dataset, model: PreTrainedModel | PeftModel, options: d
     Cost: one pass over data and weights; about a second for each GB.
     """
     digest = hashlib.sha256(repr(sorted(options.items())).encode())
-    for record in dataset.select_columns(list(TOKEN_COLUMNS)):
-        digest.update(repr([record[column] for column in TOKEN_COLUMNS]).encode())
+    for record in dataset.select_columns(list(_TOKEN_COLUMNS)):
+        digest.update(repr([record[column] for column in _TOKEN_COLUMNS]).encode())
     configs = [model.config.to_dict()]
     if isinstance(model, PeftModel) and "ref" in model.peft_config:
         configs.append(model.peft_config["ref"].to_dict())
     for config in configs:
-        digest.update(repr(sorted((k, repr(v)) for k, v in config.items() if k not in IRRELEVANT_OPTIONS)).encode())
+        digest.update(repr(sorted((k, repr(v)) for k, v in config.items() if k not in _IRRELEVANT_OPTIONS)).encode())
     for name, tensor in sorted(reference_weights(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -21,7 +21,7 @@ from ropo.training.config import PreferenceConfig
 from ropo.training.held_out import held_out_metrics
 from ropo.training.trainer import PreferenceTrainer
 
-CARD = """# Adapter
+_CARD = """# Adapter
 
 Trained with `ropo train`; `run.json` says how and on what. `import ropo` before PEFT loads it:
 
@@ -156,7 +156,7 @@ def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
         model.delete_adapter("ref")
     trainer.save_model(str(folder))
     if isinstance(model, PeftModel) and trainer.args.should_save:
-        (folder / "README.md").write_text(CARD.format(base=model.active_peft_config.base_model_name_or_path))
+        (folder / "README.md").write_text(_CARD.format(base=model.active_peft_config.base_model_name_or_path))
 
 
 def _log_probs(trainer: PreferenceTrainer) -> Any:

@@ -23,7 +23,7 @@ from ropo.lm.prompts import PromptRecord
 HUB = "tatsu-lab/alpaca_eval"
 PAGE = f"https://huggingface.co/datasets/{HUB}/resolve/main"
 REFERENCE = "alpaca_eval_gpt4_baseline.json"  # the outputs of AlpacaEval 2's reference
-DIFFICULTIES = "instruction_difficulty.csv"  # of its instructions, as fitted over its leaderboard
+_DIFFICULTIES = "instruction_difficulty.csv"  # of its instructions, as fitted over its leaderboard
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def reference_file() -> Path:
 def difficulties_file() -> Path | None:
     """Return the difficulties of AlpacaEval's instructions from the hub or its cache; None where neither has them."""
     try:
-        return _hub_file(DIFFICULTIES)
+        return _hub_file(_DIFFICULTIES)
     except Exception:  # as above; the result's notes say that they are missing
         return None
 
@@ -163,7 +163,7 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
     except (ValueError, IndexError, OverflowError, csv.Error) as error:
         raise UserError(
             f"difficulties {path}: must be a JSON object from instruction, or instruction_sha, to number, or "
-            f"AlpacaEval's {DIFFICULTIES} ({error}); mend it"
+            f"AlpacaEval's {_DIFFICULTIES} ({error}); mend it"
         ) from error
     lacking = [text for text, value in zip(asked, found, strict=True) if value is None]
     if lacking:

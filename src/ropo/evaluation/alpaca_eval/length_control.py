@@ -27,8 +27,8 @@ from jaxtyping import Float
 from scipy.special import expit
 
 FREE = 1e-3  # precision of theta's own prior, which keeps it finite where all is won or lost
-FLATTENED = 16.0 * 3**0.5 / (15.0 * np.pi)  # of Zeger, Liang and Albert 1988 (Biometrics 44:1049), equation 3.4
-DECREMENT = 1e-12  # of Newton's method: twice what the next step could still gain, in nats
+_FLATTENED = 16.0 * 3**0.5 / (15.0 * np.pi)  # of Zeger, Liang and Albert 1988 (Biometrics 44:1049), equation 3.4
+_DECREMENT = 1e-12  # of Newton's method: twice what the next step could still gain, in nats
 
 
 class Prior(NamedTuple):
@@ -58,7 +58,7 @@ class Prior(NamedTuple):
         A logistic model that lacks a normal term of standard deviation t = psi spread has coefficients that are smaller
         by sqrt(1 + (16 sqrt(3) / (15 pi))^2 t^2).
         """
-        smaller = (1.0 + (FLATTENED * self.mean[1] * self.spread) ** 2) ** -0.5
+        smaller = (1.0 + (_FLATTENED * self.mean[1] * self.spread) ** 2) ** -0.5
         precision = self.strength_alone / (self.covariance[0][0] * smaller**2)
         return _with_free_theta(np.array([self.mean[0] * smaller]), np.array([[precision]]))
 
@@ -144,8 +144,8 @@ def _mode(wins: np.ndarray, features: np.ndarray, mean: np.ndarray, precision: n
         step = np.linalg.solve(curvature, slope)
         gain = slope @ step
         size, here = 1.0, loss(b)
-        while size > DECREMENT and loss(b - size * step) > here - size * gain / 4:
+        while size > _DECREMENT and loss(b - size * step) > here - size * gain / 4:
             size /= 2
         b = b - size * step
-        if gain < DECREMENT * max(1.0, here) or size <= DECREMENT:
+        if gain < _DECREMENT * max(1.0, here) or size <= _DECREMENT:
             return b

@@ -56,7 +56,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     """
     if settings.against_first and len(contestants) < 2:
         raise UserError("against_first: needs a second model to judge, got one; name another")
-    prompts, reference, order = read_inputs(settings)
+    prompts, reference, order = _read_inputs(settings)
     known = settings.difficulties or (None if _brings_reference(settings) else formats.difficulties_file())
     difficulties = formats.read_difficulties(known, prompts, order) if known else None
     given = {each.name: _given_outputs(each, prompts) for each in contestants}
@@ -103,7 +103,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     )
 
 
-def read_inputs(settings: AlpacaEvalSettings) -> tuple[list[PromptRecord], Outputs | None, list[str]]:
+def _read_inputs(settings: AlpacaEvalSettings) -> tuple[list[PromptRecord], Outputs | None, list[str]]:
     """Read the prompts, and the reference's outputs to them unless the first model is the reference.
 
     Returns:

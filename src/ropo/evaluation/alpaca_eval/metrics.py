@@ -17,15 +17,15 @@ from ropo.evaluation.readings import Reading, changes_of, metrics_of
 from ropo.evaluation.results import Change, Metric
 
 UNITS = "prompts"
-LENGTH_CONTROLLED = "length_controlled_win_rate"
-WIN_MEANING = "percent of prompts that the judge prefers to the reference, ties a half"
-LC_MEANING = (
+_LENGTH_CONTROLLED = "length_controlled_win_rate"
+_WIN_MEANING = "percent of prompts that the judge prefers to the reference, ties a half"
+_LC_MEANING = (
     "percent of prompts that the judge would prefer at equal lengths, by a logistic model of the length difference"
 )
 REFITS = 1000  # resamples of the interval, each of which takes a few milliseconds
-FOLLOWS_LENGTH = 90.0  # percent of the longer outputs, and of the shorter ones' rivals, that win with such a judge
+_FOLLOWS_LENGTH = 90.0  # percent of the longer outputs, and of the shorter ones' rivals, that win with such a judge
 FEWEST = 10  # prompts of each kind, below which nothing is said of that
-ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal lengths lie outside of what was seen
+_ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal lengths lie outside of what was seen
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ def length_reading(lengths: Int[np.ndarray, " n"]) -> dict[str, Reading]:
 def readings_of(judged: Judged) -> dict[str, Reading]:
     """Return what is one number a prompt."""
     return {
-        "win_rate": Reading(100.0 * judged.verdicts.wins, WIN_MEANING),
+        "win_rate": Reading(100.0 * judged.verdicts.wins, _WIN_MEANING),
         "no_verdict": Reading(judged.verdicts.missing, "share of prompts without a verdict, which count as ties"),
         **length_reading(judged.lengths),
     }
 
 
-def readings_by_length(judged: Judged) -> dict[str, Reading]:
+def _readings_by_length(judged: Judged) -> dict[str, Reading]:
     """Return the win rate of the longer and of the shorter outputs, over prompts that differ from model to model."""
     wins = 100.0 * judged.verdicts.wins
     return {
-        "win_rate_when_longer": Reading(wins[judged.extra > 0], f"{WIN_MEANING}, where the output is the longer one"),
-        "win_rate_when_shorter": Reading(wins[judged.extra < 0], f"{WIN_MEANING}, where it is the shorter one"),
+        "win_rate_when_longer": Reading(wins[judged.extra > 0], f"{_WIN_MEANING}, where the output is the longer one"),
+        "win_rate_when_shorter": Reading(wins[judged.extra < 0], f"{_WIN_MEANING}, where it is the shorter one"),
     }
 
 
@@ -83,8 +83,8 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
     return [
         win,
         Metric.of("standard_error", error, "standard error of win_rate in percentage points; has no interval itself"),
-        Metric.of(LENGTH_CONTROLLED, controlled, f"{LC_MEANING}; bootstrap over prompts"),
-        *metrics_of(readings_by_length(judged), UNITS, seed),
+        Metric.of(_LENGTH_CONTROLLED, controlled, f"{_LC_MEANING}; bootstrap over prompts"),
+        *metrics_of(_readings_by_length(judged), UNITS, seed),
         *others,
         Metric.of(
             "order_agreement", agreement, "share of prompts judged alike in both orders; Wilson interval over prompts"
@@ -104,8 +104,8 @@ def changes_for(judged: Judged, first: Judged, reference: str, seed: int) -> lis
         lambda rows: judged.fit(rows)[1] - first.fit(rows)[1], len(judged.verdicts.wins), REFITS, seed
     )
     compared = Comparison(found.value, found.low, found.high, found.count)
-    meaning = f"change of: {LC_MEANING}; paired bootstrap over prompts"
-    return [*changes[:1], Change.against(reference, LENGTH_CONTROLLED, compared, meaning), *changes[1:]]
+    meaning = f"change of: {_LC_MEANING}; paired bootstrap over prompts"
+    return [*changes[:1], Change.against(reference, _LENGTH_CONTROLLED, compared, meaning), *changes[1:]]
 
 
 def details_of(judged: Judged, cost: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def notes_on(judged: Mapping[str, Judged], reference: str) -> list[str]:
                 f"{name}: the judge prefers the longer output almost always, whoever wrote it (win_rate_when_longer, "
                 "win_rate_when_shorter); such verdicts say nothing of quality"
             )
-        if not ONE_SIDED <= longer <= 1.0 - ONE_SIDED:
+        if not _ONE_SIDED <= longer <= 1.0 - _ONE_SIDED:
             notes.append(
                 f"{name}: {100 * longer:.0f} % of the outputs are longer than the reference's, so its "
                 "length-controlled rate extrapolates to lengths that were hardly seen"
@@ -164,7 +164,7 @@ def follows_length(judged: Judged) -> bool:
     longer, shorter = (100.0 * judged.verdicts.wins[rows] for rows in (judged.extra > 0, judged.extra < 0))
     if min(len(longer), len(shorter)) < FEWEST:
         return False
-    return bool(longer.mean() >= FOLLOWS_LENGTH and shorter.mean() <= 100.0 - FOLLOWS_LENGTH)
+    return bool(longer.mean() >= _FOLLOWS_LENGTH and shorter.mean() <= 100.0 - _FOLLOWS_LENGTH)
 
 
 def characters(texts: Sequence[str]) -> Int[np.ndarray, " n"]:

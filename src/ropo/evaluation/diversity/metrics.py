@@ -27,7 +27,7 @@ from ropo.diagnostics.text import (
 )
 from ropo.evaluation.readings import Reading, jackknife_reading
 
-NGRAMS = (1, 2, 3)
+_NGRAMS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_answers(groups: Sequence[Sequence[Sample]], vocabulary: int) -> dict[st
     firsts = [group[0] for group in groups]
     first_words = [words(answer.text) for answer in firsts]
     readings = {}
-    for n in NGRAMS:
+    for n in _NGRAMS:
         readings[f"distinct_{n}"] = _each(groups, partial(_distinct_of, n=n), _within(f"distinct-{n}"))
         readings[f"distinct_{n}_across"] = distinct_reading(first_words, n, _across(f"distinct-{n}"))
     readings["ead"] = _each(

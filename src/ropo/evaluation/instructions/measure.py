@@ -38,7 +38,7 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     Cost: generation, none for answers that are kept; checking is nothing beside it.
     """
     prompts = read_prompts(settings.prompts)[: settings.max_prompts]
-    check_instructions(prompts, settings)
+    _check_instructions(prompts, settings)
     sampling = settings.sampling(workplace.seed)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     readings = [read_answers(prompts, answer_with_progress(each, prompts, sampling, workplace)) for each in contestants]
@@ -59,7 +59,7 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     )
 
 
-def check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSettings) -> None:
+def _check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSettings) -> None:
     """Refuse a prompt without instructions, or with one that no checker knows, before anything is sampled."""
     for prompt in prompts:
         instructions = prompt.fields.get("instructions")

@@ -65,7 +65,7 @@ def query_text(record: Record) -> str:
     return f"{query}\nAnswer:" if query.startswith("Question:") else query
 
 
-def gold_choice(record: Record) -> int:
+def _gold_choice(record: Record) -> int:
     """Return the number of the right choice, or of the right context."""
     gold: int = record["gold"]
     return gold
@@ -80,13 +80,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "multiple choice": {
         "output_type": "multiple_choice",
         "doc_to_text": query_text,
-        "doc_to_target": gold_choice,
+        "doc_to_target": _gold_choice,
         "doc_to_choice": lambda record: record["choices"],
         "metric_list": [{"metric": "acc", **MEAN}, {"metric": "acc_norm", **MEAN}],
     },
     "context choice": {  # as lm-eval's winogrande: the number of the right context stands in the place of the text
         "output_type": "multiple_choice",
-        "doc_to_text": gold_choice,
+        "doc_to_text": _gold_choice,
         "doc_to_target": lambda record: record["continuation"],
         "doc_to_choice": lambda record: record["context_options"],
         "metric_list": [{"metric": "acc", **MEAN}],

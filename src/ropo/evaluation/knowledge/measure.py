@@ -56,7 +56,7 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
                 name=each.name,
                 source=model_name(each.source),
                 fingerprint=fingerprints[number],
-                metrics=in_order(outcomes[number], asked[number][0]) + read[number][0],
+                metrics=_in_order(outcomes[number], asked[number][0]) + read[number][0],
                 changes=asked[number][1] + (read[number][1] if comparable else []),
             )
         )
@@ -65,8 +65,8 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
         notes.append("the models' tokenizers differ, so that their text losses per token cannot be compared")
     return SuiteResult(
         suite="knowledge",
-        settings=shown_settings(settings),
-        data=sources_of(tasks, settings, text),
+        settings=_shown_settings(settings),
+        data=_sources_of(tasks, settings, text),
         models=models,
         notes=notes,
         seed=workplace.seed,
@@ -82,7 +82,7 @@ def readings_of(outcomes: Mapping[str, Outcome]) -> dict[str, Reading]:
     return {name: reading for name, reading in readings.items() if reading is not None}
 
 
-def in_order(outcomes: Mapping[str, Outcome], metrics: Sequence[Metric]) -> list[Metric]:
+def _in_order(outcomes: Mapping[str, Outcome], metrics: Sequence[Metric]) -> list[Metric]:
     """Return all metrics in the order of the tasks, those without a reading with lm-eval's bare number."""
     known = {metric.name: metric for metric in metrics}
     bare = {
@@ -97,13 +97,13 @@ def in_order(outcomes: Mapping[str, Outcome], metrics: Sequence[Metric]) -> list
     return list((bare | known).values())
 
 
-def shown_settings(settings: KnowledgeSettings) -> dict[str, object]:
+def _shown_settings(settings: KnowledgeSettings) -> dict[str, object]:
     """Return the settings without the folders of this machine."""
     tasks = [name.rsplit("/", 1)[-1] if name.endswith(".jsonl") else name for name in settings.tasks]
     return {**settings.shown(), "tasks": tasks}
 
 
-def sources_of(tasks: Sequence[Task], settings: KnowledgeSettings, text: str | None) -> dict[str, Source]:
+def _sources_of(tasks: Sequence[Task], settings: KnowledgeSettings, text: str | None) -> dict[str, Source]:
     """Return what was read from this machine; the hub's data have the versions of their tasks."""
     sources = {
         task.name: Source(name=f"{task.name}.jsonl", sha256=task.sha256, counts={"records": len(task.records)})

@@ -11,7 +11,7 @@ import numpy as np
 from ropo.diagnostics.measure import Measure
 from ropo.evaluation.readings import Reading, ratio_reading
 
-Kind = Literal["mean", "perplexity", "ratio", "alone"]
+_Kind = Literal["mean", "perplexity", "ratio", "alone"]
 
 
 class Outcome(Measure):
@@ -26,7 +26,7 @@ class Outcome(Measure):
     """
 
     value: float
-    kind: Kind
+    kind: _Kind
     units: list[float]
     weights: list[float]
     count: int

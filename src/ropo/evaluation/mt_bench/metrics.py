@@ -19,7 +19,7 @@ MEANINGS = {
     SCORE: "mean grade from 1 to 10 over the verdicts that hold one",
     WIN_RATE: "percent of comparisons won against the first model, ties a half, over those with two verdicts",
 }
-BOOTSTRAP = "bootstrap over questions"
+_BOOTSTRAP = "bootstrap over questions"
 RESAMPLES = 2000
 
 
@@ -33,14 +33,14 @@ def metrics_for(name: str, grades: Grades, questions: Sequence[Question], seed: 
         seed: Seed of the resampling.
     """
     values, meaning = _scaled(name, grades), MEANINGS[name]
-    metrics = [Metric.of(name, mean_of(values, seed), f"{meaning}; {BOOTSTRAP}")]
+    metrics = [Metric.of(name, mean_of(values, seed), f"{meaning}; {_BOOTSTRAP}")]
     for turn in range(TURNS):
         found = mean_of(values[:, [turn]], seed)
-        metrics.append(Metric.of(f"{name}_turn_{turn + 1}", found, f"{meaning}, turn {turn + 1}; {BOOTSTRAP}"))
+        metrics.append(Metric.of(f"{name}_turn_{turn + 1}", found, f"{meaning}, turn {turn + 1}; {_BOOTSTRAP}"))
     for category in dict.fromkeys(question.category for question in questions):
         rows = np.array([question.category == category for question in questions])
         metrics.append(
-            Metric.of(f"{name}_{category}", mean_of(values[rows], seed), f"{meaning}, {category}; {BOOTSTRAP}")
+            Metric.of(f"{name}_{category}", mean_of(values[rows], seed), f"{meaning}, {category}; {_BOOTSTRAP}")
         )
     return [*metrics, *_missing(name, grades), *_orders(grades, seed)]
 
@@ -49,7 +49,7 @@ def change_of(name: str, grades: Grades, first: Grades, reference: str, seed: in
     """Return the paired change against the first model, over the verdicts that both have."""
     found = mean_of(_scaled(name, grades) - _scaled(name, first), seed)
     compared = Comparison(found.value, found.low, found.high, found.count)
-    meaning = f"change of: {MEANINGS[name]}, where both have a verdict; paired {BOOTSTRAP}"
+    meaning = f"change of: {MEANINGS[name]}, where both have a verdict; paired {_BOOTSTRAP}"
     return Change.against(reference, name, compared, meaning)
 
 

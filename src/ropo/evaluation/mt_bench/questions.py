@@ -15,9 +15,9 @@ from ropo.core.json_lines import read_json_lines
 
 TURNS = 2
 # Zheng et al. 2023 (arXiv 2306.05685): a judge grades these against a reference answer, as it errs in them itself.
-GUIDED = ("math", "reasoning", "coding")
+_GUIDED = ("math", "reasoning", "coding")
 # The temperature at which models answer; other categories take the last.
-TEMPERATURES = {
+_TEMPERATURES = {
     "writing": 0.7,
     "roleplay": 0.7,
     "extraction": 0.0,
@@ -27,7 +27,7 @@ TEMPERATURES = {
     "stem": 0.1,
     "humanities": 0.1,
 }
-OTHER_TEMPERATURE = 0.7
+_OTHER_TEMPERATURE = 0.7
 
 Answers = dict[int, list[str]]  # question id: the text of each turn
 
@@ -43,12 +43,12 @@ class Question:
     @property
     def guided(self) -> bool:
         """Whether it is judged against a reference answer."""
-        return self.category in GUIDED
+        return self.category in _GUIDED
 
     @property
     def temperature(self) -> float:
         """The temperature at which models answer it."""
-        return TEMPERATURES.get(self.category, OTHER_TEMPERATURE)
+        return _TEMPERATURES.get(self.category, _OTHER_TEMPERATURE)
 
 
 def read_questions(path: Path, limit: int | None = None) -> list[Question]:

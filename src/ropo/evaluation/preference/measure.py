@@ -39,16 +39,16 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
 
     Cost: one forward pass over chosen and rejected for each model, the reference included; none for what is kept.
     """
-    reference = find_reference(contestants[0], settings.reference)
+    reference = _find_reference(contestants[0], settings.reference)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     base = fingerprint_source(reference.source)
     models = dict(zip((base, *fingerprints), (reference, *contestants), strict=True))
     trained = trained_limits(contestants[0].source)
     limits = trained if settings.max_length is None else Limits(settings.max_length, trained.truncation_mode)
     beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
-    pairs = read_pairs(models, settings, limits)
+    pairs = _read_pairs(models, settings, limits)
     used = pairs[base]
-    lengths = answer_lengths(used.records)
+    lengths = _answer_lengths(used.records)
     scores: dict[str, PairScores] = {}
     for fingerprint, each in models.items():
         with workplace.progress(f"scoring pairs with {each.name}", len(used.records)) as advance:
@@ -79,7 +79,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     )
 
 
-def read_pairs(
+def _read_pairs(
     models: Mapping[str, Contestant], settings: PreferenceSettings, limits: Limits
 ) -> dict[str, HeldOutPairs]:
     """Read the pairs for each model by its fingerprint, the same pairs for all, whatever their tokenizers."""
@@ -98,13 +98,13 @@ def read_pairs(
     return {fingerprint: pairs.only(set.intersection(*places)) for fingerprint, pairs in found.items()}
 
 
-def find_reference(first: Contestant, named: str | None) -> Contestant:
+def _find_reference(first: Contestant, named: str | None) -> Contestant:
     """Return what implicit rewards are measured from: what was named, the first adapter's base, or the first model."""
     source = named or (adapter_base(first.source) if is_adapter(first.source) else None)
     return first if source is None else Contestant(model_name(source), source)
 
 
-def answer_lengths(pairs: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "pairs 2"]:
+def _answer_lengths(pairs: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "pairs 2"]:
     """Return the characters of chosen and rejected answers, which are the same for every model's tokenizer."""
     return np.array([[_characters(pair[name]) for name in ("chosen", "rejected")] for pair in pairs])
 

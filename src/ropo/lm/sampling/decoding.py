@@ -27,7 +27,7 @@ from ropo.lm.sampling.picking import pick_tokens
 from ropo.lm.sampling.settings import SamplingSettings
 
 # Dropping finished rows copies the cache of the others, so it waits until this share of the rows is finished.
-DROP_SHARE = 0.125
+_DROP_SHARE = 0.125
 
 
 class Decoder:
@@ -51,7 +51,7 @@ class Decoder:
         settings: SamplingSettings,
     ) -> None:
         self.model, self.prompts, self.settings = model, prompts, settings
-        self.stops = stop_tokens(model, tokenizer)
+        self.stops = _stop_tokens(model, tokenizer)
         check_ids(model, (token for ids in prompts for token in ids), tokenizer)
         self._most = cap_answers(model, [len(ids) for ids in prompts], settings.max_new_tokens)
         self._limit = position_limit(model)
@@ -104,7 +104,7 @@ class Decoder:
         self, prompts: Sequence[Sequence[int]], uniforms: Float[Tensor, "rows steps"], most: Int[Tensor, " rows"]
     ) -> list[list[int]]:
         model, samples = self.model, self.settings.samples
-        tokens, mask = left_pad(prompts, model.device)
+        tokens, mask = _left_pad(prompts, model.device)
         output = model(
             input_ids=tokens,
             attention_mask=mask,
@@ -130,7 +130,7 @@ class Decoder:
             live &= ~torch.isin(tokens, self.stops) & (step + 1 < most[rows])
             if not live.any():
                 break
-            if live.float().mean() <= 1 - DROP_SHARE:
+            if live.float().mean() <= 1 - _DROP_SHARE:
                 kept = live.nonzero().flatten()
                 cache.reorder_cache(kept)
                 rows, tokens, mask, live = rows[kept], tokens[kept], mask[kept], live[kept]
@@ -200,7 +200,7 @@ class Decoder:
         return pick_tokens(logits, uniforms, self.settings.temperature, self.settings.top_p)
 
 
-def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " stops"]:
+def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " stops"]:
     """Return the ids that end an answer: the generation configuration's and the tokenizer's."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
@@ -208,7 +208,7 @@ def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "
     return torch.tensor(known, device=model.device, dtype=torch.long)
 
 
-def left_pad(
+def _left_pad(
     prompts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "prompts length"], Int[Tensor, "prompts length"]]:
     """Pad token ids on the left with 0, which the mask hides, so that every prompt ends in the last column."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ropo.ops.cpu.library import call, threads_for
 
-TILE = 16
-LANES = 8
+_TILE = 16
+_LANES = 8
 """Tokens that one thread works on at a time, and how many of them at once; in tile.h they may also be half of that."""
 
 
@@ -25,7 +25,7 @@ def turned(x: Tensor, givens: Tensor | None, reflections: Tensor | None) -> tupl
     threads = threads_for(rows.numel())
     out = torch.empty_like(rows)
     table = out.new_empty(2 * trees * (width - 1) + k * (width + 1 + k))
-    scratch = out.new_empty(TILE * (2 * width + threads * (width + k)))
+    scratch = out.new_empty(_TILE * (2 * width + threads * (width + k)))
     sizes = rows.numel() // width, width, trees, k, threads
     call("ropo_rotate", sizes, (rows, angles, vectors, table, out, scratch))
     return out.to(x.dtype), table
@@ -40,7 +40,7 @@ def turned_back(
     grad_x = torch.empty_like(grads)
     d_givens, d_reflections = grad_x.new_empty(trees, width - 1), grad_x.new_empty(k, width)
     sums = trees * (width - 1) + k * (width + k)
-    scratch = grad_x.new_empty(TILE * (3 * width + 2 * threads * (width + k)) + LANES * threads * sums)
+    scratch = grad_x.new_empty(_TILE * (3 * width + 2 * threads * (width + k)) + _LANES * threads * sums)
     sizes = rows.numel() // width, width, trees, k, threads
     call("ropo_rotate_back", sizes, (rows, grads, table, grad_x, d_givens, d_reflections, scratch))
     return grad_x.to(x.dtype), d_givens if trees else None, d_reflections if k else None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ropo.ops.cpu.library import call, threads_for
 
-SLAB = 64
+_SLAB = 64
 """Tokens that one thread adds, as in stretch.c."""
 
 
@@ -23,7 +23,7 @@ def gradients(grad: Tensor, z: Tensor, scale: Tensor, bias: Tensor | None) -> tu
     """Return the gradients of y, scale grad, and of the scale's logarithm, the sum over tokens of grad (z - bias)."""
     grad, z = grad.contiguous(), z.contiguous()
     sizes = _sizes(grad)
-    grad_y, sums = torch.empty_like(grad), scale.new_empty(max(-(-sizes[0] // SLAB), 1), len(scale))
+    grad_y, sums = torch.empty_like(grad), scale.new_empty(max(-(-sizes[0] // _SLAB), 1), len(scale))
     call("ropo_stretch_gradients", sizes, (grad, z, scale.contiguous(), _kept(bias), grad_y, sums))
     return grad_y, sums[0]
 

@@ -19,7 +19,7 @@ from ropo.preferences.formats.turns import ROLES, before, is_written_out, kind, 
 __all__ = ["FORMATS", "ROLES", "Format", "as_conversation", "format_of", "is_written_out", "kind", "labels_of"]
 __all__ += ["prompt_columns", "prompt_of", "text_of"]
 
-ALWAYS = ("prompt", "chosen", "rejected")  # present where they are named: left empty, they are a mistake
+_ALWAYS = ("prompt", "chosen", "rejected")  # present where they are named: left empty, they are a mistake
 
 
 def format_of(record: Mapping[str, Any]) -> Format:
@@ -28,7 +28,7 @@ def format_of(record: Mapping[str, Any]) -> Format:
     Raises:
         ValueError: If it is of none, or of several; with the columns that are to blame.
     """
-    present = tuple([name for name, value in record.items() if name in ALWAYS or not says_nothing(value)])
+    present = tuple([name for name, value in record.items() if name in _ALWAYS or not says_nothing(value)])
     for each in _possible(present):
         if _labels_only(record, each, present) and each.fits(record):
             return each

@@ -11,7 +11,9 @@ QUESTIONS = ("prompt", "instruction", "question", "query", "conversations", "con
 BESIDE = ("system", "system_prompt", "history", "tools", "chat_template_kwargs")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
-LONGEST_LABEL = 200  # characters; a text that is longer, or has several lines, is content whatever its column is called
+_LONGEST_LABEL = (
+    200  # characters; a text that is longer, or has several lines, is content whatever its column is called
+)
 
 _IDS = (
     *("", "id", "uid", "uuid", "idx", "index", "hash", "key", "prompt_id", "question_id", "sample_id", "example_id"),
@@ -99,5 +101,5 @@ def _is_short(value: Any) -> bool:
     if isinstance(value, list):
         return all(_is_short(each) for each in value)
     if isinstance(value, str):
-        return len(value) <= LONGEST_LABEL and "\n" not in value.strip()
+        return len(value) <= _LONGEST_LABEL and "\n" not in value.strip()
     return not isinstance(value, dict | bytes)

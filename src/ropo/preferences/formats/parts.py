@@ -49,7 +49,7 @@ def query_of(record: Record) -> Any:
     return _text("query", record["query"])
 
 
-def conversation_of(record: Record) -> Messages:
+def _conversation_of(record: Record) -> Messages:
     """Read the turns of `messages`, `conversations` or `conversation`, whichever there is."""
     name = next(name for name in ("messages", "conversations", "conversation") if record.get(name))
     turns = parsed(name, record[name])
@@ -69,7 +69,7 @@ def open_conversation_of(record: Record) -> Messages:
     Raises:
         ValueError: If its last turn is the assistant's.
     """
-    turns = conversation_of(record)
+    turns = _conversation_of(record)
     if turns[-1].get("role") == "assistant":
         raise ValueError(
             "the conversation ends with the assistant's turn, so it is unclear what is to be answered; end it with the "
@@ -80,7 +80,7 @@ def open_conversation_of(record: Record) -> Messages:
 
 def earlier_turns_of(record: Record) -> Messages:
     """Read a conversation without its last turn, which is the answer."""
-    turns = conversation_of(record)
+    turns = _conversation_of(record)
     if len(turns) < 2 or turns[-1].get("role") != "assistant":
         raise ValueError(
             "the conversation must end with the assistant's turn, which is the chosen answer, after others"
@@ -99,7 +99,7 @@ def chosen_and_rejected(record: Record) -> Answers:
 def chosen_and_rejected_turns(record: Record) -> Answers:
     """Read `chosen` and `rejected` to a conversation: one turn each, lists of turns, or the text of one."""
     chosen, rejected = chosen_and_rejected(record)
-    return as_turns(chosen), as_turns(rejected)
+    return _as_turns(chosen), _as_turns(rejected)
 
 
 def responses(record: Record) -> Answers:
@@ -116,12 +116,12 @@ def response_and_rejected(record: Record) -> Answers:
 def last_turn_and_rejected(record: Record) -> Answers:
     """Read ms-swift's last turn of `messages`, and the `rejected_response` to put in its place."""
     rejected = answer_of("rejected_response", record["rejected_response"])
-    return [conversation_of(record)[-1]], as_turns(rejected)
+    return [_conversation_of(record)[-1]], _as_turns(rejected)
 
 
 def both_conversations(record: Record) -> Answers:
     """Read ms-swift's `messages` and `rejected_messages`: whole conversations that share their beginning."""
-    return conversation_of(record), messages_of(
+    return _conversation_of(record), messages_of(
         "rejected_messages", parsed("rejected_messages", record["rejected_messages"])
     )
 
@@ -156,7 +156,7 @@ def with_question(record: Record, question: Any, chosen: Any, rejected: Any) -> 
     """
     options, beside = options_of(record), _beside(record)
     if isinstance(question, str) and (beside or options):
-        question, chosen, rejected = [user(question)], as_turns(chosen), as_turns(rejected)
+        question, chosen, rejected = [user(question)], _as_turns(chosen), _as_turns(rejected)
     if isinstance(question, list) and beside:
         question = before(record, question)
     return {"prompt": question, "chosen": chosen, "rejected": rejected, **options}
@@ -192,7 +192,7 @@ def check_copy(record: Record, pair: Mapping[str, Any]) -> None:
     said = {_plain(turn) for value in pair.values() if isinstance(value, list) for turn in value}
     said |= {value.strip() for value in pair.values() if isinstance(value, str)}
     answered = "chosen" in pair
-    for turn in conversation_of(record):
+    for turn in _conversation_of(record):
         if (answered or turn.get("role") != "assistant") and _plain(turn) not in said:
             raise ValueError(
                 f"has the columns 'prompt' and 'messages', and only the latter says {_plain(turn)[:40]!r}; keep one"
@@ -219,7 +219,7 @@ def options_of(record: Record) -> dict[str, Any]:
     return {**({"tools": tools} if listed else {}), **({"chat_template_kwargs": named} if named else {})}
 
 
-def as_turns(answer: Any) -> Any:
+def _as_turns(answer: Any) -> Any:
     """Return a text answer as the assistant's turn."""
     return [message_of("answer", {"role": "assistant", "content": answer})] if isinstance(answer, str) else answer
 

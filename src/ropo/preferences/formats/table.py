@@ -114,48 +114,48 @@ def _not(*others: Callable[[Record], bool]) -> Callable[[Record], bool]:
     return lambda record: not any(other(record) for other in others)
 
 
-PAIR = ("chosen", "rejected")
-INPUT = ("input",)
+_PAIR = ("chosen", "rejected")
+_INPUT = ("input",)
 TURNS = parts.open_conversation_of
 
 FORMATS = (
-    Format("TRL", ("prompt", *PAIR), parts.prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)),
-    Format("UltraFeedback binarized", ("prompt", *PAIR), parts.prompt_of, copy=True, fits=_repeats_its_prompt),
-    Format("Anthropic HH", ("prompt", *PAIR), _dialogue_of, fits=_continues_dialogue, wrap=dialogue_as_messages),
-    Format("Anthropic HH", PAIR, _dialogue_before, _dialogue_after, fits=_holds_dialogues, wrap=dialogue_as_messages),
-    Format("TRL, prompt in the answers", PAIR, fits=_not(_holds_dialogues), wrap=None),
-    Format("TRL, prompt in the answers", ("messages", *PAIR), fits=_is_whole, wrap=None, copy=True),
-    Format("ropo pairs", ("prompt", *PAIR, "scorer", "sampling"), parts.prompt_of, open=True),
+    Format("TRL", ("prompt", *_PAIR), parts.prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)),
+    Format("UltraFeedback binarized", ("prompt", *_PAIR), parts.prompt_of, copy=True, fits=_repeats_its_prompt),
+    Format("Anthropic HH", ("prompt", *_PAIR), _dialogue_of, fits=_continues_dialogue, wrap=dialogue_as_messages),
+    Format("Anthropic HH", _PAIR, _dialogue_before, _dialogue_after, fits=_holds_dialogues, wrap=dialogue_as_messages),
+    Format("TRL, prompt in the answers", _PAIR, fits=_not(_holds_dialogues), wrap=None),
+    Format("TRL, prompt in the answers", ("messages", *_PAIR), fits=_is_whole, wrap=None, copy=True),
+    Format("ropo pairs", ("prompt", *_PAIR, "scorer", "sampling"), parts.prompt_of, open=True),
     Format("Argilla", ("prompt", "chosen_response", "rejected_response"), parts.prompt_of, parts.responses),
-    Format("LLaMA-Factory ranking", ("instruction", *PAIR), parts.instruction_of, may=INPUT),
-    Format("LLaMA-Factory ranking", ("instruction", "output"), parts.instruction_of, parts.list_of_two, may=INPUT),
+    Format("LLaMA-Factory ranking", ("instruction", *_PAIR), parts.instruction_of, may=_INPUT),
+    Format("LLaMA-Factory ranking", ("instruction", "output"), parts.instruction_of, parts.list_of_two, may=_INPUT),
     Format(
         "Argilla",
         ("instruction", "chosen_response", "rejected_response"),
         parts.instruction_of,
         parts.responses,
-        may=INPUT,
+        may=_INPUT,
     ),
     Format(
         "AlpacaFarm",
         ("instruction", "output_1", "output_2", "preference"),
         parts.instruction_of,
         parts.preferred_of_two,
-        may=INPUT,
+        may=_INPUT,
     ),
     Format(
         "ms-swift Alpaca",
         ("instruction", "output", "rejected_response"),
         parts.instruction_of,
         parts.response_and_rejected,
-        may=INPUT,
+        may=_INPUT,
     ),
     Format("ms-swift query", ("query", "response", "rejected_response"), parts.query_of, parts.response_and_rejected),
-    Format("ms-swift query", ("query", *PAIR), parts.query_of),
-    Format("Orca DPO", ("question", *PAIR), parts.question_of),
-    Format("ShareGPT ranking", ("conversations", *PAIR), TURNS, parts.chosen_and_rejected_turns),
-    Format("ShareGPT ranking", ("conversation", *PAIR), TURNS, parts.chosen_and_rejected_turns),
-    Format("messages ranking", ("messages", *PAIR), TURNS, parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
+    Format("ms-swift query", ("query", *_PAIR), parts.query_of),
+    Format("Orca DPO", ("question", *_PAIR), parts.question_of),
+    Format("ShareGPT ranking", ("conversations", *_PAIR), TURNS, parts.chosen_and_rejected_turns),
+    Format("ShareGPT ranking", ("conversation", *_PAIR), TURNS, parts.chosen_and_rejected_turns),
+    Format("messages ranking", ("messages", *_PAIR), TURNS, parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
     *(
         Format("ms-swift", (turns, "rejected_response"), parts.earlier_turns_of, parts.last_turn_and_rejected)
         for turns in ("messages", "conversations", "conversation")

@@ -12,12 +12,12 @@ Messages = list[dict[str, Any]]
 Text = str | Messages
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-OTHER_NAMES = {
+_OTHER_NAMES = {
     "human": "user",
     **dict.fromkeys(("gpt", "bot", "model", "chatgpt"), "assistant"),
     **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
 }
-CALLS = ("function_call", "tool_call")  # an assistant's turn whose text is the JSON of its calls
+_CALLS = ("function_call", "tool_call")  # an assistant's turn whose text is the JSON of its calls
 # What a text looks like that is a list of messages itself: trained on as it is, it would teach JSON.
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:.*\}\s*\]\s*""", re.DOTALL)
 
@@ -53,7 +53,7 @@ def message_of(name: str, turn: Any) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise ValueError(f"{name} must be an object with from and value, or role and content, not {kind(turn)}")
     if "from" not in turn:
-        other = turn.get("role") in (*OTHER_NAMES, *CALLS) and set(turn) <= {"role", "content"}
+        other = turn.get("role") in (*_OTHER_NAMES, *_CALLS) and set(turn) <= {"role", "content"}
         return _renamed(name, turn["role"], turn.get("content")) if other else turn
     unread = [each for each, value in turn.items() if each not in ("from", "value") and value is not None]
     if unread:
@@ -64,12 +64,12 @@ def message_of(name: str, turn: Any) -> dict[str, Any]:
 def _renamed(name: str, role: Any, content: Any) -> dict[str, Any]:
     if not isinstance(content, str):
         raise ValueError(f"{name} must be text, not {kind(content)}")
-    if role in CALLS:
+    if role in _CALLS:
         return {"role": "assistant", "tool_calls": [_call(name, each) for each in _calls(name, content)]}
-    if not isinstance(role, str) or (role not in ROLES and role not in OTHER_NAMES):
-        known = ", ".join((*OTHER_NAMES, *ROLES, *CALLS))
+    if not isinstance(role, str) or (role not in ROLES and role not in _OTHER_NAMES):
+        known = ", ".join((*_OTHER_NAMES, *ROLES, *_CALLS))
         raise ValueError(f"{name} has the role {kind(role)}; known are {known}")
-    return {"role": OTHER_NAMES.get(role, role), "content": content}
+    return {"role": _OTHER_NAMES.get(role, role), "content": content}
 
 
 def _calls(name: str, content: str) -> list[Any]:
@@ -99,14 +99,14 @@ def pairs_of_turns(name: str, turns: Any) -> Messages:
     """Return the messages of ms-swift's conversation: a list of objects with `human` and `assistant`."""
     messages: Messages = []
     for number, turn in enumerate(turns, start=1):
-        names = [OTHER_NAMES.get(each, each) for each in turn] if isinstance(turn, dict) else []
+        names = [_OTHER_NAMES.get(each, each) for each in turn] if isinstance(turn, dict) else []
         if names not in (["user", "assistant"], ["user"], ["tool", "assistant"]):
             raise ValueError(f"{name}, turn {number} must be an object with human and assistant, not {kind(turn)}")
         messages += [_renamed(f"{name}, turn {number}", role, content) for role, content in turn.items()]
     return messages
 
 
-def history_of(record: Mapping[str, Any]) -> Messages:
+def _history_of(record: Mapping[str, Any]) -> Messages:
     """Return the earlier turns of LLaMA-Factory's and ms-swift's `history`: a list of [user, assistant]."""
     history = parsed("history", record.get("history")) or []
     if not isinstance(history, list):
@@ -143,7 +143,7 @@ def before(record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
         if system and turns[0].get("content") != system[0]["content"]:
             raise ValueError("has a system column and turns that start with another system's message; keep one")
         system, turns = turns[:1], turns[1:]
-    return [*system, *history_of(record), *turns]
+    return [*system, *_history_of(record), *turns]
 
 
 def parsed(name: str, value: Any) -> Any:

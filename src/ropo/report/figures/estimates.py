@@ -15,15 +15,15 @@ from ropo.report.figures.style import Chart, Mark, View, figure
 from ropo.report.headline import Column, forgetting_columns, quality_columns
 from ropo.report.text import label
 
-EACH = "Small marks are seeds; the large one is their mean, with the interval that the summary explains."
+_EACH = "Small marks are seeds; the large one is their mean, with the interval that the summary explains."
 
 
 def estimates_chart(
     key: str, title: str, columns: Sequence[Column], methods: Sequence[MethodRuns], marks: Mapping[str, Mark]
 ) -> Chart:
     """Draw metrics with intervals, one after the other by the reader's choice."""
-    views = [View(column_label(column, columns), _estimates(column, methods, marks)) for column in columns]
-    return Chart(key, title, EACH if views else "No evaluation of this comparison measures it.", "Metric", views)
+    views = [View(_column_label(column, columns), _estimates(column, methods, marks)) for column in columns]
+    return Chart(key, title, _EACH if views else "No evaluation of this comparison measures it.", "Metric", views)
 
 
 def frontier_chart(
@@ -37,17 +37,17 @@ def frontier_chart(
         return Chart(key, title, f"No evaluation of {lacking} in this comparison, so it cannot be drawn.", "Axes")
     views = [
         View(
-            f"{column_label(up, quality)} against {column_label(right, forgetting)}",
+            f"{_column_label(up, quality)} against {_column_label(right, forgetting)}",
             _frontier(up, right, methods, marks),
         )
         for right in forgetting
         for up in quality
     ]
-    caption = f"Higher is better; the dotted line is the untrained model's knowledge. {EACH}"
+    caption = f"Higher is better; the dotted line is the untrained model's knowledge. {_EACH}"
     return Chart(key, title, caption, "Axes", views)
 
 
-def column_label(column: Column, among: Sequence[Column]) -> str:
+def _column_label(column: Column, among: Sequence[Column]) -> str:
     """Name a column, with its suite where another suite has one of the same name."""
     same = sum(each.name == column.name for each in among)
     return f"{column.title} ({column.suite.result.suite})" if same > 1 else column.title

@@ -16,8 +16,8 @@ from ropo.report.text import label
 # All reach a contrast of 3 on the page's white and on its black.
 COLOURS = ("#2f7ed8", "#d9660f", "#23936b", "#c2498a", "#8061cf", "#9a7d0a", "#0e8fa3", "#d0433f")
 GREY = "#808488"
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
-SVG = ("●", "■", "◆", "▲", "✚", "★", "⬢", "▼")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
+_SVG = ("●", "■", "◆", "▲", "✚", "★", "⬢", "▼")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def marks_of(result: ComparisonResult) -> dict[str, Mark]:
     marks = {REFERENCE: Mark(REFERENCE, "m0", GREY, "x", "✕")} if REFERENCE in methods else {}
     for number, method in enumerate(trained):
         place = number % len(COLOURS)
-        shape = (number + number // len(COLOURS)) % len(SYMBOLS)
-        marks[method] = Mark(method, f"m{number + 1}", COLOURS[place], SYMBOLS[shape], SVG[shape])
+        shape = (number + number // len(COLOURS)) % len(_SYMBOLS)
+        marks[method] = Mark(method, f"m{number + 1}", COLOURS[place], _SYMBOLS[shape], _SVG[shape])
     return marks
 
 

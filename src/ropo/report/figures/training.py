@@ -12,11 +12,11 @@ from ropo.comparison.summary import MethodRuns
 from ropo.report.figures.style import Chart, Mark, View, figure
 from ropo.report.text import label
 
-Series = tuple[list[float | None], list[float | None]]  # steps and values
+_Series = tuple[list[float | None], list[float | None]]  # steps and values
 
 CHOSEN, REJECTED = "logps/chosen", "logps/rejected"
 FIRST = ("rewards/margins", "loss", "rewards/accuracies")  # then whatever else was logged, by name
-NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
+_NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
 NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 
 
@@ -41,7 +41,7 @@ def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str,
 def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
     """Draw everything else that was logged, margin first."""
     runs = [run for method in methods for run in method.runs]
-    logged = {name for run in runs for line in run.curves for name in line} - NO_SERIES
+    logged = {name for run in runs for line in run.curves for name in line} - _NO_SERIES
     repeated = sorted(name for name in logged if any(len(series(run, name)[0]) > 1 for run in runs))
     names = [name for name in FIRST if name in repeated] + [name for name in repeated if name not in FIRST]
     views = [View(NAMES.get(name, name), _lines(runs, (name,), marks, NAMES.get(name, name))) for name in names]
@@ -54,7 +54,7 @@ def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
     return Chart(key, "Margin, loss and all else that was logged", caption, "Shown", views)
 
 
-def series(run: RunResult, name: str) -> Series:
+def series(run: RunResult, name: str) -> _Series:
     """Return the steps and the values of one logged number; None where it was not finite."""
     lines = [line for line in run.curves if name in line and "step" in line]
     return [line["step"] for line in lines], [line[name] for line in lines]
@@ -68,11 +68,11 @@ def _lines(runs: Sequence[RunResult], names: Sequence[str], marks: Mapping[str, 
             several = len(seeds) > 1
             traces += [_line(marks[method], name, seed, steps, values, thin=several) for seed, steps, values in seeds]
             if several:
-                traces.append(_line(marks[method], name, "mean", *mean_series([each[1:] for each in seeds])))
+                traces.append(_line(marks[method], name, "mean", *_mean_series([each[1:] for each in seeds])))
     return figure(traces, "optimizer step", y)
 
 
-def mean_series(seeds: Sequence[Series]) -> Series:
+def _mean_series(seeds: Sequence[_Series]) -> _Series:
     """Return the mean over seeds at the steps that all of them logged; None where one of them was not finite."""
     logged = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
     steps = [step for step in seeds[0][0] if all(step in each for each in logged)]

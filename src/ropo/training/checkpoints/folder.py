@@ -10,22 +10,22 @@ from pathlib import Path
 
 from ropo.core.files import sync, sync_tree
 
-MANIFEST = "manifest.json"
+_MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
-UNFINISHED = "unfinished-"
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
+_UNFINISHED = "unfinished-"
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
 
 
 def unfinished_folder(folder: Path) -> Path:
     """Return the sibling in which a checkpoint is written until it is whole."""
-    return folder.with_name(UNFINISHED + folder.name)
+    return folder.with_name(_UNFINISHED + folder.name)
 
 
 def complete(folder: Path) -> None:
     """Give what was written to `unfinished_folder(folder)` a manifest and its final name, once the disk has it."""
     unfinished = unfinished_folder(folder)
     files = {str(path.relative_to(unfinished)): _describe(path) for path in sorted(_files(unfinished))}
-    (unfinished / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    (unfinished / _MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     sync_tree(unfinished)
     shutil.rmtree(folder, ignore_errors=True)  # the same step once more, or what a kill tore
     os.replace(unfinished, folder)
@@ -38,15 +38,15 @@ def find_fault(folder: Path) -> str | None:
     Cost: reads the checkpoint once, about a second for each GB.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
         listed = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"no readable {MANIFEST}"
+        return f"no readable {_MANIFEST}"
     for path in _files(folder):
         name = str(path.relative_to(folder))
-        if path.suffix in PICKLES:
+        if path.suffix in _PICKLES:
             return f"{name} is a pickle, which is never read"
-        if name != MANIFEST and name not in listed:
+        if name != _MANIFEST and name not in listed:
             return f"{name} is not in its manifest"
     if "optimizer.json" not in listed:
         return "weights only, without the optimizer"
@@ -64,10 +64,10 @@ def find_fault(folder: Path) -> str | None:
 def checkpoints_of(run: Path) -> list[Path]:
     """Return the checkpoints in a run's folder, the newest first."""
     found = [path for path in run.glob(f"{PREFIX}*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
 
 
-def step_of(checkpoint: Path) -> int:
+def _step_of(checkpoint: Path) -> int:
     """Return the optimizer steps done before a checkpoint."""
     return int(checkpoint.name.removeprefix(PREFIX))
 

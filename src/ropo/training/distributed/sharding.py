@@ -102,7 +102,7 @@ def keep_adapters_whole(model: nn.Module, accelerator: Accelerator) -> list[nn.P
     """
     if not is_peft_model(model):
         return []
-    modules = list(adapter_modules(model))
+    modules = list(_adapter_modules(model))
     accelerator.state.fsdp_plugin.ignored_modules = modules
     with torch.no_grad():
         for module in modules:
@@ -112,7 +112,7 @@ def keep_adapters_whole(model: nn.Module, accelerator: Accelerator) -> list[nn.P
     return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
 
-def adapter_modules(model: nn.Module) -> Iterator[nn.Module]:
+def _adapter_modules(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules that hold an adapter's parameters, the frozen copy that TRL keeps as reference among them."""
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))

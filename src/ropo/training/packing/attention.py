@@ -88,7 +88,7 @@ def packed_attention(
         memory.check()  # every layer comes by here, in its forward pass and in its recomputation
     if _suits_cpu_kernel(query, value, pack, window, dropout, softcap):
         return attend_segments(query, key, value, pack.segments, scaling), None
-    return attend_by_segment(query, key, value, pack, window, dropout, scaling, softcap), None
+    return _attend_by_segment(query, key, value, pack, window, dropout, scaling, softcap), None
 
 
 def _half_precision(query: Tensor) -> torch.dtype | None:
@@ -132,7 +132,7 @@ def attend(
     return weights @ value
 
 
-def attend_by_segment(
+def _attend_by_segment(
     query: Float[Tensor, "batch heads tokens width"],
     key: Float[Tensor, "batch kv_heads tokens width"],
     value: Float[Tensor, "batch kv_heads tokens value_width"],
@@ -192,7 +192,7 @@ def _varlen_works(device: torch.device, dtype: torch.dtype, shape: tuple[int, in
             )
             wide = tuple(tensor.float() for tensor in (query, key, value))
             expected = _with_gradients(
-                lambda q, k, v: attend_by_segment(q, k, v, pack, window, 0.0, None, None), wide, grad.float()
+                lambda q, k, v: _attend_by_segment(q, k, v, pack, window, 0.0, None, None), wide, grad.float()
             )
         off = max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
         why = "" if off <= tolerance else f"it is off by {off:.1e}"

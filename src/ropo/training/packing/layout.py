@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Int, Int32
 from torch import Tensor
 
-BATCH_FIELDS = {"input_ids", "attention_mask", "completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
+_BATCH_FIELDS = {"input_ids", "attention_mask", "completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def gather_keys(segments: tuple[Segment, ...], device: torch.device | str) -> Ga
     return GatheredKeys(torch.tensor(index, device=device), query_ends, key_ends, max(queries), max(keys))
 
 
-def read_sequences(
+def _read_sequences(
     input_ids: Int[Tensor, "rows width"],
     attention_mask: Int[Tensor, "rows width"],
     completion_mask: Int[Tensor, "rows width"],
@@ -190,7 +190,7 @@ def find_obstacle(batch: Mapping[str, Any]) -> str | None:
     Args:
         batch: What the model and TRL's loss are given.
     """
-    if other := sorted(set(batch) - BATCH_FIELDS):
+    if other := sorted(set(batch) - _BATCH_FIELDS):
         return f"the collator adds {', '.join(other)}"
     attended, scored = batch["attention_mask"], batch["completion_mask"]
     if attended.ndim != 2:
@@ -215,7 +215,7 @@ def share_prompts(sequences: Iterable[Sequence]) -> list[list[Sequence]]:
     return list(groups.values())
 
 
-def packed_length(group: list[Sequence]) -> int:
+def _packed_length(group: list[Sequence]) -> int:
     """Count the tokens that a group of sequences with one prompt takes in a pack."""
     return group[0].prompt_length - 1 + sum(len(sequence.cells) for sequence in group)
 
@@ -224,7 +224,7 @@ def split_by_budget(groups: list[list[Sequence]], budget: int | None) -> Iterato
     """Cut groups, in order, into runs of at most `budget` packed tokens; a larger group makes a run of its own."""
     run: list[list[Sequence]] = []
     for group in groups:
-        if run and budget is not None and sum(map(packed_length, [*run, group])) > budget:
+        if run and budget is not None and sum(map(_packed_length, [*run, group])) > budget:
             yield run
             run = []
         run.append(group)
@@ -275,5 +275,5 @@ def pack_batch(
 
     Cost: a few milliseconds of Python for thousands of tokens.
     """
-    groups = share_prompts(read_sequences(input_ids, attention_mask, completion_mask))
+    groups = share_prompts(_read_sequences(input_ids, attention_mask, completion_mask))
     return tuple(build_pack(run, input_ids.device) for run in split_by_budget(groups, budget))

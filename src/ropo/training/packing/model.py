@@ -22,8 +22,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 from ropo.training.packing.attention import PACKED, CannotPackError, no_mask
 from ropo.training.packing.layout import Pack, pack_batch
 
-PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
-TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+_PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+_TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
 def enable_packing(model: PreTrainedModel, arithmetic: torch.dtype | None = None) -> str | None:
@@ -117,12 +117,12 @@ def _scatter(
         values = torch.cat([output[name][0] for output in outputs])
         return values.new_zeros(rows * (width - 1)).scatter(0, cells, values).view(rows, width - 1)
 
-    return FusedCausalLMOutput(**{name: grid(name) for name in TOKEN_FIELDS if name in outputs[0]})
+    return FusedCausalLMOutput(**{name: grid(name) for name in _TOKEN_FIELDS if name in outputs[0]})
 
 
 def _architecture_reason(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
-    other_layers = sorted(set(getattr(config, "layer_types", None) or ()) - PACKABLE_LAYERS)
+    other_layers = sorted(set(getattr(config, "layer_types", None) or ()) - _PACKABLE_LAYERS)
     if not model._supports_attention_backend:
         return "its attention does not go through transformers' AttentionInterface"
     if model._is_stateful or other_layers:
