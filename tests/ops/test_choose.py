@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from ropo.ops import choose
 from ropo.ops.choose import kernels_on
@@ -83,3 +84,25 @@ def test_a_trial_is_not_disturbed_by_what_goes_on(family: choose.Family) -> None
 
     with torch.inference_mode(), torch.autocast("cpu"):
         assert kernels_on(CPU, trial) == family
+
+
+def test_a_trial_in_a_checkpointed_layer_leaves_no_trace(monkeypatch):
+    """It runs in the first forward pass only, and a checkpoint counts what the second one saves."""
+    asked = []
+
+    def trial(device, family):
+        leaf = torch.ones(3, requires_grad=True)
+        (leaf * leaf).sum().backward()
+        asked.append(family)
+        return [0.0]
+
+    monkeypatch.setattr(choose, "_available", lambda family, device: family == "cpu")
+
+    def layer(x):
+        assert choose.kernels_on(x.device, trial) == "cpu"
+        return x * x
+
+    x = torch.ones(2, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert asked == ["cpu"], "the second pass finds the first one's answer"
+    assert x.grad.tolist() == [2.0, 2.0]

@@ -66,7 +66,7 @@ def linear_layers(model: PreTrainedModel | PeftModel) -> dict[str, nn.Module]:
     for name, module in base.named_modules():
         if module is base.get_output_embeddings() or name.startswith(inside):
             continue
-        if isinstance(base_layer_of(module), nn.Embedding):  # LoRA on words, or trained tokens
+        if isinstance(_base_layer_of(module), nn.Embedding):  # LoRA on words, or trained tokens
             continue
         if isinstance(module, (BaseTunerLayer, Conv1D)) or (
             hasattr(module, "in_features") and hasattr(module, "out_features")
