@@ -101,7 +101,9 @@ def separated(draw: Any, separator: str) -> bytes:
     rows = [[draw(cells) for _ in range(draw(width))] for _ in range(draw(st.integers(0, 3)))]
     file = io.StringIO(newline="")
     quoting = draw(mostly(st.just(csv.QUOTE_MINIMAL), st.just(csv.QUOTE_NONE)))
-    csv.writer(file, delimiter=separator, quoting=quoting, escapechar="\\").writerows([names, *rows])
+    # A row of one empty cell cannot be told from an empty line without quotes, and `csv` refuses to write it.
+    written = [row for row in (names, *rows) if row != [""] or quoting == csv.QUOTE_MINIMAL]
+    csv.writer(file, delimiter=separator, quoting=quoting, escapechar="\\").writerows(written)
     return file.getvalue().encode("utf-8", "surrogatepass")
 
 
