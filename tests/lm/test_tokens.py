@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from trl import DPOConfig, DPOTrainer
 
 from ropo.core.errors import UserError
+from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import (
     Limits,
     TokenPair,
@@ -293,3 +294,14 @@ def test_windows_begin_with_what_the_tokenizer_puts_first() -> None:
     assert [each.context for each in found] == [[bos]] * 3
     assert [each.tokens for each in found] == [ids[:3], ids[3:6], ids[6:]]
     assert text_windows(tokenizer, "cat", window=3, most=1)[0].tokens == tokenizer("cat")["input_ids"][1:]
+
+
+def test_what_a_template_leaves_out_is_said() -> None:
+    tokenizer = tiny_tokenizer()
+    record = {**MESSAGES, "tools": [{"name": "cat"}], "chat_template_kwargs": {"date": "three"}}
+    assert unread_lines(tokenizer, [record, MESSAGES]) == [
+        "tools of 1 records: left out by the model's chat template",
+        "date of 1 records: left out by the model's chat template",
+    ]
+    tokenizer.chat_template = TOOLS_TEMPLATE
+    assert unread_lines(tokenizer, [record]) == []

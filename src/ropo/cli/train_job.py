@@ -29,6 +29,7 @@ from ropo.environment import untested_lines
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import wraps_prompts
 from ropo.lm.loading import adapter_base, adapter_config_of, is_adapter, load_adapter, load_model, load_tokenizer
+from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import METHODS, adapter_config, check_target_modules
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
@@ -260,6 +261,7 @@ def load_pairs(
         if count
     ]
     notes = [f"{len(data)} pairs from {source}", data.reading, *dropped, *([long] if long else [])]
+    notes += unread_lines(tokenizer, data.pairs)
     if templated := sum(holds_templated_prompt(tokenizer, pair) for pair in data.pairs):
         notes.append(f"{templated} prompts went through the chat template already and are used as they are")
     elif data.wrapped:

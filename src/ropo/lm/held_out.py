@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.core.record import FILE_NAME, read_record
+from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import Limits, TokenPair, holds_templated_prompt, tokenize_pair
 from ropo.preferences import PreferenceData, load_preferences
 
@@ -29,6 +30,7 @@ class HeldOutPairs:
         limits: Where prompt and answer are to be cut.
         cut: Number of these pairs that are longer.
         without_room: Number of pairs left out because `max_length` leaves nothing of an answer.
+        unread: What the chat template leaves out of the records, in lines.
         templated: Number of prompts that went through the chat template before they were written down.
     """
 
@@ -38,6 +40,7 @@ class HeldOutPairs:
     limits: Limits
     cut: int
     without_room: int
+    unread: list[str]
     templated: int
 
     def only(self, places: Collection[str]) -> HeldOutPairs:
@@ -54,6 +57,7 @@ class HeldOutPairs:
             yield f"{self.without_room} pairs left out, whose prompts fill max_length {self.limits.max_length}"
         if self.cut:
             yield f"{self.cut} pairs were cut to max_length {self.limits.max_length}, as in training"
+        yield from self.unread
         if self.templated:
             yield f"{self.templated} prompts went through the chat template already and are used as they are"
 
@@ -104,7 +108,7 @@ def read_held_out(
         )
     cut = sum(limits.cut(pair) != Limits().cut(pair) for pair in tokens)
     templated = sum(holds_templated_prompt(tokenizer, record) for record in records)
-    return HeldOutPairs(data, records, tokens, limits, cut, without_room, templated)
+    return HeldOutPairs(data, records, tokens, limits, cut, without_room, unread_lines(tokenizer, records), templated)
 
 
 def wraps_prompts(tokenizer: PreTrainedTokenizerBase, plain_prompts: bool) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -91,6 +92,34 @@ def _drops_calls(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
         return _PROBE not in str(tokenizer.apply_chat_template(turns, tokenize=False))
     except Exception:  # a template is a program that came with the model; then the record itself shows what it does
         return False
+
+
+def unread_lines(tokenizer: PreTrainedTokenizerBase, records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say what records give the chat template that it leaves out: their tools, or options that it does not know.
+
+    Args:
+        tokenizer: The model's own.
+        records: With a `prompt`, and `tools` and `chat_template_kwargs` where they have some.
+
+    Returns:
+        A line for each name that is not read.
+
+    Cost: two renderings for each option of a record; nothing for records without any.
+    """
+    unread = Counter(name for record in records for name in _unread(tokenizer, record))
+    return [f"{name} of {count} records: left out by the model's chat template" for name, count in unread.items()]
+
+
+def _unread(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> list[str]:
+    options = {name: value for name, value in template_options(record).items() if value is not None}
+    if not options or tokenizer.chat_template is None or isinstance(record["prompt"], str):
+        return []
+
+    def rendered(**given: Any) -> Any:
+        return apply_template(tokenizer, record["prompt"], "prompt", tokenize=False, **given)
+
+    whole = rendered(**options)
+    return [name for name in options if rendered(**{each: options[each] for each in options if each != name}) == whole]
 
 
 def is_templated(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:

@@ -56,6 +56,13 @@ def report_templated_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedT
     _say(name, templated, "the prompt went through the chat template already; trained on as it is")
 
 
+def report_equal_answers(dataset: Dataset, name: str) -> None:
+    """Name the records whose two answers are the same tokens, whatever told them apart in the data."""
+    equal = [record[NUMBER] for record in dataset if record["chosen_ids"] == record["rejected_ids"]]
+    reason = "chosen and rejected have the same tokens (the chat template leaves out what tells them apart)"
+    _say(name, equal, f"{reason}; nothing is learnt from them")
+
+
 def keep_trainable(dataset: Dataset, size: int, name: str, limits: Limits, budget: int | None) -> Dataset:
     """Drop the records that have nothing to train on or do not fit, and say which and why.
 

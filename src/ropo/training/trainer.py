@@ -41,6 +41,7 @@ from ropo.training.trainable import (
     check_records,
     keep_trainable,
     number_records,
+    report_equal_answers,
     report_rewritten_prompts,
     report_templated_prompts,
     tokenize_records,
@@ -138,6 +139,7 @@ class PreferenceTrainer(DPOTrainer):
         report_rewritten_prompts(prepared, dataset_name, processing_class)
         if not isinstance(processing_class, ProcessorMixin):
             report_templated_prompts(prepared, dataset_name, processing_class)
+            report_equal_answers(prepared, dataset_name)
         return keep_trainable(prepared, size, dataset_name, args.limits, args.tokens_per_step)
 
     def _tokenized(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
