@@ -56,6 +56,18 @@ def by_the_first(action: Callable[[], _Result]) -> _Result:
     return outcome[0]
 
 
+def take_leave() -> None:
+    """Close the connections to the other processes, together with them.
+
+    Left to the interpreter's end, their threads may abort a process whose work is done and saved.
+    """
+    if not alone():
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+
+
 @contextmanager
 def telling_of_lost_processes(folder: Path) -> Iterator[None]:
     """Turn the error of a process that has lost another into a line that says so and how to go on.

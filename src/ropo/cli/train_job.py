@@ -17,7 +17,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.cli.output import check_output, display, finished_folder, working_folder
-from ropo.cli.processes import by_the_first, rank, telling_of_lost_processes
+from ropo.cli.processes import by_the_first, rank, take_leave, telling_of_lost_processes
 from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, telling_of_full_disk
 from ropo.cli.train_options import TrainOptions, trainer_config
 from ropo.cli.train_plan import Plan, free_memory, pair_lengths, plan_lines, settings_that_fit
@@ -114,6 +114,7 @@ def train(options: TrainOptions) -> None:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)
     report(options, method, metrics, console)
+    take_leave()
 
 
 def print_plan(options: TrainOptions) -> None:
