@@ -72,13 +72,13 @@ texts = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def trained_on() -> Any:
+def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give the tokens that TRL's trainer makes of a record."""
     tokenizer = tiny_tokenizer()
     options = {"report_to": "none", "use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "max_length": None}
     trainer = DPOTrainer(
         tiny_model(),
-        args=DPOConfig(output_dir="unused", gradient_checkpointing=False, **options),
+        args=DPOConfig(output_dir=str(tmp_path_factory.mktemp("trl")), gradient_checkpointing=False, **options),
         train_dataset=Dataset.from_list([PLAIN]),
         processing_class=tokenizer,
         peft_config=LoraConfig(target_modules=["q_proj"]),
