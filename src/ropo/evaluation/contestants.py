@@ -19,9 +19,6 @@ from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling.batches import load_sampler_model
 from ropo.lm.sampling.journalled import model_name
 
-_ADAPTER_CONFIG = "adapter_config.json"
-_CHUNK = 1 << 20
-
 
 @dataclass(frozen=True)
 class Contestant:

@@ -25,6 +25,7 @@ from trl.trainer import utils as head_utils
 from trl.trainer.utils import add_fused_lm_head
 
 from ropo.core.errors import UserError
+from ropo.lm.tokens import Limits
 from ropo.training.packing import layout
 from ropo.training.packing.attention import PACKED, packed_attention
 from ropo.training.packing.layout import Pack, build_pack, split_by_budget
@@ -74,7 +75,7 @@ class Lengths:
     @property
     def packed(self) -> int:
         """Tokens that the pair takes in a pack."""
-        return self.prompt - 1 + self.chosen + self.rejected
+        return Limits().packed_tokens(self.prompt, self.chosen, self.rejected)
 
 
 def estimate(
