@@ -14,7 +14,7 @@ MODULES = sorted((SOURCE / "ropo").rglob("*.py"))
 
 ABOVE_CORE = {
     *("adapter", "comparison", "diagnostics", "evaluation", "instructions", "judging", "lm", "methods", "models"),
-    *("ops", "pairs", "preferences", "report", "training"),
+    *("ops", "pairs", "preferences", "report", "runs", "training"),
 }
 # room: the rooms that it must not know
 FORBIDDEN = {
@@ -22,12 +22,13 @@ FORBIDDEN = {
     "ops": ABOVE_CORE,
     "adapter": ABOVE_CORE - {"ops", "lm"},
     "preferences": ABOVE_CORE - {"preferences", "lm"},
-    "training": {"adapter", "ops", "evaluation", "comparison", "report", "methods"},
-    "judging": {"adapter", "ops", "training", "diagnostics", "methods", "comparison", "report", "pairs"},
-    "pairs": {"adapter", "ops", "training", "diagnostics", "methods", "comparison", "report", "evaluation"},
-    "evaluation": {"adapter", "ops", "training", "methods", "comparison", "report"},
-    "comparison": {"adapter", "ops", "training", "report"},
-    "report": {"adapter", "ops", "training", "instructions", "lm", "pairs", "preferences"},
+    "training": {"adapter", "ops", "evaluation", "comparison", "report", "methods", "runs"},
+    "runs": {"adapter", "ops", "evaluation", "comparison", "report", "judging", "pairs"},
+    "judging": {"adapter", "ops", "runs", "training", "diagnostics", "methods", "comparison", "report", "pairs"},
+    "pairs": {"adapter", "ops", "runs", "training", "diagnostics", "methods", "comparison", "report", "evaluation"},
+    "evaluation": {"adapter", "ops", "runs", "training", "methods", "comparison", "report"},
+    "comparison": {"adapter", "ops", "runs", "training", "report"},
+    "report": {"adapter", "ops", "runs", "training", "instructions", "lm", "pairs", "preferences"},
 }
 CORE = [f"ropo.core.{file.stem}" for file in MODULES if file.parent.name == "core" and file.stem != "__init__"]
 HEAVY = {"torch", "peft", "transformers", "trl", "datasets", "numpy", "pydantic"}

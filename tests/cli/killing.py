@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ropo.cli.train_job", "tests.cli.killing"])
+CONTEXT.set_forkserver_preload(["ropo.runs.train", "tests.cli.killing"])
 
 
 def start(arguments, log: Path, die_in_write: int | None = None):

@@ -6,8 +6,9 @@ import pytest
 
 from ropo.cli.config_file import read_config
 from ropo.cli.parser import Parser
-from ropo.cli.train_options import add_train_options, read_train_options, trainer_config
+from ropo.cli.train_options import add_train_options, read_train_options
 from ropo.core.errors import UserError
+from ropo.runs.options import trainer_config
 
 
 def parser() -> Parser:

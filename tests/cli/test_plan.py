@@ -9,12 +9,12 @@ from importlib.util import find_spec
 import pytest
 from rich.console import Console
 
-from ropo.cli import train_job
 from ropo.cli.main import main
 from ropo.cli.train_options import read_train_options
-from ropo.cli.train_plan import fit
 from ropo.core.errors import UserError
 from ropo.lm import loading
+from ropo.runs import plan as planning
+from ropo.runs.plan import fit
 from tests.cli.conftest import train
 
 
@@ -37,7 +37,7 @@ def test_a_plan_says_what_would_be_trained_and_leaves_nothing(model, pairs, tmp_
 
 
 def test_a_plan_that_is_too_much_says_what_to_try(model, pairs, capsys, monkeypatch):
-    monkeypatch.setattr(train_job, "free_memory", lambda device: 1)
+    monkeypatch.setattr(planning, "free_memory", lambda device: 1)
     assert plan(model, pairs) == 0
     out = capsys.readouterr().out
     assert "is too much" in out
@@ -60,26 +60,26 @@ def test_the_fastest_settings_that_fit_are_chosen(room, expected):
 
 def test_on_a_gpu_checkpointing_and_a_budget_are_chosen_and_said(monkeypatch, capsys, model, pairs, tmp_path):
     options = train_options(model, pairs, tmp_path)
-    monkeypatch.setattr(train_job, "free_memory", lambda device: 10_000_000_000)
+    monkeypatch.setattr(planning, "free_memory", lambda device: 10_000_000_000)
     console = Console(width=200)
     for chosen, told in (((False, None), ""), ((True, None), "--gradient_checkpointing True;"), ((True, 512), "512;")):
-        monkeypatch.setattr(train_job, "settings_that_fit", lambda plan, free, chosen=chosen: chosen)
-        found = train_job.fitted_to_gpu(options, lambda: None, console)
+        monkeypatch.setattr(planning, "settings_that_fit", lambda plan, free, chosen=chosen: chosen)
+        found = planning.fitted_to_gpu(options, lambda: None, console)
         out = capsys.readouterr().out
         assert (told in out) if told else out == ""
         assert found.trainer.get("gradient_checkpointing", False) == chosen[0]
         assert found.trainer.get("tokens_per_step") == chosen[1]
     given = dataclasses.replace(options, trainer={"gradient_checkpointing": False})
-    assert train_job.fitted_to_gpu(given, lambda: pytest.fail("was planned"), console) is given
+    assert planning.fitted_to_gpu(given, lambda: pytest.fail("was planned"), console) is given
 
 
 def test_a_model_of_which_nothing_is_known_is_trained_all_the_same(monkeypatch, model, pairs, tmp_path):
     def unknown():
         raise UserError("plan: it cannot be packed")
 
-    monkeypatch.setattr(train_job, "free_memory", lambda device: 10)
+    monkeypatch.setattr(planning, "free_memory", lambda device: 10)
     options = train_options(model, pairs, tmp_path)
-    assert train_job.fitted_to_gpu(options, unknown, Console()) is options
+    assert planning.fitted_to_gpu(options, unknown, Console()) is options
 
 
 def train_options(model, pairs, tmp_path):

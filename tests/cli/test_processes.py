@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ropo.cli import processes, train_job
 from ropo.cli.main import main
 from ropo.core.errors import ProcessLostError
 from ropo.core.record import read_record
+from ropo.runs import train as one_run
+from ropo.training.distributed import processes
 from tests.cli.conftest import write_pairs
 from tests.cli.test_resume import MANY
 from tests.training.together import start_together
@@ -32,7 +33,7 @@ class Die(TrainerCallback):
 
 
 def command_line(arguments: list[str], second_dies: bool = False) -> None:
-    build = train_job.build_trainer
+    build = one_run.build_trainer
 
     def build_trainer(*args):
         trainer = build(*args)
@@ -40,7 +41,7 @@ def command_line(arguments: list[str], second_dies: bool = False) -> None:
         return trainer
 
     if second_dies and os.environ["RANK"] == "1":
-        train_job.build_trainer = build_trainer
+        one_run.build_trainer = build_trainer
     raise SystemExit(main(arguments))
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ropo.cli import resume
 from ropo.cli.main import main
 from ropo.core.record import read_record
+from ropo.runs import resume
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints import checkpointer
 from tests.cli import killing
@@ -224,14 +224,14 @@ def test_a_signal_finishes_the_step_and_saves(model, data, whole, tmp_path, caps
 
 
 def test_an_adapter_is_saved_every_so_often_and_its_checkpoints_go_in_the_end(model, pairs, tmp_path, monkeypatch):
-    from ropo.cli import train_job
+    from ropo.runs import train as one_run
     from ropo.training.checkpoints.folder import complete
 
     saved = []
     monkeypatch.setattr(checkpointer, "complete", lambda folder: (saved.append(folder.name), complete(folder)))
     assert train(model, pairs, tmp_path / "quick") == 0
     assert saved == []
-    monkeypatch.setattr(train_job, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(one_run, "CHECKPOINT_SECONDS", 0.0)
     assert train(model, pairs, tmp_path / "slow", "--max_steps", 4) == 0
     assert saved == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
     assert not list((tmp_path / "slow").glob("checkpoint-*"))

@@ -9,6 +9,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from ropo.core.intervals import (
+    RESAMPLES,
+    bootstrap_interval,
     jackknife_interval,
     mean_interval,
     paired_difference,
@@ -33,6 +35,13 @@ def test_a_mean_has_an_interval_near_the_normal_one():
     half = 1.96 * VALUES.std(ddof=1) / 20
     assert found.value == pytest.approx(VALUES.mean())
     assert (found.low, found.high) == pytest.approx((VALUES.mean() - half, VALUES.mean() + half), abs=0.05 * half)
+
+
+def test_the_bootstrap_is_that_of_resampled_means():
+    generator, few = np.random.default_rng(3), VALUES[:40]
+    means = [generator.choice(few, size=40).mean() for _ in range(RESAMPLES)]
+    assert bootstrap_interval(few, level=0.9, seed=3) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])))
+    assert bootstrap_interval(VALUES[:1]) == (VALUES[0], VALUES[0])
 
 
 def test_the_seed_decides():

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from ropo.cli.parser import Parser
-from ropo.cli.train_options import TrainOptions, add_train_options, read_train_options
+from ropo.cli.train_options import add_train_options, read_train_options
 from ropo.comparison.reading import RecipeFile
+from ropo.runs.options import TrainOptions
 from tests.fuzz import yaml_contents
 from tests.fuzz.harness import examples, fuzz
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ropo.core.bootstrap import bootstrap_interval
+from ropo.core.intervals import bootstrap_interval
 from ropo.training.held_out import held_out_metrics
 
 BEFORE = np.array([[-10.0, -8.0], [-5.0, -9.0]])

@@ -14,7 +14,7 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("ropo.cli.train_job", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"),
+        *("ropo.runs.train", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"),
         *("tests.cli.killing", "tests.training.packing_helpers", "tests.training.together"),
     ]
 )

@@ -96,8 +96,9 @@ def _evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, 
 
 def _check_training(flags: list[str]) -> None:
     """Check the flags of `ropo train` without running it."""
-    from ropo.cli.train_job import choose_method
-    from ropo.cli.train_options import add_train_options, read_train_options, trainer_config
+    from ropo.cli.train_options import add_train_options, read_train_options
+    from ropo.runs.inputs import choose_method
+    from ropo.runs.options import trainer_config
 
     parser = Parser(prog="ropo train")
     add_train_options(parser)

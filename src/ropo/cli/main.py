@@ -10,9 +10,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
-from ropo.cli.processes import let_the_first_speak
 from ropo.core.errors import ProcessLostError, RunStoppedError, UserError
 from ropo.core.names import did_you_mean
+from ropo.training.distributed.processes import let_the_first_speak
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env", "cache")
 

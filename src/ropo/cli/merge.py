@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Merge in float32, save in the dtype of the base model, with the tokenizer."""
-    from ropo.cli.output import check_output, display, finished_folder
+    from ropo.core.output import check_output, display, finished_folder
     from ropo.core.record import RunRecord
     from ropo.lm.fingerprint import fingerprint_source
     from ropo.lm.loading import is_adapter, load_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import SUPPRESS
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -15,10 +15,10 @@ from ropo.cli.config_file import read_config
 from ropo.cli.parser import Parser
 from ropo.core.errors import UserError
 from ropo.methods import METHODS
+from ropo.runs.options import DTYPES, MONITOR_STEPS, TRAINER_DEFAULTS, TrainOptions
 from ropo.training.config import PreferenceConfig
 
 _TRAINER_TYPES = get_type_hints(PreferenceConfig)
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "BOOL"}
 
 _ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -56,11 +56,6 @@ _USUAL_OPTIONS = (
     "seed",
 )
 
-# What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines a run; a NaN shown as a
-# NaN; and no search of every step's graph for parameters without gradient, which adapters do not have.
-_DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
-_DEFAULTS |= {"ddp_find_unused_parameters": False}
-
 # What `trl dpo` calls the same thing.
 _ALIASES = {
     "model": ("model_name_or_path",),
@@ -91,73 +86,6 @@ FOREIGN |= dict.fromkeys(
 
 # What TRL takes from a file as it is written there, though its flag takes one text.
 STRUCTURES: dict[str, type] = {"report_to": list, "optim_target_modules": list, "liger_kernel_config": dict}
-
-_MONITOR_STEPS = 100
-_RESUME_CHECKPOINTS = 2  # the last, and one to fall back on
-
-_POSITIVE = (
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Hold the checked options of one run.
-
-    Attributes:
-        model: Hub id, folder, `.gguf` file, or adapter to train further.
-        data: Source of the training pairs.
-        split: Its split.
-        eval_data: Source of the held-out pairs, or None.
-        eval_split: Its split.
-        plain_prompts: Whether text prompts stay as they are, past the chat template.
-        skip_long_prompts: Whether pairs whose prompt fills `max_length` are left out rather than refused.
-        output: The folder to make.
-        overwrite: Whether an earlier output there may be replaced.
-        resume: Whether an unfinished run there is carried on.
-        method: A name in `ropo.methods.METHODS`, or None where none was given.
-        dtype: Dtype of the weights by name, or "auto".
-        bits: 4 or 8 where the frozen weights are quantised, or None.
-        plan: Whether to say what would be trained, and what memory it takes, and to stop there.
-        monitor_steps: Steps from one measurement of the monitor to the next; 0 for no monitor.
-        monitor_text: File of plain text for it, or None.
-        stop_on_warning: Whether its first warning ends training.
-        adapter: The adapter options that were given.
-        trainer: The trainer options that were given.
-    """
-
-    model: str
-    data: str
-    split: str
-    eval_data: str | None
-    eval_split: str
-    plain_prompts: bool
-    skip_long_prompts: bool
-    output: Path
-    overwrite: bool
-    resume: bool
-    method: str | None
-    dtype: str
-    bits: int | None
-    plan: bool
-    monitor_steps: int
-    monitor_text: Path | None
-    stop_on_warning: bool
-    adapter: dict[str, Any]
-    trainer: dict[str, Any]
-
-    @property
-    def resumes(self) -> bool:
-        """Whether an unfinished run is carried on."""
-        return self.resume or self.trainer.get("resume_from_checkpoint") is not None
-
-    @property
-    def keeps_checkpoints(self) -> bool:
-        """Whether checkpoints are part of the output; else they serve to resume, and go when the run is done."""
-        return "save_strategy" in self.trainer
 
 
 def add_train_options(parser: Parser, show_all: bool = False) -> None:
@@ -202,7 +130,7 @@ def _names(name: str) -> tuple[str, ...]:
 
 def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--monitor_steps", type=int, metavar="K", help=f"steps between two measurements ({_MONITOR_STEPS}; 0 for none)"
+        "--monitor_steps", type=int, metavar="K", help=f"steps between two measurements ({MONITOR_STEPS}; 0 for none)"
     )
     group.add_argument("--monitor_text", metavar="FILE", help="plain text whose loss shows forgetting")
     group.add_argument("--stop_on_warning", **_SWITCH, help="end training at the first warning (false)")
@@ -215,7 +143,7 @@ def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None
             HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
     _add_negations(group)
     for action in group._group_actions:
-        default = "by method" if action.dest == "learning_rate" else _DEFAULTS.get(action.dest, action.default)
+        default = "by method" if action.dest == "learning_rate" else TRAINER_DEFAULTS.get(action.dest, action.default)
         action.metavar, action.help = "VALUE", f"{action.help} ({default})"
         if action.type is string_to_bool:  # `--bf16` alone, which transformers leaves out where the default is None
             action.nargs, action.const = "?", True
@@ -260,10 +188,6 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
     for name in ("model", "data", *([] if given.get("plan") else ["output"])):
         if given.get(name) is None:
             raise UserError(f"--{name} is missing; give it as a flag or in the --config file")
-    for name in ("overwrite", "resume_from_checkpoint"):
-        if given.get("resume") and given.get(name):
-            raise UserError(f"resume: cannot be combined with --{name}; leave one of them out")
-    _check_monitor_options(given)
     return TrainOptions(
         model=_absolute(given["model"]),
         data=given["data"],
@@ -279,7 +203,7 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
         dtype=given.get("dtype") or "auto",
         bits=_bits(given),
         plan=bool(given.get("plan")),
-        monitor_steps=given.get("monitor_steps", _MONITOR_STEPS) if given.get("eval_data") else 0,
+        monitor_steps=given.get("monitor_steps", MONITOR_STEPS),
         monitor_text=None if given.get("monitor_text") is None else Path(given["monitor_text"]),
         stop_on_warning=bool(given.get("stop_on_warning")),
         adapter={name: value for name in _ADAPTER_OPTIONS if (value := given.get(name)) is not None},
@@ -291,50 +215,7 @@ def _bits(given: dict[str, Any]) -> int | None:
     bits = [number for number in (4, 8) if given.get(f"load_in_{number}bit")]
     if len(bits) > 1:
         raise UserError("load_in_4bit: cannot be combined with --load_in_8bit; leave one of them out")
-    if bits and given.get("method") == "full":
-        raise UserError(f"load_in_{bits[0]}bit: quantised weights cannot be trained; choose another --method")
     return bits[0] if bits else None
-
-
-def _check_monitor_options(given: dict[str, Any]) -> None:
-    steps, text = given.get("monitor_steps", _MONITOR_STEPS), given.get("monitor_text")
-    if steps < 0:
-        raise UserError(f"monitor_steps: must not be negative, got {steps}; give 0 for no monitor")
-    for name in ("monitor_text", "stop_on_warning"):
-        if given.get(name) and not (steps and given.get("eval_data")):
-            raise UserError(f"{name}: the monitor is off; give it held-out pairs with --eval_data")
-    if text is not None and not Path(text).is_file():
-        raise UserError(f"monitor_text: there is no file {text}; name a UTF-8 text file")
-
-
-def trainer_config(options: TrainOptions, learning_rate: float, output: Path) -> PreferenceConfig:
-    """Return the trainer's configuration.
-
-    Args:
-        options: The run's options.
-        learning_rate: The rate to take where none was given.
-        output: Folder for checkpoints.
-
-    Raises:
-        UserError: If a value breaks its rule.
-    """
-    checkpoint = options.trainer.get("resume_from_checkpoint")
-    if checkpoint is not None and not Path(checkpoint).is_dir():
-        raise UserError(f"resume_from_checkpoint: there is no folder {checkpoint}; name a checkpoint-N folder")
-    if options.trainer.get("model_init_kwargs") is not None:
-        raise UserError("model_init_kwargs: has no effect, as ropo loads the model itself; use --dtype")
-    kept = {} if options.keeps_checkpoints else {"save_total_limit": _RESUME_CHECKPOINTS}
-    settings = {**_DEFAULTS, **kept, "learning_rate": learning_rate, **options.trainer, "output_dir": str(output)}
-    try:
-        config = PreferenceConfig(**settings)
-    except UserError:
-        raise
-    except Exception as error:  # nothing is computed there: whatever the libraries raise is about an option
-        raise UserError(f"options: {error}") from error
-    for name in _POSITIVE:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{name}: must be above 0, got {getattr(config, name)}; give a positive number")
-    return config
 
 
 def _absolute(model: str) -> str:

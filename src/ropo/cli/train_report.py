@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ropo.cli.output import display
-from ropo.cli.train_options import TrainOptions
+from ropo.core.output import display
+from ropo.core.record import RunRecord
 
 
-def report(options: TrainOptions, method: str, metrics: dict[str, Any], console: Console) -> None:
+def report(folder: Path, record: RunRecord, console: Console) -> None:
     """Tell what came out, where it is, and what to do next."""
+    metrics, method = record.metrics, record.config["method"]
     if "held_out" in metrics:
         for line in _held_out_lines(metrics["held_out"]):
             console.print(line)
-    output = display(options.output)
+    output = display(folder)
     what = "model" if method == "full" else "adapter"
     console.print(f"saved     the {what} in {output}, after {timedelta(seconds=round(metrics['seconds']))}")
     commands = {

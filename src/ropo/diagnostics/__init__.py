@@ -1,6 +1,6 @@
 """Numbers from weights, log-probs and answers that show reward hacking and forgetting."""
 
-from ropo.core.chance import chance_of_rise
+from ropo.core.intervals import chance_of_rise
 from ropo.diagnostics.answers import measure_answers
 from ropo.diagnostics.behaviour import dpo_margins, estimate_kl, measure_behaviour
 from ropo.diagnostics.collapse import cosine_distribution, effective_rank, isotropy

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ropo.core.chance import chance_of_rise
+from ropo.core.intervals import chance_of_rise
 
 SURE = 0.01  # a change of the sample that comes by chance more often than this is no warning
 FEWEST = math.ceil(-math.log2(SURE))  # units below which no change can be that sure (`chance_of_rise`)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ropo.core.bootstrap import LEVEL
+from ropo.core.intervals import LEVEL
 from ropo.diagnostics.table import digits, make_table
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 

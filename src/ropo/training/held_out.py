@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ropo.core.bootstrap import bootstrap_interval
+from ropo.core.intervals import bootstrap_interval
 from ropo.diagnostics.behaviour import dpo_margins
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ropo.cli.output import check_output, display, finished_folder, working_folder
 from ropo.core.errors import UserError
+from ropo.core.output import check_output, display, finished_folder, working_folder
 
 
 def make(output, overwrite=False, resume=False, **files):

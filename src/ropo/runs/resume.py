@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from safetensors import SafetensorError
 
-from ropo.cli.output import display
 from ropo.core.errors import RunStoppedError, UserError
+from ropo.core.output import display
 from ropo.core.record import FILE_NAME, RunRecord, read_record
 from ropo.training.checkpoints.folder import checkpoints_of, newest_whole
 

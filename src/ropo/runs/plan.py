@@ -1,19 +1,24 @@
-"""What `ropo train` would take: memory by part before any weight is loaded, and settings that fit a GPU."""
+"""What a run would take: memory by part before any weight is loaded, and settings that fit a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import psutil
 import torch
 from peft import PeftConfig
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from ropo.core.errors import UserError
 from ropo.environment import device_name
-from ropo.lm.loading import load_shapes
+from ropo.lm.loading import is_adapter, load_shapes, load_tokenizer
+from ropo.lm.tokens import tokenize_pair
 from ropo.preferences.data import PreferenceData
+from ropo.runs.inputs import choose_method, load_pairs, weights_dtype
+from ropo.runs.options import TrainOptions, trainer_config
 from ropo.training.config import PreferenceConfig
 from ropo.training.memory import Lengths, Memory, estimate, trained_parameters
 
@@ -75,10 +80,65 @@ class Plan:
         )
 
 
+def print_plan(options: TrainOptions, console: Console) -> None:
+    """Say what would be trained and what memory it takes, and load no weight.
+
+    Raises:
+        UserError: If anything in the options, in the data or in the model's configuration is wrong.
+    """
+    method, adapter = choose_method(options)
+    config = trainer_config(options, 0.0, options.output)
+    tokenizer = load_tokenizer(options.model, config.trust_remote_code)
+    pairs = load_pairs(options, "data", tokenizer, config, console)
+    plan = plan_of(options, method, adapter, pairs, tokenizer, config)
+    for line in plan_lines(plan, method, free_memory(plan.device)):
+        console.print(line)
+
+
+def plan_of(
+    options: TrainOptions,
+    method: str,
+    adapter: PeftConfig | None,
+    pairs: PreferenceData,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreferenceConfig,
+) -> Plan:
+    """Return what estimates the run's memory."""
+    device = "cuda" if config.device.type == "cuda" else "cpu"
+    dtype = weights_dtype(options.dtype, method, on_gpu=device == "cuda")
+    if is_adapter(options.model):
+        adapter = PeftConfig.from_pretrained(options.model)
+        adapter.inference_mode = False
+    return Plan(
+        options.model, dtype, adapter, pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device
+    )
+
+
+def fitted_to_gpu(options: TrainOptions, make: Callable[[], Plan], console: Console) -> TrainOptions:
+    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, where neither was given.
+
+    Args:
+        options: The run's options.
+        make: Makes the plan, which takes as long as tokenising the pairs.
+        console: Where to say what was chosen.
+    """
+    if any(name in options.trainer for name in ("gradient_checkpointing", "tokens_per_step")):
+        return options
+    free = free_memory("cuda")
+    try:
+        checkpointing, budget = settings_that_fit(make(), free)
+    except UserError:  # a model that cannot be packed, of which nothing is known beforehand
+        return options
+    if not checkpointing:
+        return options
+    flags = {"gradient_checkpointing": True, **({} if budget is None else {"tokens_per_step": budget})}
+    told = " ".join(f"--{name} {value}" for name, value in flags.items())
+    console.print(f"memory    {free / 1e9:.1f} GB are free, so {told}; give either to choose yourself")
+    return replace(options, trainer={**options.trainer, **flags})
+
+
 def pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Lengths]:
     """Return each pair's tokens, cut where `max_length` cuts them; two thousand pairs a second."""
-    from ropo.lm.tokens import tokenize_pair  # imports the diagnostics, which import the rest of its room
-
     found = []
     for pair in data.pairs:
         tokens = tokenize_pair(tokenizer, pair)

@@ -1,0 +1,88 @@
+"""What a run starts from: its method, its pairs, its models, loaded and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ropo.core.errors import UserError
+from ropo.lm.held_out import wraps_prompts
+from ropo.lm.loading import adapter_base, adapter_config_of, is_adapter, load_adapter, load_model
+from ropo.lm.templating import unread_lines
+from ropo.lm.tokens import holds_templated_prompt
+from ropo.methods import adapter_config
+from ropo.preferences.data import PreferenceData, load_preferences
+from ropo.runs.options import TrainOptions
+from ropo.training.config import PreferenceConfig
+from ropo.training.lengths import check_templates, leave_out_long_prompts
+
+Model = PreTrainedModel | PeftModel
+
+
+def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
+    """Return the method's name and the new adapter: None for full fine-tuning, or to train an adapter further."""
+    if not is_adapter(options.model):
+        method = options.method or "ropo"
+        return method, adapter_config(method, options.adapter)
+    given = ["method"] * (options.method is not None) + list(options.adapter)
+    if given:
+        raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
+    kind: Any = adapter_config_of(options.model).peft_type
+    return str(kind.value).lower(), None
+
+
+def load_pairs(
+    options: TrainOptions,
+    which: str,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreferenceConfig,
+    console: Console,
+) -> PreferenceData:
+    """Load the pairs of `--data` or `--eval_data`, and say what was made of them."""
+    source, split = (options.data, options.split) if which == "data" else (str(options.eval_data), options.eval_split)
+    data = load_preferences(source, split, wraps_prompts(tokenizer, options.plain_prompts))
+    if tokenizer.chat_template is None and not isinstance(data.pairs[0]["prompt"], str):
+        raise UserError(
+            f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
+        )
+    check_templates(data, tokenizer)
+    data, long = leave_out_long_prompts(data, tokenizer, config.limits, options.skip_long_prompts)
+    dropped = [
+        f"{count} {what} left out"
+        for count, what in ((data.duplicates, "duplicates"), (data.ties, "with equal answers"))
+        if count
+    ]
+    notes = [f"{len(data)} pairs from {source}", data.reading, *dropped, *([long] if long else [])]
+    notes += unread_lines(tokenizer, data.pairs)
+    if templated := sum(holds_templated_prompt(tokenizer, pair) for pair in data.pairs):
+        notes.append(f"{templated} prompts went through the chat template already and are used as they are")
+    elif data.wrapped:
+        notes.append("text prompts go through the chat template (--plain_prompts keeps them)")
+    console.print(f"{'data' if which == 'data' else 'held out':<10}" + "; ".join(notes))
+    return data
+
+
+def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[Model, PreTrainedModel | None]:
+    """Load the model to train, and the frozen reference that full fine-tuning needs beside it."""
+    dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
+    remote = config.trust_remote_code
+    if is_adapter(options.model):
+        base = load_model(adapter_base(options.model), dtype, remote, options.bits)
+        return load_adapter(base, options.model, trainable=True), None
+    needs_reference = method == "full" and not config.precompute_ref_log_probs
+    model = load_model(options.model, dtype, remote, options.bits)
+    return model, load_model(options.model, dtype, remote) if needs_reference else None
+
+
+def weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:
+    """Return the dtype of the weights; None for the checkpoint's own.
+
+    On a GPU frozen weights stay as they are stored, and trained ones are float32: bf16 would swallow small updates.
+    """
+    if name == "auto":
+        return None if on_gpu and method != "full" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
