@@ -10,11 +10,11 @@ BESIDE := $(VENV)/beside
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: test test-all test-lowest demo lint setup clean
+.PHONY: test test-all test-lowest demo docs lint setup clean
 
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
-test: lint
+test: lint docs
 	PYTHONPATH=$(BESIDE) $(RUN) -m pytest -m "not slow and not gpu" -k "quantised or deepspeed"
 	$(RUN) -m pytest -m "not slow and not gpu" -n 2
 
@@ -36,6 +36,10 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# The documentation site, in site/index.html; a warning is an error.
+docs: setup
+	$(RUN) -m sphinx -q -W --keep-going -b html -d site/.trees docs site
 
 demo: setup
 	$(RUN) examples/demo.py
