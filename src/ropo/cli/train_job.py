@@ -28,7 +28,15 @@ from ropo.core.record import RunRecord, Source, device_name
 from ropo.environment import untested_lines
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import wraps_prompts
-from ropo.lm.loading import adapter_base, adapter_config_of, is_adapter, load_adapter, load_model, load_tokenizer
+from ropo.lm.loading import (
+    adapter_base,
+    adapter_config_of,
+    check_trainable,
+    is_adapter,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+)
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import METHODS, adapter_config, check_target_modules
@@ -145,7 +153,7 @@ def _plan_of(
     device = "cuda" if config.device.type == "cuda" else "cpu"
     dtype = _weights_dtype(options.dtype, method, on_gpu=device == "cuda")
     if is_adapter(options.model):
-        adapter = PeftConfig.from_pretrained(options.model)
+        adapter = adapter_config_of(options.model)
         adapter.inference_mode = False
     return Plan(
         options.model, dtype, adapter, pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device
@@ -236,6 +244,7 @@ def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
     given = ["method"] * (options.method is not None) + list(options.adapter)
     if given:
         raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
+    check_trainable(options.model)
     kind: Any = adapter_config_of(options.model).peft_type
     return str(kind.value).lower(), None
 
