@@ -108,10 +108,8 @@ def test_the_rotation_is_the_product_of_the_powers_of_its_stages(dim, givens, st
     if parameters.givens is not None:
         torch.nn.init.normal_(parameters.givens, std=0.8)
         assert parameters.givens.abs().max() < math.pi
-        stages = [
-            *tree_stages(parameters.givens.detach(), "reverse"),
-            *tree_stages(parameters.givens.detach(), "forward"),
-        ]
+        angles = parameters.givens.detach()
+        stages = [*tree_stages(angles, "reverse"), *tree_stages(angles, "forward")]
     stages += [Reflections(pair).to_dense() for pair in parameters.reflections.detach().split(2)]
     expected = np.eye(dim)
     for stage in stages:
@@ -169,9 +167,8 @@ def test_at_0_the_base_model_answers_bit_by_bit(way) -> None:
     assert not torch.equal(base, changed)
     weights = [layer.get_base_layer().weight.clone() for layer in layers(model)]
     model.merge_adapter()
-    assert all(
-        torch.equal(layer.get_base_layer().weight, old) for layer, old in zip(layers(model), weights, strict=True)
-    )
+    for layer, weight in zip(layers(model), weights, strict=True):
+        assert torch.equal(layer.get_base_layer().weight, weight)
     model.unmerge_adapter()
     assert torch.equal(logits(model), base)
 
@@ -281,9 +278,7 @@ def test_training_needs_strength_1() -> None:
     model.train()
     for strength in (0.5, 0.0):
         model.set_strength(strength)
-        with pytest.raises(
-            UserError, match=r"strength: adapters are trained at strength 1, got 0(\.5)?; call set_strength"
-        ):
+        with pytest.raises(UserError, match=r"strength: adapters are trained at strength 1, got 0(\.5)?; call"):
             model(input_ids=tokens())
     with torch.no_grad():
         model(input_ids=tokens())

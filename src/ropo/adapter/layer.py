@@ -131,7 +131,7 @@ class RopoLinear(nn.Module, BaseTunerLayer):
             self._write_weight(self._unmerged_weight(self.merged_adapters.pop()))
 
     def acting_parameters(self) -> list[RopoParameters]:
-        """Return what the forward pass applies: the active adapters in their order, unless disabled, merged or at strength 0."""
+        """Return what the forward pass applies: the active adapters in their order, unless disabled, merged or at 0."""
         named = self.ropo_parameters
         if self.disable_adapters or self.merged:
             return []

@@ -79,8 +79,8 @@ class RopoParameters(nn.Module):
         trained = self.training and torch.is_grad_enabled()
         if trained and any(part.requires_grad for part in self.parameters(recurse=False)):
             raise UserError(
-                f"strength: adapters are trained at strength 1, got {self.strength:g}; call set_strength(1) to train it, "
-                "or eval() to run it"
+                f"strength: adapters are trained at strength 1, got {self.strength:g}; call set_strength(1) to train "
+                "it, or eval() to run it"
             )
         return self.strength != 0
 

@@ -45,8 +45,8 @@ def partner(
         v = |u_2| (cos(t a) u + sin(t a) e),    u = u_1 / |u_1|,  e the unit vector of +-u_2 minus its part along u,
                                                 a = angle(u, +-u_2) in [0, pi / 2]
 
-    u_2 and -u_2 are one reflection; that of the two is taken which is nearer to u_1, so that the rotation's angle 2 a is
-    at most pi: the way that training took from equal vectors, unless it went beyond a half turn. Parallel vectors
+    u_2 and -u_2 are one reflection; that of the two is taken which is nearer to u_1, so that the rotation's angle 2 a
+    is at most pi: the way that training took from equal vectors, unless it went beyond a half turn. Parallel vectors
     have no plane, and a = 0 needs none.
 
     Args:

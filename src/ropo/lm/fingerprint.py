@@ -51,7 +51,7 @@ def fingerprint_source(source: str) -> str:
 
 
 def _fingerprint_adapter(source: str) -> str:
-    """Hash an adapter's configuration and weights, its base model, and the strength that it acts at, unless that is 1."""
+    """Hash an adapter's configuration and weights, its base model, and the strength that it acts at, if not 1."""
     strength = strength_of(source)  # refuses what is no JSON
     folder = Path(split_strength(source)[0])
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))

@@ -281,8 +281,9 @@ def adapter_config_of(source: str) -> PeftConfig:
     Raises:
         UserError: If PEFT cannot read it.
     """
+    folder, _ = split_strength(source)
     try:
-        return PeftConfig.from_pretrained(split_strength(source)[0])
+        return PeftConfig.from_pretrained(folder)
     except Exception as error:  # PEFT trips over a damaged or foreign file in any way there is
         raise UserError(
             f"adapter {source}: its adapter_config.json cannot be read ({_reason(error)}); copy it anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,12 @@ def check_strength(value: Any) -> float:
     """
     number = math.nan
     if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
-        try:
+        with suppress(ValueError):
             number = float(value)
-        except ValueError:
-            pass
     if not 0 <= number <= STRONGEST:
         raise UserError(
-            f"strength: must be a number from 0 (the base model) to {STRONGEST:g}, got {value!r}; 1 is the adapter as it "
-            "was trained"
+            f"strength: must be a number from 0 (the base model) to {STRONGEST:g}, got {value!r}; 1 is the adapter as "
+            "it was trained"
         )
     return number
 
@@ -92,7 +91,8 @@ def check_whole(config: Any) -> None:
     for name in ("modules_to_save", "trainable_token_indices"):
         if getattr(config, name, None):
             raise UserError(
-                f"strength: {name} were trained in full and would act at any strength; only adapters without them have one"
+                f"strength: {name} were trained in full and would act at any strength; only adapters without them "
+                "have one"
             )
     if getattr(config, "bias", "none") != "none":
         raise UserError(
@@ -150,7 +150,7 @@ def _check_added(config: Any, layers: list[Any]) -> None:
     if initial not in _KEEPS_BASE:
         raise UserError(
             f"strength: init_lora_weights={initial!r} changed the base's own weights, so that strength 0 would not be "
-            "the base; convert the adapter to plain LoRA first (save_pretrained(path_initial_model_for_weight_conversion))"
+            "the base; convert the adapter to plain LoRA first (path_initial_model_for_weight_conversion)"
         )
 
 
