@@ -20,6 +20,7 @@ SUITES = {
     "knowledge": "ropo.evaluation.knowledge",
     "diversity": "ropo.evaluation.diversity",
     "instructions": "ropo.evaluation.instructions",
+    "strength": "ropo.evaluation.strength",
     "alpaca-eval": "ropo.evaluation.alpaca_eval",
     "mt-bench": "ropo.evaluation.mt_bench",
 }
