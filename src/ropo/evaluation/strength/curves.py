@@ -13,7 +13,7 @@ _PANELS = {
     "forgetting": "forgetting, nats a token",
 }
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, told apart by all
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 250, 190, 60, 34, 80
+_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP, _LINE = 250, 190, 60, 34, 80, 14  # pixels
 
 
 def draw_curves(models: Sequence[ModelResult]) -> str:
@@ -63,7 +63,7 @@ def _panel(models: Sequence[ModelResult], names: Sequence[str], metric: str, tit
         f'<line x1="0" x2="{_WIDTH}" y1="{y(0.0):.1f}" y2="{y(0.0):.1f}" stroke="#999" stroke-dasharray="3 3"/>',
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT + 34}" text-anchor="middle">strength</text>',
     ]
-    for value in sorted({low, 0.0, high}):
+    for value in (0.0, *(end for end in (low, high) if abs(y(end) - y(0.0)) > _LINE)):
         parts.append(f'<text x="-6" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     for strength in sorted({strength for strength, _ in everything}):
         parts.append(
