@@ -118,7 +118,7 @@ def strength_dial(model: PeftModel, source: str) -> Callable[[float], None]:
     if hasattr(tuner, "set_strength"):
         return lambda strength: _named(source, lambda: tuner.set_strength(strength))
     config: Any = model.active_peft_config
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     scales: list[tuple[dict[str, float], str, float]] = [
         (layer.scaling, name, layer.scaling[name])
         for layer in layers
