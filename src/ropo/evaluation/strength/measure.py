@@ -69,6 +69,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         windows = cut_text(each, text, settings.window, settings.max_windows)
         with workplace.progress(f"turning {each.name}", len(pairs.tokens) + len(windows)) as advance:
             curve = score_strengths(each, settings.strengths, pairs, windows, workplace, advance)
+        notes += pairs.notes()
         found = list(_results_of(each, curve, settings.strengths, beta, workplace.seed))
         if settings.forgetting_budget is not None:
             notes.append(choose(each.name, found, settings.forgetting_budget))
@@ -80,7 +81,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         settings={**settings.shown(), "data": model_name(settings.data), "max_length": limits.max_length, "beta": beta},
         data=_sources(pairs, settings, text),
         models=models,
-        notes=[*notes, *pairs.notes(), f"the curves are drawn in {PICTURE}"],
+        notes=[*dict.fromkeys(notes), f"the curves are drawn in {PICTURE}"],
         seed=workplace.seed,
     )
 
