@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -209,3 +210,33 @@ def test_bad_input(models, files, tmp_path, capsys, model, flags, message):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if ": error:" in line]
     assert message in line
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_flags_of_pairs_and_text(models, files, tmp_path, capsys):
+    def measured(name, *flags) -> ModelResult:
+        assert evaluate(tmp_path / name, models["ropo"], *files, "--strengths", "0.5", *flags) == 0
+        (found,) = read_results(tmp_path / name).models
+        return found
+
+    plain = measured("plain", "--beta", 0.1, "--split", "test", "--seed", 3)
+    assert plain.metric("margin").count == 8
+    assert measured("beta", "--beta", 0.5).metric("margin").value == pytest.approx(5 * plain.metric("margin").value)
+    few = measured("few", "--max_pairs", 3, "--max_windows", 2)
+    assert [few.metric(name).count for name in ("margin", "kl", "forgetting")] == [3, 3, 2]
+    past_template = measured("past", "--plain_prompts")
+    assert past_template.metric("kl").value != pytest.approx(plain.metric("kl").value, rel=1e-3)
+    assert past_template.metric("forgetting") == measured("default").metric("forgetting")
+    capsys.readouterr()
+    cut = measured("cut", "--max_length", 8)
+    assert read_results(tmp_path / "cut").settings["max_length"] == 8
+    assert cut.metric("chosen_gain").value != pytest.approx(plain.metric("chosen_gain").value, rel=1e-3)
+    assert "pairs were cut to max_length 8, as in training" in " ".join(capsys.readouterr().out.split())
+
+
+def test_beta_and_limits_are_those_of_training(models, files, tmp_path):
+    run = shutil.copytree(models["ropo"], tmp_path / "run")
+    record = {"command": [], "config": {"trainer": {"beta": 0.3, "max_length": 9}}, "status": "finished"}
+    (run / "run.json").write_text(json.dumps(record))
+    assert evaluate(tmp_path / "out", run, *files, "--strengths", "1") == 0
+    settings = read_results(tmp_path / "out").settings
+    assert (settings["beta"], settings["max_length"]) == (0.3, 9)
