@@ -91,7 +91,7 @@ def test_a_folders_own_name_goes_first(tmp_path):
     assert split_strength(other) == (other, None)
     assert split_strength(f"{other}@1") == (other, 1.0)
     assert split_strength(with_strength(adapter, "0.5")) == (f"{adapter}/", 0.5)  # and not the folder of that name
-    for named in ("org/model@main", f"{tmp_path}/none@0.5", "@0.5", "org/model", adapter):
+    for named in ("org/model@main", f"{tmp_path}/none@0.5", "@0.5", "org/model", adapter, f"{adapter}@home/run"):
         assert split_strength(named) == (named, None)
 
 

@@ -57,7 +57,8 @@ def split_strength(source: str) -> tuple[str, float | None]:
         UserError: If what stands before the `@` is there but no adapter, or what stands behind it no strength.
     """
     folder, at, strength = source.rpartition("@")
-    if not at or not folder or Path(source).exists() or not Path(folder).exists():
+    is_path = "/" in strength  # a folder whose name has an @, and what is in it
+    if not at or not folder or is_path or Path(source).exists() or not Path(folder).exists():
         return source, None
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         raise UserError(
