@@ -33,7 +33,7 @@ def one_error(capsys) -> str:
         (
             ["xyz", "m"],
             "there is no suite 'xyz'; choose from preference, knowledge, diversity, instructions, "
-            "alpaca-eval, mt-bench",
+            "strength, alpaca-eval, mt-bench",
         ),
         (["diversity", "--output", "o", "--prompts", "p"], "arguments are required: MODEL_OR_ADAPTER"),
         (["diversity", "m", "--prompts", "p"], "arguments are required: --output"),

@@ -84,6 +84,16 @@ def test_what_belongs_to_no_run_is_told(made):
     assert result.notes[1].endswith("is of none of the runs")
 
 
+def test_an_adapter_at_strengths_is_no_comparison(made, tmp_path):
+    """Its first model is the adapter nearest its base, and no reference of a comparison."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat . " * 20)
+    flags = ["--data", str(made / "pairs.jsonl"), "--text", str(tmp_path / "text.txt"), "--strengths", "0.5", "1"]
+    assert main(["evaluate", "strength", str(made / "lora-hot"), *flags, "--output", str(tmp_path / "turned")]) == 0
+    result = read_finished([made / "lora-hot", tmp_path / "turned"])
+    assert result.suites == []
+    assert result.notes == ["strength: its curves are in the strength.svg of its own folder, and it is left out here"]
+
+
 def test_a_copied_run_is_known_by_its_content(made, tmp_path):
     shutil.copytree(made / "ropo-0", tmp_path / "copy")
     result = read_finished([tmp_path / "copy", made / "evaluated"])

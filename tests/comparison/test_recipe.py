@@ -75,6 +75,7 @@ MISTAKES = [
     ("pairs: 8", "pairs: 8, tokens: 9", r"mine.yaml:9: needs either pairs or tokens"),
     ("pairs: 8", "pairs: none", r"mine.yaml:9: budget.pairs: input should be a valid integer.*got 'none'"),
     ("method: lora", "method: lorra", r"mine.yaml:17: method: there is no method 'lorra'; did you mean 'lora'\?"),
+    ("suite: preference", "suite: strength", r"suite: strength turns single adapters; run `ropo evaluate strength`"),
     ("suite: preference", "suite: preferense", r"mine.yaml:20: suite: .*'preferense'; did you mean 'preference'\?"),
     ("    samples: 2", "    smaples: 2", r"mine.yaml:22: unknown argument '--smaples'; did you mean '--samples'\?"),
     ("    samples: 2", "    samples: 0", r"mine.yaml:22: samples: .* got 0"),

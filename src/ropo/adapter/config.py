@@ -9,6 +9,7 @@ from peft import PeftConfig
 
 from ropo.adapter.register import ROPO
 from ropo.core.errors import UserError
+from ropo.lm.strength import check_strength, check_whole
 
 _GIVENS = ("bidirectional", "forward", "none")
 
@@ -29,6 +30,8 @@ class RopoConfig(PeftConfig):
         layers_to_transform: Indices of the transformer layers to adapt; None for all.
         layers_pattern: Name of the list that holds the transformer layers, where PEFT does not find it.
         modules_to_save: Modules outside the adapter to train and save in full.
+        strength: How far the adapter is turned: its angles, the turns of its reflections and its log-magnitudes are
+            multiplied by this. 1 is the adapter as trained, 0 the base model; at most 2. Training needs 1.
         init_weights: True starts from the identity, so that the policy is the reference; False from random rotations,
             for tests.
 
@@ -59,6 +62,10 @@ class RopoConfig(PeftConfig):
     )
     init_weights: bool = field(default=True, metadata={"help": "Start from the identity (False: random, for tests)."})
 
+    strength: float = field(
+        default=1.0, metadata={"help": "How far the adapter is turned: 0 the base model, 1 as trained, at most 2."}
+    )
+
     source = ""  # where it was read from; not a field, so it is not saved
 
     @classmethod
@@ -74,14 +81,23 @@ class RopoConfig(PeftConfig):
         self.peft_type = ROPO
         self._check_rotation()
         self._check_layers()
+        self.strength = check_strength(self.strength)
+        if self.strength != 1:
+            check_whole(self)
         for name in ("target_modules", "exclude_modules"):
             value: Any = getattr(self, name)
             if isinstance(value, list):
                 setattr(self, name, set(value))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, sets as sorted lists, so that the saved file is the same every time."""
-        return {name: sorted(value) if isinstance(value, set) else value for name, value in super().to_dict().items()}
+        """Return the fields, sets as sorted lists, so that the saved file is the same every time.
+
+        A strength of 1, as every trained adapter has, is left out: older versions of this package read such a file too.
+        """
+        fields = super().to_dict()
+        if fields["strength"] == 1:
+            del fields["strength"]
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
 
     def _check_rotation(self) -> None:
         if self.givens not in _GIVENS:

@@ -131,21 +131,26 @@ class RopoLinear(nn.Module, BaseTunerLayer):
             self._write_weight(self._unmerged_weight(self.merged_adapters.pop()))
 
     def acting_parameters(self) -> list[RopoParameters]:
-        """Return what the forward pass applies: the active adapters in their order, unless disabled or merged."""
+        """Return what the forward pass applies: the active adapters in their order, unless disabled, merged or at 0."""
         named = self.ropo_parameters
         if self.disable_adapters or self.merged:
             return []
-        return [named[name] for name in self.active_adapters if name in named]  # type: ignore[misc]
+        active: list[Any] = [named[name] for name in self.active_adapters if name in named]
+        return [parameters for parameters in active if parameters.acts()]
 
     def _merged_weight(self, adapter_name: str) -> Tensor:
         """Return diag(exp s) weight R^T in float64, (n, d)."""
         parameters = self._parameters_of(adapter_name)
+        if parameters.strength == 0:
+            return self._neurons()  # the product would round it
         weight = parameters.rotation().apply_transpose(self._neurons()) if parameters.rotates else self._neurons()
         scale = parameters.scale()
         return weight if scale is None else weight * scale.detach().double().unsqueeze(1)
 
     def _unmerged_weight(self, adapter_name: str) -> Tensor:
         parameters, weight = self._parameters_of(adapter_name), self._neurons()
+        if parameters.strength == 0:
+            return weight
         scale = parameters.scale()
         if scale is not None:
             weight = weight / scale.detach().double().unsqueeze(1)

@@ -7,6 +7,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from ropo.adapter.layer import RopoLinear
 from ropo.adapter.sharing import build_alone, build_together
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
+from ropo.lm.strength import check_strength, check_whole
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
 _LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
@@ -59,6 +61,39 @@ class RopoModel(BaseTuner):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the adapted model, hooks included, which PEFT would go past."""
         return self.model(*args, **kwargs)
+
+    def set_strength(self, strength: float, adapter_name: str | None = None) -> None:
+        """Turn adapters part of their way: angles, the turns of reflections and log-magnitudes times a strength.
+
+        0 is the base model, 1 the adapter as trained, 0.5 half way between them; the weights stay rotated and stretched
+        ones at any strength, so their hyperspherical energy stays what it was. The parameters are not touched: the
+        strength is saved beside them, in adapter_config.json, and can be turned back.
+
+        Args:
+            strength: Within 0 .. 2.
+            adapter_name: The adapter; None for the active ones.
+
+        Raises:
+            UserError: If the strength is not within these, there is no such adapter, it is merged, or it brings modules
+                that were trained in full.
+        """
+        strength = check_strength(strength)
+        names = self.active_adapters if adapter_name is None else [adapter_name]
+        layers = [module for module in self.model.modules() if isinstance(module, RopoLinear)]
+        for name in names:
+            if name not in self.peft_config:
+                raise UserError(f"strength: there is no adapter {name!r}; there are {', '.join(self.peft_config)}")
+            if any(name in layer.merged_adapters for layer in layers):
+                raise UserError(f"strength: adapter {name!r} is merged into the weights; call unmerge_adapter() first")
+            if strength != 1:
+                check_whole(self.peft_config[name])
+        for name in names:
+            config: Any = copy(self.peft_config[name])  # which another adapter may have been made from, too
+            config.strength = strength
+            self.peft_config[name] = config
+            for layer in layers:
+                if name in layer.ropo_parameters:
+                    layer.ropo_parameters[name].strength = strength  # type: ignore[assignment]
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:

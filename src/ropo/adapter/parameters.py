@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropo.adapter.config import RopoConfig
+from ropo.adapter.strength import turned_partly
+from ropo.core.errors import UserError
 from ropo.ops import Product, Rotation, ropo_rotation, rotation_of
 
 _Acting = tuple[Rotation | None, Float[Tensor, " n"] | None]
@@ -25,6 +27,9 @@ class RopoParameters(nn.Module):
     - `log_magnitude`: (n,), m = ||w|| exp(log_magnitude): positive whatever the optimizer does, and its step is
       relative to the neuron. Zero at start.
 
+    What acts is these at `strength`: angles, the turns of the reflections and log-magnitudes times that. At 1 the
+    parameters themselves act; at another strength they get no gradient.
+
     What a configuration leaves out is None. All are float32 at least, in a bfloat16 model too: bfloat16 would swallow
     the updates of an angle near 1 (its steps there are 4e-3).
     """
@@ -33,11 +38,12 @@ class RopoParameters(nn.Module):
         super().__init__()
         trees, reflections = _TREES[config.givens], config.reflections
         self.in_features = in_features
+        self.strength = config.strength
         self.givens = nn.Parameter(torch.empty(trees, in_features - 1)) if trees else None
         self.reflections = nn.Parameter(torch.empty(reflections, in_features)) if reflections else None
         self.log_magnitude = nn.Parameter(torch.empty(out_features)) if config.magnitude else None
         self.shared: _Acting | None = None
-        self._cached: tuple[list[Tensor], Rotation] | None = None
+        self._cached: tuple[float, list[Tensor], Rotation] | None = None
         self._reset(identity=config.init_weights)
 
     def _reset(self, identity: bool) -> None:
@@ -59,26 +65,46 @@ class RopoParameters(nn.Module):
         forward pass runs. So this is one, and gives away no parameter itself.
         """
         self.keep_float32()
-        log_scale = None if self.log_magnitude is None else self.log_magnitude.clone()
-        return self._current() if self.rotates else None, log_scale
+        log_scale = self.log_scale
+        return self._current() if self.rotates else None, None if log_scale is None else log_scale.clone()
+
+    def acts(self) -> bool:
+        """Tell whether it changes anything, which at strength 0 it does not.
+
+        Raises:
+            UserError: If it is being trained at another strength than 1: its parameters are those of 1.
+        """
+        if self.strength == 1:
+            return True
+        trained = self.training and torch.is_grad_enabled()
+        if trained and any(part.requires_grad for part in self.parameters(recurse=False)):
+            raise UserError(
+                f"strength: adapters are trained at strength 1, got {self.strength:g}; call set_strength(1) to train "
+                "it, or eval() to run it"
+            )
+        return self.strength != 0
 
     @property
     def rotates(self) -> bool:
         """Whether there is a rotation at all (an ablation may train magnitudes alone)."""
         return self.givens is not None or self.reflections is not None
 
-    def rotation_parts(self) -> list[Tensor]:
-        """Return what the rotation is made of: angles and reflection vectors, where there are any."""
-        return [part for part in self.pair if part is not None]
-
     def rotation(self, dtype: torch.dtype = torch.float64) -> Product:
         """Return R factor by factor in the given dtype, without gradient; for merging and diagnostics."""
-        parts = [None if part is None else part.detach().to(dtype) for part in self.pair]
-        return ropo_rotation(self.in_features, *parts)
+        parts = (None if part is None else part.detach().to(dtype) for part in (self.givens, self.reflections))
+        return ropo_rotation(self.in_features, *self._at_strength(*parts))
 
     def scale(self) -> Float[Tensor, " n"] | None:
         """Return m / ||w|| = exp(log_magnitude), or None where magnitudes are not trained."""
-        return None if self.log_magnitude is None else self.log_magnitude.exp()
+        log_scale = self.log_scale
+        return None if log_scale is None else log_scale.exp()
+
+    @property
+    def log_scale(self) -> Float[Tensor, " n"] | None:
+        """log(m / ||w||) at the strength, or None where magnitudes are not trained."""
+        if self.log_magnitude is None or self.strength == 1:
+            return self.log_magnitude
+        return self.strength * self.log_magnitude.detach()
 
     def _current(self) -> Rotation:
         """Return R: differentiable while gradients are recorded, else from a cache.
@@ -86,20 +112,26 @@ class RopoParameters(nn.Module):
         The cache is compared by value with the parameters that made it: a version counter would miss writes through
         `.data`, and comparing a few thousand numbers costs less than building from them.
         """
-        parts = self.rotation_parts()
+        parts = [part for part in (self.givens, self.reflections) if part is not None]
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or parts[0].is_meta:
             return self._made()
-        if self._cached is None or not all(map(_same, self._cached[0], parts)):
-            self._cached = [part.detach().clone() for part in parts], self._made()
-        return self._cached[1]
+        cached = self._cached
+        if cached is None or cached[0] != self.strength or not all(map(_same, cached[1], parts)):
+            cached = self._cached = self.strength, [part.detach().clone() for part in parts], self._made()
+        return cached[2]
 
     def _made(self) -> Rotation:
         return rotation_of(self.in_features, *(None if part is None else part.clone() for part in self.pair))
 
     @property
     def pair(self) -> tuple[Tensor | None, Tensor | None]:
-        """The angles and the reflection vectors, None for what there is not."""
-        return self.givens, self.reflections
+        """The angles and the reflection vectors at the strength, None for what there is not."""
+        return self._at_strength(self.givens, self.reflections)
+
+    def _at_strength(self, givens: Tensor | None, reflections: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if self.strength == 1:
+            return givens, reflections
+        return turned_partly(givens, reflections, self.strength)
 
     def keep_float32(self) -> None:
         """Widen parameters that someone narrowed behind our back, as TRL does on quantised base models."""

@@ -67,12 +67,13 @@ def _acting(model: nn.Module) -> Iterator[RopoParameters]:
 def _share(group: list[RopoParameters]) -> None:
     rotations = rotations_of_layers(group[0].in_features, [each.pair for each in group])
     for parameters, rotation in zip(group, rotations, strict=True):
-        parameters.shared = rotation, parameters.log_magnitude
+        parameters.shared = rotation, parameters.log_scale
 
 
 def _kind(parameters: RopoParameters) -> tuple[Any, ...]:
     """Return what layers must have in common to be built together."""
-    return tuple(None if part is None else (part.shape, part.dtype, part.device) for part in parameters.pair)
+    parts = (parameters.givens, parameters.reflections)
+    return tuple(None if part is None else (part.shape, part.dtype, part.device) for part in parts)
 
 
 def _is_plain(part: Tensor) -> bool:

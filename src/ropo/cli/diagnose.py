@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ropo.cli.strength import add_strength, at_strength
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 
@@ -15,6 +16,7 @@ HELP = "measure energy, collapse, drift, variety and forgetting of a model or an
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("model", metavar="MODEL_OR_ADAPTER", help="hub id, folder, .gguf file or PEFT adapter folder")
+    add_strength(parser)
     parser.add_argument("--reference", metavar="M", help="model to compare with; default: an adapter's base model")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="where the numbers go")
     parser.add_argument("--pairs", metavar="DATA", help="held-out pairs: log-prob changes, margin, accuracy")
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print the tables and write the report."""
     check_arguments(arguments)
+    arguments.model = at_strength(arguments.model, arguments.strength)
 
     from rich.console import Console
 

@@ -17,7 +17,7 @@ from ropo.core.names import did_you_mean
 if TYPE_CHECKING:
     from ropo.evaluation.suites import Suite
 
-HELP = "measure models: preference, knowledge, diversity, instructions, alpaca-eval, mt-bench"
+HELP = "measure models: preference, knowledge, diversity, instructions, strength, alpaca-eval, mt-bench"
 CACHE = "cache"
 
 
@@ -83,7 +83,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         metavar="MODEL_OR_ADAPTER",
-        help="hub id, folder, .gguf file or adapter folder, or NAME= and one of those; the first is the reference",
+        help="hub id, folder, .gguf file, adapter folder or DIR@STRENGTH, or NAME= and one of those; the first is the "
+        "reference",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for results.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier results.json there")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from ropo.cli.quiet import quiet_libraries
 from ropo.cli.sampling import add_sampling_arguments, batch_progress, sampling_settings
+from ropo.cli.strength import add_strength, at_strength
 from ropo.core.files import write_atomically
 
 HELP = "sample answers to a file of prompts"
@@ -16,6 +17,7 @@ HELP = "sample answers to a file of prompts"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ropo generate`."""
     parser.add_argument("model", metavar="MODEL_OR_ADAPTER", help="hub id, folder, .gguf file or PEFT adapter folder")
+    add_strength(parser)
     add_sampling_arguments(parser, samples=1, temperature=0.7, top_p=1.0)
 
 
@@ -33,11 +35,12 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_libraries()
     settings = sampling_settings(args)
+    source = at_strength(args.model, args.strength)
     prompts = read_prompts(args.prompts)
     print(describe_prompts(prompts))
     answers: dict[int, list[Answer]] = {}
     journal = args.output.with_name(args.output.name + ".unfinished")
-    with batch_progress(len(prompts)) as advance, Sampler(args.model) as sampler:
+    with batch_progress(len(prompts)) as advance, Sampler(source) as sampler:
 
         def keep(batch: Batch) -> None:
             answers.update(zip(batch.prompts, batch.answers, strict=True))
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
         sample_with_journal(sampler, prompts, settings, args.batch_size, journal, keep)
 
-    sampling = {"model": model_name(args.model), **asdict(settings)}
+    sampling = {"model": model_name(source), **asdict(settings)}
     records = (
         {
             **prompt.fields,

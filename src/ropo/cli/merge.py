@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropo.cli.parser import Parser
 from ropo.cli.quiet import quiet_libraries
+from ropo.cli.strength import add_strength, at_strength
 from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("adapter", help="folder of a PEFT adapter, of any method")
     parser.add_argument("--output", required=True, help="folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output there")
+    add_strength(parser)
     parser.add_argument("--trust_remote_code", action="store_true", help="let code that ships with the base model run")
 
 
@@ -34,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ropo.lm.loading import is_adapter, load_tokenizer
 
     quiet_libraries()
-    source, output = arguments.adapter, Path(arguments.output).resolve()
+    source, output = at_strength(arguments.adapter, arguments.strength), Path(arguments.output).resolve()
     if not is_adapter(source):
         raise UserError(f"adapter {source}: the folder has no adapter_config.json; name the output of `ropo train`")
     check_output(output, arguments.overwrite)
@@ -52,7 +54,7 @@ def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedMod
     """Return the base model with an adapter folded in.
 
     Args:
-        source: Folder of a PEFT adapter.
+        source: Folder of a PEFT adapter, also at a strength, as in `DIR@0.5`.
         trust_remote_code: Whether code that ships with the base model may run.
 
     Returns:

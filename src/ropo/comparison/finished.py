@@ -17,6 +17,7 @@ from ropo.core.record import RunRecord
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.results import FILE_NAME as RESULTS
 from ropo.evaluation.results import ModelResult, SuiteResult, read_results
+from ropo.evaluation.suites import STRENGTH
 from ropo.lm.fingerprint import fingerprint_source
 
 _TITLE = "Finished runs"
@@ -149,6 +150,9 @@ def _match_suites(
     """Split every evaluation by the data of its runs, and call its models what the runs are called."""
     suites, notes = [], []
     for result in results:
+        if result.suite == STRENGTH:
+            notes.append(f"{STRENGTH}: its curves are in the strength.svg of its own folder, and it is left out here")
+            continue
         known = {model.name: prints[print_] for model in result.models if (print_ := model.fingerprint or "") in prints}
         others = [model.name for model in result.models[1:] if model.name not in known]
         if others or not known:

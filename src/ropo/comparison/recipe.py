@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from ropo.comparison.places import resolve, resolve_all
 from ropo.core.names import did_you_mean
-from ropo.evaluation.suites import SUITES
+from ropo.evaluation.suites import STRENGTH, SUITES
 from ropo.methods import METHODS
 
 Criterion = Literal["loss", "accuracy", "margin"]
@@ -159,6 +159,10 @@ class Evaluation(_OpenPart):
         if self.suite not in SUITES:
             hint = did_you_mean(self.suite, SUITES) or f"; choose from {', '.join(SUITES)}"
             raise ValueError(f"suite: there is no suite {self.suite!r}{hint}")
+        if self.suite == STRENGTH:
+            raise ValueError(
+                f"suite: {STRENGTH} turns single adapters; run `ropo evaluate {STRENGTH}` on the finished runs"
+            )
         _refuse(self.options, dict.fromkeys(("models", "output", "overwrite", "cache"), "the comparison"))
         return self
 

@@ -18,6 +18,7 @@ from ropo.evaluation.results import Change, Metric, ModelResult
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling.batches import load_sampler_model
 from ropo.lm.sampling.journalled import model_name
+from ropo.lm.strength import split_strength
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def parse_contestants(specs: Sequence[str]) -> list[Contestant]:
     """Read the models of a command line.
 
     Args:
-        specs: `SOURCE` or `NAME=SOURCE` each; without a name it is the last part of a path, or the hub id.
+        specs: `SOURCE` or `NAME=SOURCE` each; without a name it is the last part of a path, with the strength that an
+            adapter is named at (`DIR@0.5`), or the hub id.
 
     Returns:
         The models in the same order.
@@ -92,7 +94,8 @@ def loaded(contestant: Contestant, merged: bool = True) -> Iterator[tuple[Any, P
 
 def _parse(spec: str) -> Contestant:
     name, equals, source = spec.partition("=")
-    if not equals or Path(spec).exists():
+    is_place = Path(split_strength(spec)[0]).exists()  # whose name may have an = in it
+    if not equals or is_place:
         name, source = model_name(str(Path(spec).resolve()) if Path(spec).exists() else spec), spec
     if not name.strip() or not source.strip():
         raise UserError(f"model {spec!r}: must be SOURCE or NAME=SOURCE; mend it")

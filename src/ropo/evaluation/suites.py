@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from ropo.evaluation.contestants import Contestant
     from ropo.evaluation.results import SuiteResult
 
+STRENGTH = "strength"  # of adapters one by one: no comparison of models, none of which is the others' reference
+
 # name on the command line: module, which imports nothing heavy at its top
 SUITES = {
     "preference": "ropo.evaluation.preference",
     "knowledge": "ropo.evaluation.knowledge",
     "diversity": "ropo.evaluation.diversity",
     "instructions": "ropo.evaluation.instructions",
+    STRENGTH: "ropo.evaluation.strength",
     "alpaca-eval": "ropo.evaluation.alpaca_eval",
     "mt-bench": "ropo.evaluation.mt_bench",
 }

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import cached_file
 
 from ropo.core.errors import UserError
-from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, adapter_config_of, check_source, is_adapter
+from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, check_source, is_adapter, strength_of
+from ropo.lm.strength import ADAPTER_CONFIG, split_strength
 
-_ADAPTER_CONFIG = "adapter_config.json"
 _CHUNK = 1 << 20
 _SAMPLE = 1024  # elements of each parameter
 
@@ -39,20 +39,29 @@ def fingerprint_source(source: str) -> str:
 
     Cost: one read of the files, a second for each 1-2 GB; once in a process.
     """
+    if is_adapter(source):
+        return _fingerprint_adapter(source)
     path = Path(source)
     check_source(source)
     if path.suffix == ".gguf" and path.is_file():
         return _hash_files([path])
-    if is_adapter(source):
-        adapter_config_of(source)  # refuses what is no JSON
-        config = json.loads((path / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        del config["base_model_name_or_path"]  # a place, where the content counts
-        files = [file for file in _content(path) if file.name != _ADAPTER_CONFIG]
-        parts = [json.dumps(config, sort_keys=True), _hash_files(files), fingerprint_source(adapter_base(source))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if path.is_dir():
         return _hash_files(_content(path))
     return hashlib.sha256(f"{source}@{_hub_commit(source)}".encode()).hexdigest()
+
+
+def _fingerprint_adapter(source: str) -> str:
+    """Hash an adapter's configuration and weights, its base model, and the strength that it acts at, if not 1."""
+    strength = strength_of(source)  # refuses what is no JSON
+    folder = Path(split_strength(source)[0])
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    del config["base_model_name_or_path"]  # a place, where the content counts
+    config.pop("strength", None)
+    files = [file for file in _content(folder) if file.name != ADAPTER_CONFIG]
+    parts = [json.dumps(config, sort_keys=True), _hash_files(files), fingerprint_source(adapter_base(source))]
+    if strength != 1:
+        parts.append(f"strength {strength!r}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def fingerprint_weights(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.core.record import FILE_NAME, read_record
+from ropo.lm.strength import split_strength
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import Limits, TokenPair, holds_templated_prompt, tokenize_pair
 from ropo.preferences import PreferenceData, load_preferences
@@ -130,6 +131,7 @@ def trained_with(source: str, option: str, default: Any) -> Any:
         option: Its name in `trl.DPOConfig`.
         default: For a model that has no record of such a run.
     """
-    if not (Path(source) / FILE_NAME).is_file():
+    folder = Path(split_strength(source)[0])
+    if not (folder / FILE_NAME).is_file():
         return default
-    return read_record(Path(source)).config.get("trainer", {}).get(option, default)
+    return read_record(folder).config.get("trainer", {}).get(option, default)

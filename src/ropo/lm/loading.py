@@ -24,14 +24,19 @@ from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
 from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
 from ropo.lm.limits import embedding_rows
+from ropo.lm.strength import ADAPTER_CONFIG, split_strength, strength_dial
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 _SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 
 
 def is_adapter(source: str) -> bool:
-    """Tell whether `source` is a local PEFT adapter folder."""
-    return (Path(source) / "adapter_config.json").is_file()
+    """Tell whether `source` is a local PEFT adapter folder, or one at a strength, as in `DIR@0.5`.
+
+    Raises:
+        UserError: If it names a strength, and this is none or the folder no adapter.
+    """
+    return (Path(split_strength(source)[0]) / ADAPTER_CONFIG).is_file()
 
 
 def load_model(
@@ -119,6 +124,7 @@ def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
     Raises:
         UserError: If none is found there.
     """
+    source, _ = split_strength(source)
     path = Path(source)
     check_source(source)
     if path.suffix == ".gguf":
@@ -140,7 +146,8 @@ def load_policy(
     """Load a model, or an adapter on top of the base model that it names.
 
     Args:
-        source: Whatever `load_model` takes, or a PEFT adapter folder (any PEFT method).
+        source: Whatever `load_model` takes, or a PEFT adapter folder (any PEFT method), also at a strength, as in
+            `DIR@0.5`.
         dtype: As in `load_model`, for the base model.
         trust_remote_code: As in `load_model`.
 
@@ -157,7 +164,7 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
 
     Args:
         base: The base model, changed in place.
-        source: A PEFT adapter folder.
+        source: A PEFT adapter folder, also at a strength, as in `DIR@0.5`.
         trainable: Whether it is to be trained further.
 
     Returns:
@@ -165,17 +172,15 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
 
     Raises:
         UserError: If the file cannot be read, a tensor is missing or has another shape than the base model asks for,
-            a value is NaN or infinite, or PEFT cannot train the method further.
+            a value is NaN or infinite, PEFT cannot train the method further, it is to be trained at another strength
+            than 1, or its method has no strength.
 
     Cost: one pass over the adapter.
     """
-    config = adapter_config_of(source)
-    if trainable and config.is_prompt_learning:
-        kind: Any = config.peft_type
-        raise UserError(
-            f"adapter {source}: PEFT cannot train a {kind.value} adapter further; train a new one, or train another "
-            "method further"
-        )
+    if trainable:
+        check_trainable(source)
+    named = source
+    source, asked = split_strength(source)
     _resize_embeddings(base, source)
     try:
         with warnings.catch_warnings():
@@ -193,7 +198,39 @@ def load_adapter(base: PreTrainedModel, source: str, trainable: bool = False) ->
             "the base model that it was trained on in its adapter_config.json"
         ) from error
     check_values(get_peft_model_state_dict(model, save_embedding_layers=False), source)
+    if asked is not None:
+        strength_dial(model, named)(asked)
     return model
+
+
+def check_trainable(source: str) -> None:
+    """Refuse an adapter that cannot be trained further.
+
+    Raises:
+        UserError: If PEFT cannot train its method further, or it is at another strength than 1.
+    """
+    config, strength = adapter_config_of(source), strength_of(source)
+    if strength != 1:
+        raise UserError(
+            f"adapter {source}: is at strength {strength:g}, and training goes on from 1; fold it into its base model "
+            "first (ropo merge), or train it at @1"
+        )
+    if config.is_prompt_learning:
+        kind: Any = config.peft_type
+        raise UserError(
+            f"adapter {source}: PEFT cannot train a {kind.value} adapter further; train a new one, or train another "
+            "method further"
+        )
+
+
+def strength_of(source: str) -> float:
+    """Return the strength that an adapter is named at, as in `DIR@0.5`, or else the one that it was saved with.
+
+    Raises:
+        UserError: If PEFT cannot read its configuration.
+    """
+    asked = split_strength(source)[1]
+    return getattr(adapter_config_of(source), "strength", 1.0) if asked is None else asked
 
 
 def dequantised(model: PreTrainedModel) -> PreTrainedModel:
@@ -230,6 +267,7 @@ def adapter_base(source: str) -> str:
         UserError: If it names none, or the folder has no weights.
     """
     base = adapter_config_of(source).base_model_name_or_path
+    source, _ = split_strength(source)
     if not base:
         raise UserError(f"adapter {source}: adapter_config.json names no base model; set base_model_name_or_path")
     if not any((Path(source) / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
@@ -243,8 +281,9 @@ def adapter_config_of(source: str) -> PeftConfig:
     Raises:
         UserError: If PEFT cannot read it.
     """
+    folder, _ = split_strength(source)
     try:
-        return PeftConfig.from_pretrained(source)
+        return PeftConfig.from_pretrained(folder)
     except Exception as error:  # PEFT trips over a damaged or foreign file in any way there is
         raise UserError(
             f"adapter {source}: its adapter_config.json cannot be read ({_reason(error)}); copy it anew"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -44,6 +44,26 @@ def answer_log_probs(
     for start in range(0, len(prompts), size):
         scores += _score_batch(model, prompts[start : start + size], answers[start : start + size])
     return scores
+
+
+@torch.inference_mode()
+def answer_distributions(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Float32[Tensor, "tokens vocabulary"]]:
+    """Compute log pi(. | x, y_<t) over the whole vocabulary at every answer token, in nats.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        prompts: Token ids of each prompt, at least one each, that fit the model (`ropo.lm.limits.fit_sequences`).
+        answers: Token ids of each answer, at least one each.
+
+    Returns:
+        One float32 tensor an answer, on the model's device.
+
+    Cost: one padded forward pass for all, which are therefore to be few: 4 bytes for each token and vocabulary entry.
+    """
+    distributions, _ = _distributions(model, prompts, answers)
+    return [rows[-len(answer) :] for rows, answer in zip(distributions, answers, strict=True)]
 
 
 def pair_log_probs(model: Any, pairs: Sequence[TokenPair], limits: Limits | None = None) -> Float[Tensor, "pairs 2"]:
@@ -126,7 +146,18 @@ def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "t
 def _score_batch(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> list[Float32[Tensor, " tokens"]]:
-    """Score answers padded on the left, so that all of them end in the last column and one slice holds them all."""
+    distributions, targets = _distributions(model, prompts, answers)
+    chosen = distributions.gather(2, targets[:, :, None]).squeeze(2).cpu()
+    return [row[-len(answer) :] for row, answer in zip(chosen, answers, strict=True)]
+
+
+def _distributions(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[Float32[Tensor, "answers longest vocabulary"], Int[Tensor, "answers longest"]]:
+    """Return what the model says of each answer's tokens, and these.
+
+    They are padded on the left, so that all answers end in the last column and one slice holds them all.
+    """
     rows = [torch.tensor([*prompt, *answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     tokens = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left").to(model.device)
@@ -139,5 +170,4 @@ def _score_batch(
         use_cache=False,
         logits_to_keep=longest + 1,
     ).logits[:, -longest - 1 : -1]
-    chosen = logits.float().log_softmax(dim=-1).gather(2, tokens[:, -longest:, None]).squeeze(2).cpu()
-    return [row[-len(answer) :] for row, answer in zip(chosen, answers, strict=True)]
+    return logits.float().log_softmax(dim=-1), tokens[:, -longest:]

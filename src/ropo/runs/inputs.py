@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.lm.held_out import wraps_prompts
-from ropo.lm.loading import adapter_base, adapter_config_of, is_adapter, load_adapter, load_model
+from ropo.lm.loading import adapter_base, adapter_config_of, check_trainable, is_adapter, load_adapter, load_model
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import adapter_config
@@ -31,6 +31,7 @@ def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
     given = ["method"] * (options.method is not None) + list(options.adapter)
     if given:
         raise UserError(f"--{given[0]}: {options.model} is an adapter, which brings its own; leave the option out")
+    check_trainable(options.model)
     kind: Any = adapter_config_of(options.model).peft_type
     return str(kind.value).lower(), None
 

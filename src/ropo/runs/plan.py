@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.environment import device_name
-from ropo.lm.loading import is_adapter, load_shapes, load_tokenizer
+from ropo.lm.loading import adapter_config_of, is_adapter, load_shapes, load_tokenizer
 from ropo.lm.tokens import tokenize_pair
 from ropo.preferences.data import PreferenceData
 from ropo.runs.inputs import choose_method, load_pairs, weights_dtype
@@ -107,7 +107,7 @@ def plan_of(
     device = "cuda" if config.device.type == "cuda" else "cpu"
     dtype = weights_dtype(options.dtype, method, on_gpu=device == "cuda")
     if is_adapter(options.model):
-        adapter = PeftConfig.from_pretrained(options.model)
+        adapter = adapter_config_of(options.model)
         adapter.inference_mode = False
     return Plan(
         options.model, dtype, adapter, pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device

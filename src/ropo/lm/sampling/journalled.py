@@ -14,6 +14,7 @@ from ropo.lm.sampling.batches import Batch
 from ropo.lm.sampling.sampler import Sampler
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.sampling.vllm_sampler import sampling_backend
+from ropo.lm.strength import split_strength
 
 
 def sample_with_journal(
@@ -61,7 +62,10 @@ def sample_with_journal(
 
 
 def model_name(source: str) -> str:
-    """Return what records call a model: its hub id, or only the name of a local folder or file."""
+    """Return what records call a model: its hub id, or only the name of a local folder or file, with its strength."""
+    folder, strength = split_strength(source)
+    if strength is not None:
+        return f"{Path(folder).resolve().name}@{strength:g}"
     return Path(source).name if Path(source).exists() else source
 
 

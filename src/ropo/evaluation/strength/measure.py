@@ -1,0 +1,172 @@
+"""Measure adapters at several strengths, and name the one that gains most within a budget of forgetting."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ropo.core.errors import UserError
+from ropo.core.files import read_text, write_atomically
+from ropo.core.record import Source
+from ropo.diagnostics.behaviour import dpo_margins
+from ropo.evaluation.contestants import Contestant
+from ropo.evaluation.knowledge.text import cut_text
+from ropo.evaluation.readings import Reading, metrics_of, ratio_reading
+from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.strength import StrengthSettings
+from ropo.evaluation.strength.curves import draw_curves
+from ropo.evaluation.strength.scores import Curve, score_strengths
+from ropo.evaluation.suites import Workplace
+from ropo.lm.fingerprint import fingerprint_source
+from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
+from ropo.lm.loading import is_adapter, load_tokenizer
+from ropo.lm.sampling import model_name
+from ropo.lm.strength import split_strength, with_strength
+from ropo.lm.tokens import Limits
+
+PICTURE = "strength.svg"
+
+
+def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workplace: Workplace) -> SuiteResult:
+    """Measure adapters at several strengths.
+
+    Args:
+        contestants: Adapters, each measured from its own base model.
+        settings: The suite's settings.
+        workplace: Cache, seed, batch size and progress bar; its output folder gets the curves as a picture.
+
+    Returns:
+        The result, in which each adapter at each strength is a model of its own, called NAME@T.
+
+    Raises:
+        UserError: If one is no adapter or has no strength, or a pair is malformed.
+
+    Cost: see `score_strengths`, for each adapter.
+    """
+    for each in contestants:
+        _check_adapter(each)
+    trained = trained_limits(contestants[0].source)
+    limits = trained if settings.max_length is None else Limits(settings.max_length, trained.truncation_mode)
+    beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
+    text = read_text(settings.text, "text")
+    models: list[ModelResult] = []
+    notes = [
+        "gains, margin and KL are measured from each adapter's base model; kl is KL(adapter || base) at the tokens of "
+        "these answers, exact over the vocabulary, and says nothing of answers that the adapter would give itself"
+    ]
+    for each in contestants:
+        pairs = read_held_out(
+            settings.data,
+            settings.split,
+            load_tokenizer(each.source),
+            limits,
+            settings.max_pairs,
+            settings.plain_prompts,
+        )
+        windows = cut_text(each, text, settings.window, settings.max_windows)
+        with workplace.progress(f"turning {each.name}", len(pairs.tokens) + len(windows)) as advance:
+            curve = score_strengths(each, settings.strengths, pairs, windows, workplace, advance)
+        notes += pairs.notes()
+        found = list(_results_of(each, curve, settings.strengths, beta, workplace.seed))
+        if settings.forgetting_budget is not None:
+            notes.append(choose(each.name, found, settings.forgetting_budget))
+        models += found
+    workplace.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(workplace.output / PICTURE, draw_curves(models))
+    return SuiteResult(
+        suite="strength",
+        settings={**settings.shown(), "data": model_name(settings.data), "max_length": limits.max_length, "beta": beta},
+        data=_sources(pairs, settings, text),
+        models=models,
+        notes=[*dict.fromkeys(notes), f"the curves are drawn in {PICTURE}"],
+        seed=workplace.seed,
+    )
+
+
+def choose(name: str, results: Sequence[ModelResult], budget: float) -> str:
+    """Name the strength that gains most while it forgets no more than a budget.
+
+    The gain is the fall of the held-out DPO loss. The margin would grow on where a stronger adapter turns some pairs
+    further and loses others.
+
+    Args:
+        name: The adapter's.
+        results: It at each strength.
+        budget: Most nats a token that the loss of the text may rise by.
+    """
+    within = [each for each in results if (each.metric("forgetting").value or 0.0) <= budget]
+    if not within:
+        return f"{name}: every strength forgets more than {budget:g} nats a token; try weaker ones (--strengths)"
+    best = min(within, key=lambda each: each.metric("loss").value or 0.0)
+    loss, margin, forgetting = (best.metric(each) for each in ("loss", "margin", "forgetting"))
+    best.details["chosen"] = True
+    return (
+        f"{name}: of the strengths that forget at most {budget:g} nats a token, {best.details['strength']:g} gains "
+        f"most: DPO loss {loss.value:.4g}, margin {margin.value:.3g}, forgetting {forgetting.value:.3g}"
+        f"{_interval(forgetting.low, forgetting.high)}; chosen on these pairs and this text, so measure it on others"
+    )
+
+
+def _check_adapter(contestant: Contestant) -> None:
+    if split_strength(contestant.source)[1] is not None:
+        raise UserError(f"model {contestant.source}: names one strength, and this suite turns it; use --strengths")
+    if not is_adapter(contestant.source):
+        raise UserError(f"model {contestant.source}: is no PEFT adapter, and only an adapter has a strength")
+
+
+def _results_of(
+    contestant: Contestant, curve: Curve, strengths: Sequence[float], beta: float, seed: int
+) -> Iterator[ModelResult]:
+    """Yield the adapter at each strength."""
+    for number, strength in enumerate(strengths):
+        source = with_strength(contestant.source, strength)
+        of_pairs, of_text = _readings_of_pairs(curve, number, beta), _readings_of_text(curve, number)
+        yield ModelResult(
+            name=f"{contestant.name}@{strength:g}",
+            source=model_name(source),
+            fingerprint=fingerprint_source(source),
+            metrics=[*metrics_of(of_pairs, "pairs", seed), *metrics_of(of_text, "windows", seed)],
+            details={"adapter": contestant.name, "strength": strength},
+        )
+
+
+def _readings_of_pairs(curve: Curve, number: int, beta: float) -> dict[str, Reading]:
+    log_probs, gains = curve.log_probs[number], curve.log_probs[number] - curve.reference
+    if not np.isfinite(log_probs).all() or not np.isfinite(curve.reference).all():
+        raise UserError("log-probs: must be finite, got NaN or infinity; the model is broken on this data")
+    margin = dpo_margins(torch.from_numpy(log_probs), torch.from_numpy(curve.reference), beta)
+    loss = -torch.nn.functional.logsigmoid(margin)
+    return {
+        "loss": Reading(loss.numpy(), f"mean DPO loss at beta {beta:g}, in nats; ln 2 for the base model"),
+        "margin": Reading(margin.numpy(), f"mean DPO margin at beta {beta:g}, in nats"),
+        "accuracy": Reading((margin > 0).numpy(), "share of pairs with a DPO margin above 0"),
+        "chosen_gain": Reading(gains[:, 0], "mean log-prob of the chosen answer over the base model's"),
+        "rejected_gain": Reading(gains[:, 1], "mean log-prob of the rejected answer over the base model's"),
+        "kl": ratio_reading(
+            curve.kl[number], curve.tokens.astype(float), "KL(adapter || base) in nats per token of the pairs' answers"
+        ),
+    }
+
+
+def _readings_of_text(curve: Curve, number: int) -> dict[str, Reading]:
+    rise = curve.losses[number] - curve.reference_losses
+    return {
+        "text_loss": Reading(curve.losses[number], "mean negative log-likelihood of the text in nats per token"),
+        "forgetting": Reading(rise, "rise of the text's loss over the base model's, in nats per token"),
+    }
+
+
+def _sources(pairs: HeldOutPairs, settings: StrengthSettings, text: str) -> dict[str, Source]:
+    counts = {"pairs": len(pairs.records), "duplicates": pairs.data.duplicates, "ties": pairs.data.ties}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {
+        "pairs": Source(name=model_name(pairs.data.source), sha256=pairs.data.sha256, counts=counts),
+        "text": Source(name=settings.text.name, sha256=digest, counts={"characters": len(text)}),
+    }
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
