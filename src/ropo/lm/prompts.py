@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ropo.core.errors import UserError
 from ropo.lm.tokens import tokenize_prompt
 from ropo.preferences.files import Row, read_file
-from ropo.preferences.formats import kind, prompt_columns, prompt_of, text_of
+from ropo.preferences.formats import kind, prompt_columns, prompt_of, refuse_unclear, text_of
 from ropo.preferences.records import check_options, check_text
 
 Turn = dict[str, Any]
@@ -83,6 +83,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptR
     """
     records = [each.rendered for each in prompts]
     if tokenizer.chat_template is not None:
+        for each in prompts:
+            _check_plain(each)
         records = [{**record, "prompt": each.turns} for record, each in zip(records, prompts, strict=True)]
     return [
         tokenize_prompt(tokenizer, record, f"prompt on line {each.line}")
@@ -101,6 +103,15 @@ def describe_prompts(prompts: Sequence[PromptRecord]) -> str:
     columns = ", ".join(f"{names}{f' in {count} records' if len(read) > 1 else ''}" for names, count in read.items())
     carried = ", ".join(repr(name) for name in dict.fromkeys(name for prompt in prompts for name in prompt.others))
     return f"prompts read from {columns}" + (f"; not read, carried along: {carried}" if carried else "")
+
+
+def _check_plain(prompt: PromptRecord) -> None:
+    text = text_of(prompt.fields)
+    if text is not None and len(prompt.turns) == 1 and prompt.turns[0]["content"] == text:
+        try:
+            refuse_unclear(text)
+        except ValueError as error:
+            raise UserError(f"prompt on line {prompt.line}: {error}") from error
 
 
 def _to_prompt(row: Row) -> PromptRecord:
