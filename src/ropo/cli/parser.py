@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
+
+_FLAGS_OF_MODELS = (
+    *("--model", "--models", "--model_name_or_path", "--model-name-or-path", "--adapter", "--adapters"),
+    *("--peft_model", "--recipe", "--suite"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,8 +35,20 @@ class Parser(argparse.ArgumentParser):
         """Raise `UserError` with argparse's message."""
         raise UserError(f"{message}; see `{self.prog} --help`")
 
+    def _spelled(self, flag: str) -> str:
+        """Return a flag as it is declared, where it is written with dashes between its words."""
+        name, given, value = flag.partition("=")
+        ours = "--" + name[2:].replace("-", "_")
+        known = (
+            name.startswith("--") and name not in self._option_string_actions and ours in self._option_string_actions
+        )
+        return ours + given + value if known else flag
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse the flags, naming the nearest flag for an unknown one."""
+        args = sys.argv[1:] if args is None else args
+        args = [self._spelled(each) for each in args]
+        self._refuse_flags_of_positionals(args)
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = next((each for each in unknown if each.startswith("-")), unknown[0]).split("=")[0]
@@ -40,3 +58,10 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(flag, self._option_string_actions) or f"; see `{self.prog} --help`"
             raise UserError(f"unknown argument {flag!r}{hint}")
         return parsed
+
+    def _refuse_flags_of_positionals(self, args: Sequence[str]) -> None:
+        """Say how to give what other commands and programs have a flag for, and this one takes as it stands."""
+        places = " ".join(str(action.metavar or action.dest) for action in self._actions if not action.option_strings)
+        given = next((each.split("=")[0] for each in args if each.split("=")[0] in _FLAGS_OF_MODELS), None)
+        if places and given is not None and given not in self._option_string_actions:
+            raise UserError(f"{given}: is given without a flag, as in `{self.prog} {places}`; see `{self.prog} --help`")

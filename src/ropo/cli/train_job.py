@@ -39,7 +39,7 @@ from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.lengths import check_templates, leave_out_long_prompts
-from ropo.training.monitor import HackingMonitor
+from ropo.training.monitor import HackingMonitor, trained_layers
 from ropo.training.run import build_trainer, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
 
@@ -215,6 +215,9 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
+        return None
+    if not trained_layers(trainer.model):
+        console.print("monitor   off: it watches linear layers, and this adapter trains none")
         return None
     text = None if options.monitor_text is None else read_text(options.monitor_text, "monitor_text")
     monitor = HackingMonitor(
