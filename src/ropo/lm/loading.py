@@ -23,7 +23,7 @@ from transformers import (
 from ropo.core.errors import UserError
 from ropo.core.hub import hub_reason
 from ropo.lm.adapter_values import check_values
-from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
+from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model, telling_of_bad_files
 from ropo.lm.limits import embedding_rows
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
@@ -109,7 +109,8 @@ def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code
     path = Path(source)
     if path.suffix == ".gguf":
         check_source(source)
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        with telling_of_bad_files(path):
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         dtype = dtype or torch.float32
     else:
         config = _from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)

@@ -17,6 +17,7 @@ from trl import DPOTrainer
 from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
+from ropo.lm.gguf import quiet_about_words
 from ropo.lm.limits import cap_length
 from ropo.training import reference_cache
 from ropo.training.arguments import check_arguments, check_optimizer, check_sampling, check_steps, check_trainable
@@ -318,7 +319,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save without the pickle of the arguments."""
-        super()._save(output_dir, state_dict)
+        with quiet_about_words(self.model):
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
