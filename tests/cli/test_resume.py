@@ -12,11 +12,13 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ropo.cli import resume
+from ropo.cli import env, resume, train_job
 from ropo.cli.main import main
 from ropo.core.record import read_record
+from ropo.lm.loading import is_adapter
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints import checkpointer
 from tests.cli import killing
@@ -267,3 +269,35 @@ def test_a_full_disk_is_told_and_loses_nothing(model, data, whole, tmp_path, cap
 def test_other_errors_of_the_disk_pass(tmp_path):
     with pytest.raises(PermissionError), resume.telling_of_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_what_was_trained_is_saved_elsewhere_where_the_disk_is_full_at_the_end(
+    model, data, tmp_path, capsys, monkeypatch
+):
+    save, folders = train_job.save_trained, []
+
+    def full(trainer, folder):
+        folders.append(folder)
+        if len(folders) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(trainer, folder)
+
+    monkeypatch.setattr(train_job, "save_trained", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert train(model, data, tmp_path / "out") == 1
+    assert f"is full, so what was trained was saved in {folders[1]};" in capsys.readouterr().err
+    assert is_adapter(str(folders[1]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space (os error 28)")]
+)
+def test_a_full_disk_is_one_line_in_every_command(monkeypatch, capsys, error):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(env, "run", fail)
+    assert main(["env"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ropo env: the disk is full (")

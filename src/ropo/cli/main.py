@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from ropo.cli.parser import Parser
 from ropo.cli.processes import let_the_first_speak
 from ropo.core.errors import ProcessLostError, RunStoppedError, UserError
+from ropo.core.files import is_full_disk
 from ropo.core.names import did_you_mean
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env", "cache")
@@ -45,6 +46,13 @@ def main(arguments: Sequence[str]) -> int:
         if not isinstance(error, ProcessLostError):
             let_the_first_speak()
         print(f"ropo {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        let_the_first_speak()
+        reason = " ".join(str(error).split())
+        print(f"ropo {arguments[0]}: the disk is full ({reason:.200}); free some space and run again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ropo: interrupted", file=sys.stderr)

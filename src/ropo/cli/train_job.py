@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ from ropo.cli.resume import choose_checkpoint, continue_record, is_finished, tel
 from ropo.cli.train_options import TrainOptions, trainer_config
 from ropo.cli.train_plan import Plan, free_memory, pair_lengths, plan_lines, settings_that_fit
 from ropo.cli.train_report import report
-from ropo.core.errors import UserError
-from ropo.core.files import read_text
+from ropo.core.errors import RunStoppedError, UserError
+from ropo.core.files import is_full_disk, read_text
 from ropo.core.record import RunRecord, Source, device_name
 from ropo.environment import untested_lines
 from ropo.lm.fingerprint import fingerprint_source
@@ -107,14 +108,39 @@ def train(options: TrainOptions) -> None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
-        save_trained(trainer, folder)
-        if rank() == 0:
-            record.finish(metrics).write(folder)
+        with _refuge_on_a_full_disk(trainer, options.output):
+            save_trained(trainer, folder)
+            if rank() == 0:
+                record.finish(metrics).write(folder)
     if not options.keeps_checkpoints and rank() == 0:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)
     report(options, method, metrics, console)
     take_leave()
+
+
+@contextmanager
+def _refuge_on_a_full_disk(trainer: PreferenceTrainer, output: Path) -> Iterator[None]:
+    """Save what was trained among temporary files where its own disk is full, rather than lose it.
+
+    Raises:
+        RunStoppedError: Saying where it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error) or PartialState().num_processes > 1:
+            raise
+        refuge = Path(tempfile.mkdtemp(prefix="ropo-trained-"))
+        try:
+            save_trained(trainer, refuge)
+        except Exception:  # that disk is full too: then the first error counts
+            shutil.rmtree(refuge, ignore_errors=True)
+            raise error from None
+        raise RunStoppedError(
+            f"the disk of {display(output)} is full, so what was trained was saved in {refuge}; move it where there is "
+            "room"
+        ) from error
 
 
 def print_plan(options: TrainOptions) -> None:
