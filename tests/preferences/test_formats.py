@@ -220,7 +220,13 @@ def test_dialogues_of_any_system(break_) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["Be kind.\n\nHuman: Hi\n\nAssistant:", "Human: Hi\nAssistant:", "\n\nHuman: Hi\n\n\tAssistant:"]
+    "said",
+    [
+        "Be kind.\n\nHuman: Hi\n\nAssistant:",
+        "Human: Hi\nAssistant:",
+        "User: Hi\nAssistant:",
+        "\n\nHuman: Hi\n\n\tAssistant:",
+    ],
 )
 def test_what_is_almost_a_dialogue_is_refused_for_a_chat_template_alone(said) -> None:
     texts = {"chosen": " yes", "rejected": " no"}

@@ -47,19 +47,19 @@ def main(arguments: Sequence[str]) -> int:
             let_the_first_speak()
         print(f"ropo {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except Exception as error:
-        if not is_full_disk(error):
-            raise
-        let_the_first_speak()
-        reason = " ".join(str(error).split())
-        print(f"ropo {arguments[0]}: the disk is full ({reason:.200}); free some space and run again", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("ropo: interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader of our output has gone, as in `ropo env | head -1`; Python would complain once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        let_the_first_speak()
+        reason = " ".join(str(error).split())
+        print(f"ropo {arguments[0]}: the disk is full ({reason:.200}); free some space and run again", file=sys.stderr)
         return 1
     return 0
 

@@ -10,6 +10,19 @@ from typing import Any, NoReturn
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 
+# What the same thing is called in other commands, or in other programs.
+_PAIRS = ("--pairs", "--data", "--prompts")
+_SAME = {
+    **dict.fromkeys(("--data", "--pairs", "--eval_data", "--dataset", "--dataset_name", "--input", "--file"), _PAIRS),
+    **dict.fromkeys(("--output_dir", "--output_file", "--out", "--save_path", "-o"), ("--output",)),
+    **dict.fromkeys(("--max_tokens", "--max_length", "--max_gen_toks"), ("--max_new_tokens",)),
+    **dict.fromkeys(("--n", "--num_samples", "--num_return_sequences"), ("--samples",)),
+    **dict.fromkeys(("--force", "--overwrite_output_dir"), ("--overwrite",)),
+    **dict.fromkeys(("--epochs", "--num_epochs"), ("--num_train_epochs",)),
+    **dict.fromkeys(("--lr",), ("--learning_rate",)),
+    **dict.fromkeys(("--batch_size", "--train_batch_size"), ("--per_device_train_batch_size",)),
+    **dict.fromkeys(("--peft_method", "--adapter", "--peft_type"), ("--method",)),
+}
 _FLAGS_OF_MODELS = (
     *("--model", "--models", "--model_name_or_path", "--model-name-or-path", "--adapter", "--adapters"),
     *("--peft_model", "--recipe", "--suite"),
@@ -55,6 +68,9 @@ class Parser(argparse.ArgumentParser):
             name = flag.lstrip("-").replace("-", "_")
             if name in self.foreign:
                 raise UserError(f"{flag}: is not an option of {self.prog}; {self.foreign[name]}")
+            ours = next((each for each in _SAME.get(flag, ()) if each in self._option_string_actions), None)
+            if ours is not None:
+                raise UserError(f"unknown argument {flag!r}; it is called {ours!r} here")
             hint = did_you_mean(flag, self._option_string_actions) or f"; see `{self.prog} --help`"
             raise UserError(f"unknown argument {flag!r}{hint}")
         return parsed

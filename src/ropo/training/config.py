@@ -90,6 +90,7 @@ class PreferenceConfig(DPOConfig):
         super().__post_init__()
         self._check_libraries()
         self._check_losses()
+        self._check_compiling()
         self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
         self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
         self._require(
@@ -193,6 +194,14 @@ class PreferenceConfig(DPOConfig):
             "moves activations from an accelerator to the CPU, and there is none here",
             "leave it out; gradient_checkpointing and tokens_per_step save memory on any device",
         )
+
+    def _check_compiling(self) -> None:
+        compiles = self.torch_compile or self.torch_compile_backend is not None or self.torch_compile_mode is not None
+        if compiles and self.packing:
+            raise UserError(
+                "torch_compile: cannot be combined with packing, each of whose batches would be compiled anew; give "
+                "--packing false (packing=False) for TRL's padded batches, or leave it out"
+            )
 
     def _require(self, name: str, holds: bool, rule: str, mend: str) -> None:
         if not holds:

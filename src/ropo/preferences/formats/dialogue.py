@@ -13,7 +13,7 @@ _TURN = re.compile(rf"(?:\A\s*|{_GAP})(Human|Assistant):")
 _BEGINS = re.compile(rf"\s*Human:.*?{_GAP}Assistant:", re.DOTALL)
 _OPEN = re.compile(rf"{_GAP}Assistant:\s*\Z")
 # What a dialogue looks like that is not quite one: turns with a name at a line's beginning.
-_SPEAKER = re.compile(r"^[ \t]*(Human|Assistant):", re.MULTILINE)
+_SPEAKER = re.compile(r"^[ \t]*(Human|User|Assistant):", re.MULTILINE)
 _ENDS = re.compile(r"^[ \t]*Assistant:\s*\Z", re.MULTILINE)
 
 
@@ -39,7 +39,7 @@ def refuse_unclear(prompt: str, whole: bool = False) -> None:
     """
     speakers = _SPEAKER.findall(prompt)
     begun = re.match(r"\s*Human:", prompt)
-    open_later = "Human" in speakers and speakers[-1] == "Assistant" and (whole or _ENDS.search(prompt))
+    open_later = len(set(speakers)) > 1 and speakers[-1] == "Assistant" and (whole or _ENDS.search(prompt))
     templated = re.match(r"\s*[<\[]", prompt)  # in the markup of some template, whose text may quote a dialogue
     if (begun and ("Assistant" in speakers or not whole)) or (open_later and not templated):
         raise ValueError(
