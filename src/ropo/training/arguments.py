@@ -149,6 +149,20 @@ def check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
             ) from error
 
 
+def check_experts(trainer: Any) -> None:
+    """Refuse a mixture of experts whose number TRL's load-balancing loss does not find.
+
+    Raises:
+        UserError: Saying how to train without that loss.
+    """
+    config = trainer.model.config.get_text_config()
+    if trainer.aux_loss_enabled and config.model_type != "gpt_oss" and not hasattr(config, "num_experts"):
+        raise UserError(
+            f"router_aux_loss_coef: TRL's load-balancing loss does not know a {config.model_type} model's experts; "
+            "give 0 to train without that loss"
+        )
+
+
 def check_sampling(config: PreferenceConfig, data: Any) -> None:
     """Refuse an order of pairs by their length where no column tells it, since a pair has two.
 
