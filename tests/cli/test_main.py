@@ -51,6 +51,27 @@ def test_the_help_of_train_names_every_trainer_option_only_on_request(capsys):
         (["train", "--method", "dora"], "argument --method: invalid choice: 'dora'"),
         (["train", "--beta", "high"], "argument --beta: invalid float value: 'high'"),
         (["merge"], "the following arguments are required: adapter, --output"),
+        (
+            ["generate", "--model", "x", "--prompts", "p"],
+            "--model: is given without a flag, as in `ropo generate MODEL_OR",
+        ),
+        (["diagnose", "--model=x"], "--model: is given without a flag, as in `ropo diagnose MODEL_OR_ADAPTER`"),
+        (
+            ["merge", "--adapter", "x", "--output", "y"],
+            "--adapter: is given without a flag, as in `ropo merge adapter`",
+        ),
+        (["compare", "--recipe", "x"], "--recipe: is given without a flag, as in `ropo compare RECIPE.yaml`"),
+        (
+            ["evaluate", "diversity", "--model", "x"],
+            "--model: is given without a flag, as in `ropo evaluate SUITE MODEL`",
+        ),
+        (["generate", "m", "--max-new-tokens", "x"], "argument --max_new_tokens: invalid int value: 'x'"),
+        (["diagnose", "m", "--output", "o", "--data", "x"], "unknown argument '--data'; it is called '--pairs' here"),
+        (["train", "--model", "m", "--lr", "1"], "unknown argument '--lr'; it is called '--learning_rate' here"),
+        (
+            ["generate", "m", "--prompts", "p", "--output", "o", "--max_tokens", "1"],
+            "it is called '--max_new_tokens' here",
+        ),
         (["env", "stray"], "unknown argument 'stray'"),
     ],
 )

@@ -12,11 +12,15 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ropo.cli import env
 from ropo.cli.main import main
 from ropo.core.record import read_record
+from ropo.lm.loading import is_adapter
 from ropo.runs import resume
+from ropo.runs import train as one_run
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints import checkpointer
 from tests.cli import killing
@@ -224,7 +228,6 @@ def test_a_signal_finishes_the_step_and_saves(model, data, whole, tmp_path, caps
 
 
 def test_an_adapter_is_saved_every_so_often_and_its_checkpoints_go_in_the_end(model, pairs, tmp_path, monkeypatch):
-    from ropo.runs import train as one_run
     from ropo.training.checkpoints.folder import complete
 
     saved = []
@@ -267,3 +270,35 @@ def test_a_full_disk_is_told_and_loses_nothing(model, data, whole, tmp_path, cap
 def test_other_errors_of_the_disk_pass(tmp_path):
     with pytest.raises(PermissionError), resume.telling_of_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_what_was_trained_is_saved_elsewhere_where_the_disk_is_full_at_the_end(
+    model, data, tmp_path, capsys, monkeypatch
+):
+    save, folders = one_run.save_trained, []
+
+    def full(trainer, folder):
+        folders.append(folder)
+        if len(folders) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(trainer, folder)
+
+    monkeypatch.setattr(one_run, "save_trained", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert train(model, data, tmp_path / "out") == 1
+    assert f"is full, so what was trained was saved in {folders[1]};" in capsys.readouterr().err
+    assert is_adapter(str(folders[1]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space (os error 28)")]
+)
+def test_a_full_disk_is_one_line_in_every_command(monkeypatch, capsys, error):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(env, "run", fail)
+    assert main(["env"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ropo env: the disk is full (")

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from peft import TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file
 
 from ropo.cli.main import main
@@ -251,3 +252,10 @@ def test_the_base_model_and_data_stay_as_they_are(model, pairs, tmp_path, monkey
     assert main(["train", "--model", model, "--data", "pairs.jsonl", "--output", "out", "--max_steps", "1"]) == 0
     assert pairs.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
+
+
+def test_the_monitor_goes_off_where_no_linear_layer_is_trained(model, pairs, tmp_path, capsys):
+    adapter = get_peft_model(load_model(model), TrainableTokensConfig(token_indices=[5], task_type="CAUSAL_LM"))
+    adapter.save_pretrained(tmp_path / "tokens")
+    assert train(tmp_path / "tokens", pairs, tmp_path / "out", "--eval_data", pairs, "--stop_on_warning") == 0
+    assert "monitor   off: it watches linear layers, and this adapter trains none" in capsys.readouterr().out

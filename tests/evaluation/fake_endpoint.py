@@ -28,6 +28,7 @@ class Server:
     refusal: Callable[[dict], str | None] = lambda body: None
     hold_after: int | None = None
     logprobs: dict[str, float] | None = None
+    top: bool = True  # whether log-probabilities of other tokens than the one written are told
     usage: bool = True
     asked: Counter = field(default_factory=Counter)
     answered: Counter = field(default_factory=Counter)
@@ -108,6 +109,8 @@ def respond(handler: BaseHTTPRequestHandler, body: dict, fault: str | None, stat
         error = {"message": f"fault, your key is {key}", "code": "unsupported_value", "param": param or "top_p"}
         if param == "system":
             error |= {"message": "System role not supported", "param": None}
+        if status == "422":
+            error = {"message": f"[{{'loc': ['body', '{param}'], 'msg': 'less than 5'}}]", "code": None, "param": None}
         send(handler, int(status), json.dumps({"error": error}))
     else:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
@@ -115,7 +118,7 @@ def respond(handler: BaseHTTPRequestHandler, body: dict, fault: str | None, stat
         choice |= {"message": {"role": "assistant", "content": said}} if isinstance(said, str) else said
         if state.logprobs and body.get("logprobs"):
             top = [{"token": token, "logprob": value, "bytes": None} for token, value in state.logprobs.items()]
-            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top} if state.top else top[0]]}
         reply: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
         reply["choices"] = [choice]
         if state.usage:

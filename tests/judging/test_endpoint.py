@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -12,8 +13,9 @@ from ropo.judging.chat import ChatJudge, Failure, Reply
 from ropo.judging.endpoint import EndpointChat, _Transient
 from ropo.judging.judge import Meter
 from ropo.judging.options import JudgeOptions
-from ropo.judging.reading import TEXT, read_preference
+from ropo.judging.reading import LOG_PROBS, TEXT, read_preference
 from ropo.judging.store import VerdictStore
+from ropo.lm.limits import say
 from tests.evaluation.fake_endpoint import serving
 
 KEY = "sk-secret-4711"
@@ -234,6 +236,39 @@ def test_first_token(tmp_path):
         assert server.asked.total() == 2, "another question: the answer without log-probabilities is no substitute"
     assert found.first_token == {"A": -0.1, "B": -2.4}
     assert plain.first_token is None
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("most", [5, None])
+def test_a_server_that_tells_fewer_log_probs_is_asked_for_fewer_or_none(tmp_path, caplog, status, most):
+    say.cache_clear()
+    refusals = []
+
+    def refusal(body):
+        asked = body.get("top_logprobs")
+        if asked is None or (most is not None and asked <= most):
+            return None
+        refusals.append(asked)
+        return f"{status} top_logprobs"
+
+    with serving(answer=lambda body: "A", refusal=refusal, logprobs={"A": -0.1, "B": -2.4}) as server:
+        found = ask(server, tmp_path, 4, meter := Meter(), logprobs=True, concurrency=1)
+    assert refusals == ([20] if most else [20, 5]), "what one question taught holds for the next"
+    assert meter.retries.total() == len(refusals)
+    assert [reply.first_token for reply in found] == [{"A": -0.1, "B": -2.4} if most else None] * 4
+    assert caplog.text.count("tells no log-probabilities") == (0 if most else 1)
+    assert read_preference(found[0].text, found[0].first_token) == (
+        (pytest.approx(math.exp(-2.4) / (math.exp(-0.1) + math.exp(-2.4))), LOG_PROBS) if most else (0.0, TEXT)
+    )
+
+
+@pytest.mark.parametrize(("log_prob", "source"), [(-0.001, LOG_PROBS), (-0.4, TEXT)])
+def test_a_server_that_tells_the_written_token_alone(tmp_path, log_prob, source):
+    """The other letter has at most what is left: where that is little, the preference is known."""
+    with serving(answer=lambda body: "B", logprobs={"B": log_prob}, top=False) as server:
+        (found,) = ask(server, tmp_path, logprobs=True)
+    assert found.first_token == {"B": log_prob}
+    assert read_preference(found.text, found.first_token) == (1.0, source)
 
 
 def test_a_server_that_counts_no_tokens(tmp_path):

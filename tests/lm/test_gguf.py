@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropo.core import cache
 from ropo.core.cache import cache_root, clear, gguf_entries, keep_folder, size_of
 from ropo.core.errors import UserError
 from ropo.lm import gguf
-from ropo.lm.loading import load_model, load_tokenizer
+from ropo.lm.loading import load_model, load_shapes, load_tokenizer
 from tests.lm.tiny_gguf import write_gguf
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -211,3 +212,24 @@ def test_the_cache_is_measured_and_cleared(folder):
     assert clear() == 0
     shutil.rmtree(cache_root())
     assert clear() == cache.size_of(cache_root()) == 0
+
+
+def test_an_adapter_on_it_is_saved_without_a_word_unless_words_were_added(folder):
+    """PEFT asks for a config.json beside the file; warnings are errors here."""
+    model = get_peft_model(load_model(str(write_gguf(folder / "m.gguf"))), LoraConfig(target_modules=["q_proj"]))
+    with gguf.quiet_about_words(model):
+        model.save_pretrained(folder / "adapter")
+    model.resize_token_embeddings(300, mean_resizing=False)
+    with gguf.quiet_about_words(model), pytest.warns(UserWarning, match="Could not find a config file in .*m.gguf"):
+        model.save_pretrained(folder / "adapter")
+
+
+def test_the_library_may_be_missing_for_the_shapes_too(folder, monkeypatch):
+    path = write_gguf(folder / "m.gguf")
+
+    def missing(*args, **kwargs):
+        raise ImportError("gguf")
+
+    monkeypatch.setattr("ropo.lm.loading.AutoConfig.from_pretrained", missing)
+    with pytest.raises(UserError, match=r"need the library gguf, which is not installed; pip install 'ropo\[gguf\]'"):
+        load_shapes(str(path))

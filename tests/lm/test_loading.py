@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from ropo.cli.main import main
 from ropo.core.errors import UserError
@@ -81,6 +82,20 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+def _t5(folder: Path) -> None:
+    config = T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    shutil.move(folder / "tokenizer.json", folder.parent / "tokenizer.json")
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    shutil.move(folder.parent / "tokenizer.json", folder / "tokenizer.json")
+
+
+BAD["T5"] = (_t5, "is an encoder-decoder model, such as T5")
+BAD["a classifier"] = (
+    _configured(architectures=["LlamaForSequenceClassification"], tie_word_embeddings=True),
+    "is a LlamaForSequenceClassification, which scores or fills in texts and cannot write them",
+)
+
+
 def _load_both(folder: Path) -> None:
     load_tokenizer(str(folder))
     load_model(str(folder))
@@ -125,12 +140,15 @@ def test_a_bad_folder_is_one_line_in_every_command(kind, tmp_path, capsys):
 )
 def test_a_place_that_is_none(source, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for load in (load_model, load_tokenizer):
         with pytest.raises(UserError, match=message) as error:
             load(source)
-        if not message.startswith("is no folder"):
-            assert "huggingface.co" not in str(error.value)
+        assert "huggingface.co" not in str(error.value)
+        if message.startswith("is no folder"):
+            assert "(it was not asked, as HF_HUB_OFFLINE is set; its cache on this machine was looked" in str(
+                error.value
+            )
 
 
 def test_a_file_of_another_kind(tmp_path):

@@ -8,7 +8,10 @@ import json
 import pytest
 
 from ropo.core.errors import UserError
+from ropo.lm.limits import say
+from ropo.lm.prompts import encode_prompts
 from ropo.lm.sampling import describe_prompts, read_prompts
+from tests.tiny_tokenizer import tiny_tokenizer
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -16,6 +19,26 @@ TURNS = [
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "Why?"},
 ]
+
+
+def test_what_the_template_leaves_out_is_said(tmp_path, caplog):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": TURNS[1:2], "tools": [{"name": "add"}]}))
+    say.cache_clear()
+    encode_prompts(tiny_tokenizer(), read_prompts(path))
+    assert caplog.messages == ["prompts: tools of 1 records: left out by the model's chat template"]
+
+
+def test_a_dialogue_is_turns_and_what_is_none_is_refused(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "\n\nHuman: Why?\n\nAssistant:"}))
+    assert read_prompts(path)[0].turns == TURNS[3:]
+    path.write_text(json.dumps({"prompt": "Be kind. Human: Why?\nHuman: Why?\nAssistant:"}))
+    with pytest.raises(UserError, match="prompt on line 1: is marked with Human: and Assistant:"):
+        encode_prompts(tiny_tokenizer(), read_prompts(path))
+    plain = tiny_tokenizer()
+    plain.chat_template = None
+    assert len(encode_prompts(plain, read_prompts(path))) == 1
 
 
 def test_text_turns_and_alpaca_eval(tmp_path):

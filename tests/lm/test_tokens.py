@@ -27,6 +27,7 @@ from ropo.lm.tokens import (
 from tests.lm.sampling.tiny import tiny_model
 from tests.tiny_tokenizer import CHAT_TEMPLATE, tiny_tokenizer
 
+PARTS = ("prompt", "chosen", "rejected")
 PLAIN = {"prompt": "the cat ", "chosen": "sat on the mat", "rejected": "ran"}
 MESSAGES = {
     "prompt": [{"role": "user", "content": "the cat"}],
@@ -71,18 +72,22 @@ texts = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(scope="module")
-def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give the tokens that TRL's trainer makes of a record."""
-    tokenizer = tiny_tokenizer()
+def trl_trainer(tokenizer: Any, folder: Any) -> DPOTrainer:
     options = {"report_to": "none", "use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "max_length": None}
-    trainer = DPOTrainer(
+    return DPOTrainer(
         tiny_model(),
-        args=DPOConfig(output_dir=str(tmp_path_factory.mktemp("trl")), gradient_checkpointing=False, **options),
+        args=DPOConfig(output_dir=str(folder), gradient_checkpointing=False, **options),
         train_dataset=Dataset.from_list([PLAIN]),
         processing_class=tokenizer,
         peft_config=LoraConfig(target_modules=["q_proj"]),
     )
+
+
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give the tokens that TRL's trainer makes of a record."""
+    tokenizer = tiny_tokenizer()
+    trainer = trl_trainer(tokenizer, tmp_path_factory.mktemp("trl"))
 
     def tokens(record: dict[str, Any], template: str) -> TokenPair:
         tokenizer.chat_template = template
@@ -245,6 +250,20 @@ def test_a_prompt_does_not_end_with_the_token_that_a_tokenizer_puts_after_texts(
     assert tokenize_prompt(tokenizer, {"prompt": "the cat"}) == plain
     written = tokenize_prompt(tokenizer, {"prompt": "the cat <eos>"})
     assert written[: len(plain) + 1] == [*plain, tokenizer.eos_token_id]
+
+
+def test_a_tokenizer_that_ends_texts_itself_ends_answers_twice_as_in_trl(tmp_path) -> None:
+    """TRL writes the end token, and the tokenizer adds another: odd, but what its models were trained on."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>",
+        special_tokens=[("<bos>", tokenizer.bos_token_id), ("<eos>", tokenizer.eos_token_id)],
+    )
+    trainer = trl_trainer(tokenizer, tmp_path)
+    for record in (PLAIN, MESSAGES):
+        row = trainer._prepare_dataset(Dataset.from_list([record]), tokenizer, trainer.args, "train")[0]
+        assert tokenize_pair(tokenizer, record) == TokenPair(*(row[f"{name}_ids"] for name in PARTS))
+    assert tokenize_pair(tokenizer, PLAIN).chosen[-2:] == [tokenizer.eos_token_id] * 2
 
 
 def test_answers_are_cut_as_trl_cuts_them() -> None:

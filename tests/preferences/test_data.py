@@ -111,7 +111,7 @@ def test_shared_prompts_are_counted():
         ({**PLAIN, "chosen": 3.5}, r"x:2: chosen must be text or a list of messages, not 3.5 \(float\)"),
         ({**CHAT, "chosen": []}, "x:2: chosen is an empty list"),
         ({**CHAT, "chosen": ["4"]}, "x:2: chosen, message 1: must be an object with role and content"),
-        ({**CHAT, "chosen": [{"role": "bot", "content": "4"}]}, "x:2: chosen, message 1: the role must be one of"),
+        ({**CHAT, "chosen": [{"role": "robot", "content": "4"}]}, "x:2: chosen, message 1: the role must be one of"),
         ({**CHAT, "chosen": [{"role": "assistant"}]}, "x:2: chosen, message 1: content must be text, not nothing"),
         ({**CHAT, "rejected": [assistant("")]}, "x:2: rejected, message 1: content is empty"),
         ({**CHAT, "rejected": "5"}, "x:2: one of chosen and rejected is text, the other messages"),

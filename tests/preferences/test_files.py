@@ -70,6 +70,19 @@ def test_pairs_out_of_a_table_of_texts(tmp_path) -> None:
     assert data.reading == "read as TRL (prompt, chosen, rejected); not read, as labels: '', 'score_chosen'"
 
 
+def test_cells_that_hold_nothing_or_one_message(tmp_path) -> None:
+    file = tmp_path / "pairs.csv"
+    answers = [json.dumps({"role": "assistant", "content": name}) for name in ("a", "b")]
+    cells = [["prompt", "chosen", "rejected", "images", "tools"], [json.dumps(TURNS), *answers, "[]", " null"]]
+    file.write_bytes(table([*cells, ["Name a list.", "[]", '{"value": 1}', "[]", "[]"]], ","))
+    one, other = (row.fields for row in read_file("data", file))
+    assert one["chosen"] == {"role": "assistant", "content": "a"}
+    assert one["images"] is one["tools"] is None
+    assert (other["chosen"], other["rejected"]) == ("[]", '{"value": 1}')  # answers that are JSON stay texts
+    file.write_bytes(table(cells, ","))
+    assert load_preferences(str(file)).pairs[0]["rejected"] == [{"role": "assistant", "content": "b"}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ropo.core.errors import UserError
 from ropo.preferences.data import collect
-from ropo.preferences.formats import FORMATS, format_of
+from ropo.preferences.formats import FORMATS, format_of, prompt_of
 from ropo.preferences.formats.columns import BESIDE, MEDIA, is_label
 
 # Texts as people write them; HH's markup is another format's, and blank ones are refused.
@@ -173,6 +173,110 @@ def test_a_developer_keeps_its_role() -> None:
     assert pair_of({"prompt": turns, "chosen": [assistant("a")], "rejected": [assistant("b")]})["prompt"] == turns
 
 
+@pytest.mark.parametrize(("user_name", "answer_name"), [("human", "gpt"), ("user", "model"), ("human", "bot")])
+def test_roles_by_other_names(user_name, answer_name) -> None:
+    asked = {"role": user_name, "content": "Hi"}
+    record = {"prompt": [asked], "chosen": [{"role": answer_name, "content": "a"}], "rejected": [assistant("b")]}
+    expected = {"prompt": [user("Hi")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+    assert pair_of(record) == expected
+    whole = {name: [asked, *record[name]] for name in ("chosen", "rejected")}
+    assert pair_of(whole) == expected
+    assert pair_of({"prompt": "Hi", **whole}) == expected
+    assert pair_of({"messages": [asked], **{name: record[name] for name in whole}}) == expected
+
+
+def test_a_named_function_is_a_tool() -> None:
+    result = {"role": "function", "name": "weather", "content": "4 C"}
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": calls[0]}]}
+    record = {"prompt": [user("Weather?"), call, result], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+    assert pair_of(record)["prompt"][-1] == {**result, "role": "tool"}
+    del result["name"]
+    with pytest.raises(UserError, match="prompt, turn 3 has the role 'function', a call or its result; name it 'func"):
+        pair_of(record)
+
+
+@pytest.mark.parametrize("beside", [{"system": "Be brief."}, {"history": [["a", "b"]]}, {"tools": [{"name": "add"}]}])
+def test_what_stands_beside_whole_conversations_comes_before_them(beside) -> None:
+    whole = {name: [user("Hi"), assistant(name)] for name in ("chosen", "rejected")}
+    found = pair_of({"prompt": "Hi", **whole, "messages": whole["chosen"], **beside})
+    assert (
+        found
+        == pair_of({**whole, **beside})
+        == pair_of({"prompt": "Hi", "chosen": "chosen", "rejected": "rejected", **beside})
+    )
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r\n"])
+def test_dialogues_of_any_system(break_) -> None:
+    gap = 2 * break_
+    said = f"{gap}Human: Hi{gap}Assistant: Yes?{gap}Human: Why?{gap}Assistant:"
+    expected = {"prompt": [user("Hi"), assistant("Yes?"), user("Why?")]} | {
+        name: [assistant(name)] for name in ("chosen", "rejected")
+    }
+    texts = {name: f" {name}" for name in ("chosen", "rejected")}
+    assert pair_of({name: said + text for name, text in texts.items()}) == expected
+    assert pair_of({"prompt": said, **texts}) == expected
+    assert prompt_of({"prompt": said})["prompt"] == expected["prompt"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Be kind.\n\nHuman: Hi\n\nAssistant:",
+        "Human: Hi\nAssistant:",
+        "User: Hi\nAssistant:",
+        "\n\nHuman: Hi\n\n\tAssistant:",
+    ],
+)
+def test_what_is_almost_a_dialogue_is_refused_for_a_chat_template_alone(said) -> None:
+    texts = {"chosen": " yes", "rejected": " no"}
+    for record in ({"prompt": said, **texts}, {name: said + text for name, text in texts.items()}):
+        with pytest.raises(UserError, match=r"is marked with Human: and Assistant: .* give --plain_prompts"):
+            pair_of(record)
+        assert pair_of(record, wrap=False) == {"prompt": said, **texts}
+
+
+def test_a_text_may_quote_a_dialogue() -> None:
+    quoted = "Sum this up.\nHuman: Hi\nAssistant: Yes?\nWhat was asked?"
+    assert pair_of({"prompt": quoted, "chosen": "a", "rejected": "b"})["prompt"] == [user(quoted)]
+
+
+CALLS = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [CALLS, CALLS["function"], {"function": {"name": "add", "arguments": '{"a": 1}'}}, {"function": {"name": "now"}}],
+)
+def test_calls_as_libraries_write_them(call) -> None:
+    turn = {"role": "assistant", "tool_calls": [call]}
+    assert pair_of({"prompt": [user("a")], "chosen": [turn], "rejected": [assistant("b")]})["chosen"] == [turn]
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"tool_calls": {"function": {"name": "add"}}}, "tool_calls must be a list of calls"),
+        ({"tool_calls": "[]"}, "tool_calls must be a list of calls"),
+        ({"tool_calls": [{"type": "function"}]}, "call 1: the function's name must be text, not nothing"),
+        ({"tool_calls": [CALLS, {"function": None}]}, "call 2: must be an object with a function"),
+        ({"tool_calls": [CALLS, "add"]}, r"call 2: must be an object with a function, .* not 'add' \(str\)"),
+        ({"tool_calls": [{"function": {"name": "", "arguments": {}}}]}, "call 1: the function's name must be text"),
+        ({"tool_calls": [{"function": {"name": "add", "arguments": "a=1"}}]}, "call 1: arguments must be an object or"),
+        ({"tool_calls": [{"function": {"name": "add", "arguments": [1]}}]}, "call 1: arguments must be an object or"),
+        ({"tool_calls": [{"function": {"name": "add", "arguments": "3"}}]}, "call 1: arguments must be an object or"),
+        ({"tool_calls": [{"function": {"name": "add", "arguments": None}}]}, "call 1: arguments must be an object or"),
+        ({"content": "a", "function_call": {"name": "add", "arguments": "{}"}}, "function_call is read by no chat"),
+        ({"role": "user", "content": "a", "tool_calls": [CALLS]}, "tool_calls belong to the assistant's turn"),
+    ],
+)
+def test_malformed_calls_are_named(turn, message) -> None:
+    turns = [{"role": "assistant", **turn}]
+    record = {"prompt": [user("a")], "chosen": turns, "rejected": [assistant("b")]}
+    with pytest.raises(UserError, match=f"^data x:1: chosen, message 1: .*{message}"):
+        pair_of(record)
+
+
 ANSWERS = {"chosen": "The Louvre is in Paris.", "rejected": "The Louvre is in Rome."}
 ASKED = {"prompt": "Where is the Louvre?", **ANSWERS}
 TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
@@ -249,6 +353,10 @@ TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
         ({"instruction": "a", "output_1": "b", "output_2": "c", "preference": 1.5}, "preference must be 1 or 2"),
         (
             {**ASKED, "chosen": '[{"role": "assistant", "content": "a"}]'},
+            "chosen is a text that holds a list of messages",
+        ),
+        (
+            {**ASKED, "chosen": '{"role": "assistant", "content": "a"}'},
             "chosen is a text that holds a list of messages",
         ),
         (

@@ -113,7 +113,7 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr("datasets.load_dataset", offline)
-    with pytest.raises(UserError, match=r"some/data: is neither a file nor a folder.*\(no route\)"):
+    with pytest.raises(UserError, match=r"some/data: is neither a file nor a folder.*\(it .*; its cache on this"):
         read("some/data")
 
 

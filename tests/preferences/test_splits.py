@@ -45,6 +45,9 @@ def found(folder: Path, split: str = "train") -> list[str]:
             ["a.jsonl", "b.csv", "constrained.json"],
             ["a.jsonl", "b.csv", "constrained.json"],
         ),  # no split's name anywhere
+        (["training.jsonl", "validation.jsonl", "test.jsonl"], ["training.jsonl"]),
+        (["uf_training.jsonl", "uf_dev.jsonl"], ["uf_training.jsonl"]),
+        (["training.jsonl", "x.train.jsonl"], ["x.train.jsonl"]),
         (["part-0.jsonl", "dataset_info.json", ".cache/train.jsonl", "README.md"], ["part-0.jsonl"]),
     ],
 )
@@ -81,6 +84,21 @@ def test_a_whole_name_is_a_split(tmp_path) -> None:
     with pytest.raises(
         UserError, match=r"no .* file of split 'test', only data/train_prefs.parquet, data/train_sft.parquet;"
     ):
+        found(folder, "test")
+
+
+@pytest.mark.parametrize(
+    ("split", "file"), [("validation", "val"), ("dev", "validation"), ("test", "eval"), ("val", "dev")]
+)
+def test_another_name_of_the_split(tmp_path, split, file) -> None:
+    assert found(made(tmp_path, "training.jsonl", f"{file}.jsonl"), split) == [f"{file}.jsonl"]
+
+
+def test_several_other_names_are_refused(tmp_path) -> None:
+    folder = made(tmp_path, "train.jsonl", "dev.jsonl", "val.jsonl")
+    with pytest.raises(UserError, match=r"answer to split 'validation': .*dev.jsonl, .*val.jsonl; name"):
+        found(folder, "validation")
+    with pytest.raises(UserError, match=r"of split 'test', only .*dev.jsonl, .*train.jsonl, .*val.jsonl; name one"):
         found(folder, "test")
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from ropo.cli.parser import Parser
 from ropo.core.errors import ProcessLostError, RunStoppedError, UserError
+from ropo.core.files import is_full_disk
 from ropo.core.names import did_you_mean
 from ropo.training.distributed.processes import let_the_first_speak
 
@@ -52,6 +53,13 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader of our output has gone, as in `ropo env | head -1`; Python would complain once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        let_the_first_speak()
+        reason = " ".join(str(error).split())
+        print(f"ropo {arguments[0]}: the disk is full ({reason:.200}); free some space and run again", file=sys.stderr)
         return 1
     return 0
 

@@ -63,6 +63,7 @@ _ALIASES = {
     "split": ("dataset_train_split",),
     "eval_split": ("dataset_test_split",),
     "r": ("lora_r",),
+    "dtype": ("torch_dtype",),
     "target_modules": ("lora_target_modules",),
 }
 # What `trl dpo` has and `ropo train` has not, with what to do instead.
@@ -79,10 +80,27 @@ FOREIGN = {
     "use_rslora": "train it with PreferenceTrainer(peft_config=LoraConfig(use_rslora=True))",
     "ignore_bias_buffers": "is not needed; leave it out",
 }
-_QUANTISE = "give --model a checkpoint that is stored quantised, or quantise it yourself and use PreferenceTrainer"
-FOREIGN |= dict.fromkeys(
-    ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), _QUANTISE
-)
+_QUANTISE = "--load_in_4bit is NF4 and computes in --dtype; for other settings quantise it for PreferenceTrainer"
+FOREIGN |= dict.fromkeys(("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), _QUANTISE)
+
+# What earlier versions of TRL had, and files for `trl` hold beside its options.
+FOREIGN |= {
+    "datasets": "put the files of the mixture into one folder, and give --data the folder",
+    "streaming": "pairs are read as a whole; leave it out (PreferenceTrainer takes streams)",
+    "test_split_size": "split the file, and give --eval_data the held-out part",
+    "env": "set environment variables before the command: NAME=VALUE ropo train ...",
+    "max_prompt_length": "TRL has no such option any more; --max_length cuts prompt and answer together",
+    "max_completion_length": "TRL has no such option any more; --max_length cuts prompt and answer together",
+    "max_target_length": "TRL has no such option any more; --max_length cuts prompt and answer together",
+    "generate_during_eval": "the monitor samples answers to held-out prompts (--eval_data); leave it out",
+    "ref_model": "the reference is the model that training starts from; leave it out, or use PreferenceTrainer",
+    "reference_free": "TRL has no such option any more; leave it out",
+    "rpo_alpha": "give --loss_type sigmoid sft --loss_weights 1 ALPHA",
+    "peft_config": "name the method with --method, and give its options as flags of their own",
+    "model_adapter_name": "give --model the adapter's folder to train it further",
+    "ref_adapter_name": "the reference is the model that training starts from; leave it out",
+}
+FOREIGN["ref_model_name_or_path"] = FOREIGN["ref_model"]
 
 # What TRL takes from a file as it is written there, though its flag takes one text.
 STRUCTURES: dict[str, type] = {"report_to": list, "optim_target_modules": list, "liger_kernel_config": dict}
@@ -103,7 +121,9 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     own.add_argument("--resume", **_SWITCH, help="carry on a run that did not finish there, from its last checkpoint")
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help="file of options; flags win over it")
     own.add_argument("--method", choices=tuple(METHODS), help="what to train (ropo)")
-    own.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (auto: float32 on CPU, else as stored)")
+    own.add_argument(
+        *_names("dtype"), choices=DTYPES, help="dtype of the weights (auto: float32 on CPU, else as stored)"
+    )
     own.add_argument("--load_in_4bit", **_SWITCH, help="quantise the frozen weights to 4 bits (NF4, by bitsandbytes)")
     own.add_argument("--load_in_8bit", **_SWITCH, help="quantise the frozen weights to 8 bits (by bitsandbytes)")
     own.add_argument("--plan", **_SWITCH, help="say what would be trained and what memory it takes; load no weights")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ropo.core.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -45,6 +48,13 @@ def read_text(file: Path, what: str) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {file}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Tell whether a disk was full; libraries written in Rust raise errors of their own then."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def sync(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +18,14 @@ from ropo.core.errors import UserError
 from ropo.judging.chat import Conversation, Failure, Reply
 from ropo.judging.judge import Meter
 from ropo.judging.options import DEFAULT_URL, JudgeOptions
+from ropo.lm.limits import say
 from ropo.lm.system_turn import joined_system
 
 _TEMPERATURE = 0.0  # the likeliest answer
 _PLACEHOLDER = "[key]"
 _SHORTEST_KEY = 8  # characters; less is a word for a server that asks for no key, which a verdict may well hold
 _HOPELESS = 10  # questions in a row, at least, that fail before a server counts as down
-_TOP_TOKENS = 20  # the most that OpenAI's endpoint reports; servers that allow fewer refuse, and say so
+_TOP_TOKENS, _FEW_TOKENS = 20, 5  # the most that OpenAI's endpoint reports, and what most others allow
 
 
 class _Transient(Exception):
@@ -147,7 +148,10 @@ class EndpointChat:
 
     def _ask_once(self, turns: Conversation, meter: Meter) -> Reply:
         lacks = set(self._lacks)
-        options: dict[str, Any] = {"logprobs": True, "top_logprobs": _TOP_TOKENS} if self.options.judge_logprobs else {}
+        options: dict[str, Any] = {}
+        if self.options.judge_logprobs and "logprobs" not in lacks:
+            most = _FEW_TOKENS if "top_logprobs" in lacks else _TOP_TOKENS
+            options |= {"logprobs": True, "top_logprobs": most}
         if "temperature" not in lacks:
             options["temperature"] = _TEMPERATURE
         longest = "max_completion_tokens" if "max_tokens" in lacks else "max_tokens"
@@ -164,9 +168,9 @@ class EndpointChat:
         except openai.APIConnectionError as error:
             raise _Transient("no connection") from error
         except openai.APIStatusError as error:
-            if (lacking := _lacking(error, turns)) and lacking not in lacks:
+            if (lacking := _lacking(error, turns, lacks)) and lacking not in lacks:
                 self._lacks.add(lacking)
-                meter.count_retry(f"refused for its {lacking} (400)")
+                meter.count_retry(f"refused for its {lacking} ({error.status_code})")
                 return self._ask_once(turns, meter)
             raise self._refusal(error) from error
         except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not what it claims to be
@@ -206,6 +210,11 @@ class EndpointChat:
             apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
             # With thinking in a field of its own, the first token may be the thinking's: only the text counts then.
             tokens_seen = [] if apart else _first_token(choices[0])
+            if self.options.judge_logprobs and not apart and not tokens_seen:
+                say(
+                    f"judge {self.name}: the server tells no log-probabilities, so a verdict is the letter that it "
+                    "writes, 0 or 1"
+                )
             first_token = {self._strike(token): value for token, value in tokens_seen} or None
         except (AttributeError, TypeError, IndexError, KeyError, ValueError) as error:
             raise _Transient("nonsense instead of a completion") from error
@@ -236,12 +245,14 @@ def _safe_name(variable: str) -> str:
     return variable if variable.isidentifier() and variable.isupper() else "that --judge_key_variable names"
 
 
-def _lacking(error: openai.APIStatusError, turns: Conversation) -> str | None:
+def _lacking(error: openai.APIStatusError, turns: Conversation, known: Collection[str]) -> str | None:
     """Return what a model was refused for that can be left out or said otherwise: models that reason often take neither
-    a temperature nor `max_tokens`, and some chat templates no system turn.
+    a temperature nor `max_tokens`, some chat templates no system turn, and some servers few log-probabilities or none.
     """
-    if error.status_code != 400:
+    if error.status_code not in (400, 422):  # the second is what servers say that check a request's fields
         return None
+    if re.search("logprob", f"{error.param} {error.message}", re.IGNORECASE):
+        return "logprobs" if "top_logprobs" in known else "top_logprobs"
     if error.param in ("temperature", "max_tokens"):
         return str(error.param)
     roles_named = re.search(r"system|roles", str(error.message), re.IGNORECASE) and turns[0]["role"] == "system"
@@ -257,8 +268,17 @@ def _visible(content: Any) -> Any:
 
 
 def _first_token(choice: Any) -> list[tuple[str, float]]:
+    """Return the likeliest first tokens; the one that was written alone where the server tells no others."""
     content = getattr(getattr(choice, "logprobs", None), "content", None)
-    return [(str(entry.token), float(entry.logprob)) for entry in content[0].top_logprobs or ()] if content else []
+    if not isinstance(content, list) or not content:
+        return []
+    entries = getattr(content[0], "top_logprobs", None) or content[:1]
+    told = [(getattr(entry, "token", None), getattr(entry, "logprob", None)) for entry in entries]
+    return [
+        (str(token), float(value))
+        for token, value in told
+        if token is not None and isinstance(value, int | float) and value <= 0  # neither NaN nor a probability
+    ]
 
 
 def _count(value: Any) -> int | None:

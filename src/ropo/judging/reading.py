@@ -16,6 +16,7 @@ from typing import Any
 
 LOWEST, HIGHEST = 1.0, 10.0  # grades
 MOST = 0.5  # share of a token's mass above which its letters are what the judge was about to write
+NEGLIGIBLE = 0.01  # what a letter that was not told may change a preference by
 SOURCES = LOG_PROBS, TEXT = "log-probabilities", "text"  # what a verdict was read from
 
 _THINKING = r"(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad"
@@ -156,7 +157,8 @@ def read_preference(
 
     Log-probabilities of the first token give P(B) / (P(A) + P(B)), as AlpacaEval 2 weighs its judge, where both letters
     together hold more than half of that token's mass, and the text begins with a letter that is its verdict. Elsewhere
-    a letter among the likeliest tokens says nothing of the verdict, and the text gives 0 or 1.
+    a letter among the likeliest tokens says nothing of the verdict, and the text gives 0 or 1. So it does where so few
+    tokens are told that a letter that is not among them could matter.
 
     Args:
         text: What the judge wrote.
@@ -171,9 +173,16 @@ def read_preference(
             written = token.strip(" \n\t*[]().\"'")
             if written in mass:
                 mass[written] += math.exp(log_prob)
-        if (total := sum(mass.values())) > MOST:
+        total = sum(mass.values())
+        if total > MOST and (min(mass.values()) > 0.0 or _untold(first_token) <= NEGLIGIBLE * total):
             return mass["B"] / total, LOG_PROBS
     return None if letter is None else (float(letter == "B"), TEXT)
+
+
+def _untold(first_token: Mapping[str, float]) -> float:
+    """Return the most probability that a token can have which is not among the likeliest ones."""
+    told = [math.exp(log_prob) for log_prob in first_token.values()]
+    return max(0.0, min(min(told), 1.0 - sum(told)))
 
 
 def read_rating(text: str, cut: bool = False) -> float | None:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import cached_file
 
 from ropo.core.errors import UserError
+from ropo.core.hub import hub_reason
 from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, check_source, is_adapter, strength_of
 from ropo.lm.strength import ADAPTER_CONFIG, split_strength
 
@@ -115,9 +116,8 @@ def _hub_commit(source: str) -> str:
     try:
         file = cached_file(source, "config.json")
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model {source}: is no folder here, and the hub gave none of that name ({reason}); check the name and the "
-            "network, or give a folder or a .gguf file"
+            f"model {source}: is no folder here, and the hub gave none of that name ({hub_reason(error)}); check "
+            "the name and the network, or give a folder or a .gguf file"
         ) from error
     return Path(str(file)).parent.name

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ropo.core.cache import SOURCE, cache_root, keep_folder, size_of
 from ropo.core.errors import UserError
+from ropo.lm.limits import embedding_rows
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,22 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     if model.dtype != dtype:  # converted in memory
         model = _rounded(model, dtype)
     model.name_or_path = model.config._name_or_path = str(path)
+    model._ropo_rows = embedding_rows(model)
     return model.eval()
+
+
+@contextmanager
+def quiet_about_words(model: Any) -> Iterator[None]:
+    """Silence PEFT while it saves an adapter to a `.gguf` model whose vocabulary is the file's.
+
+    PEFT looks for the base model's config.json to see whether there are new words, and tells of a file that has none.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unchanged = getattr(base, "_ropo_rows", None) == embedding_rows(base)
+    with warnings.catch_warnings():
+        if unchanged:
+            warnings.filterwarnings("ignore", message="Could not find a config file in .*gguf")
+        yield
 
 
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -95,7 +112,7 @@ def _kept(path: Path, kind: str, convert: Callable[[Path], Any], read: Callable[
             return read(folder)
         except _UNREADABLE:  # damaged since: it can be made again
             shutil.rmtree(folder, ignore_errors=True)
-    with _telling_of_bad_files(path):
+    with telling_of_bad_files(path):
         made = convert(path)
     try:
         keep_folder(folder, functools.partial(_write, made, path))
@@ -167,7 +184,8 @@ def _convert_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def _telling_of_bad_files(path: Path) -> Iterator[None]:
+def telling_of_bad_files(path: Path) -> Iterator[None]:
+    """Say in one line why a GGUF file cannot be read."""
     try:
         yield
     except ImportError as error:

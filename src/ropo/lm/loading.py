@@ -21,12 +21,16 @@ from transformers import (
 )
 
 from ropo.core.errors import UserError
+from ropo.core.hub import hub_reason
 from ropo.lm.adapter_values import check_values
-from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model
+from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model, telling_of_bad_files
 from ropo.lm.limits import embedding_rows
 from ropo.lm.strength import ADAPTER_CONFIG, split_strength, strength_dial
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+_OTHER_HEADS = re.compile(
+    r"For(Sequence|Token)Classification|ForQuestionAnswering|ForMultipleChoice|ForMaskedLM|Reward"
+)
 _SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -72,6 +76,7 @@ def load_model(
     # Mismatches are let pass here, and named below: transformers would only point at a table that is not shown.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = _from_pretrained(AutoModelForCausalLM, source, **options)
+    _check_kind(source, model.config.architectures)
     _check_weights(source, found)
     return model
 
@@ -109,7 +114,8 @@ def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code
     path = Path(source)
     if path.suffix == ".gguf":
         check_source(source)
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        with telling_of_bad_files(path):
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         dtype = dtype or torch.float32
     else:
         config = _from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)
@@ -333,6 +339,11 @@ def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
                 f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
                 "--trust_remote_code (trust_remote_code=True)"
             ) from error
+        if _is_encoder_decoder(source, options):
+            raise UserError(
+                f"model {source}: is an encoder-decoder model, such as T5, and answers here come from "
+                "decoders alone; give a causal language model"
+            ) from error
         what = "tokenizer" if loader is AutoTokenizer else "model"
         if Path(source).is_dir():
             raise UserError(
@@ -340,7 +351,7 @@ def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
                 "model"
             ) from error
         raise UserError(
-            f"model {source}: is no folder here, and no {what} of that name came from the hub ({_reason(error)}); "
+            f"model {source}: is no folder here, and no {what} of that name came from the hub ({hub_reason(error)}); "
             "check the name and the network, or give a folder or a .gguf file"
         ) from error
 
@@ -367,6 +378,25 @@ def _check_tokenizer(path: Path) -> None:
             f"model {path}: the folder has no tokenizer (tokenizer.json, tokenizer_config.json); copy it there from "
             "the model that it was made of"
         )
+
+
+def _check_kind(source: str, architectures: list[str] | None) -> None:
+    """Refuse a model with another head than a language model's, which would get a random one."""
+    other = next((name for name in architectures or () if _OTHER_HEADS.search(name)), None)
+    if other is not None:
+        raise UserError(
+            f"model {source}: is a {other}, which scores or fills in texts and cannot write them; give a causal "
+            "language model (a reward model is a judge: --judge reward:MODEL)"
+        )
+
+
+def _is_encoder_decoder(source: str, options: dict[str, Any]) -> bool:
+    """Tell whether what cannot be loaded is a model of another kind."""
+    remote = options.get("trust_remote_code", False)
+    try:
+        return bool(AutoConfig.from_pretrained(source, trust_remote_code=remote).is_encoder_decoder)
+    except Exception:  # then it is something else that is wrong
+        return False
 
 
 def _check_weights(source: str, found: dict[str, Any]) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.limits import say
+from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import tokenize_prompt
 from ropo.preferences.files import Row, read_file
-from ropo.preferences.formats import kind, prompt_columns, prompt_of, text_of
+from ropo.preferences.formats import kind, prompt_columns, prompt_of, refuse_unclear, text_of
 from ropo.preferences.records import check_options, check_text
 
 Turn = dict[str, Any]
@@ -79,11 +81,16 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptRecord]) -> list[list[int]]:
     """Turn prompts into token ids that the answer continues; see `ropo.lm.tokens.tokenize_prompt`.
 
-    A text is the user's turn, as in `ropo train`; a model without a chat template continues it as it stands.
+    A text is the user's turn, as in `ropo train`; a model without a chat template continues it as it stands. What
+    records give a template that leaves it out is said in a line.
     """
     records = [each.rendered for each in prompts]
     if tokenizer.chat_template is not None:
+        for each in prompts:
+            _check_plain(each)
         records = [{**record, "prompt": each.turns} for record, each in zip(records, prompts, strict=True)]
+    for line in unread_lines(tokenizer, records):
+        say(f"prompts: {line}")
     return [
         tokenize_prompt(tokenizer, record, f"prompt on line {each.line}")
         for record, each in zip(records, prompts, strict=True)
@@ -101,6 +108,15 @@ def describe_prompts(prompts: Sequence[PromptRecord]) -> str:
     columns = ", ".join(f"{names}{f' in {count} records' if len(read) > 1 else ''}" for names, count in read.items())
     carried = ", ".join(repr(name) for name in dict.fromkeys(name for prompt in prompts for name in prompt.others))
     return f"prompts read from {columns}" + (f"; not read, carried along: {carried}" if carried else "")
+
+
+def _check_plain(prompt: PromptRecord) -> None:
+    text = text_of(prompt.fields)
+    if text is not None and len(prompt.turns) == 1 and prompt.turns[0]["content"] == text:
+        try:
+            refuse_unclear(text)
+        except ValueError as error:
+            raise UserError(f"prompt on line {prompt.line}: {error}") from error
 
 
 def _to_prompt(row: Row) -> PromptRecord:

@@ -86,6 +86,8 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
         try:
             found = format_of(record)
             pair = to_pair(found.read(record))
+            if wrap_prompts and isinstance(pair["prompt"], str):
+                found.check_plain(pair, record)
         except ValueError as error:
             raise UserError(f"data {where}: {error}") from error
         formats[found.described()] += 1

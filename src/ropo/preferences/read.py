@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.core.errors import UserError
+from ropo.core.hub import hub_reason
 from ropo.preferences.files import kind_of, known_kinds, read_file
 from ropo.preferences.splits import files_of_split
 from ropo.preferences.tables import records_of
@@ -71,10 +72,9 @@ def _read_hub(name: str, split: str) -> Iterator[Record]:
     try:
         rows = load_dataset(name, split=split)
     except Exception as error:  # the hub answers with a dozen unrelated exception types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"data {name}: is neither a file nor a folder, and the hub gave no split {split!r} of it ({reason}); "
-            "check the name"
+            f"data {name}: is neither a file nor a folder, and the hub gave no split {split!r} of it "
+            f"({hub_reason(error)}); check the name"
         ) from error
     yield from _number(rows, f"{name} [{split}]")
 

@@ -112,6 +112,7 @@ def _check_message(name: str, message: Any) -> None:
         raise ValueError(
             f"{name}: {media!r} holds {kind(message[media])}, but only text is trained on; leave such records out"
         )
+    _check_calls(name, message)
     content = message.get("content")
     calls = message["role"] == "assistant" and message.get("tool_calls")
     if calls and content is None:
@@ -120,6 +121,40 @@ def _check_message(name: str, message: Any) -> None:
         raise ValueError(f"{name}: content must be text, not {kind(content)}")
     if not content.strip() and message["role"] != "system" and not calls:
         raise ValueError(f"{name}: content is empty; fill it in or remove the record")
+
+
+def _check_calls(name: str, message: dict[str, Any]) -> None:
+    """Check the calls of a message, which are as OpenAI's or, as transformers takes too, the function's part alone."""
+    if message.get("function_call"):
+        raise ValueError(f"{name}: function_call is read by no chat template; write it as tool_calls")
+    calls = message.get("tool_calls")
+    if calls and message["role"] != "assistant":
+        raise ValueError(f"{name}: tool_calls belong to the assistant's turn, not to {message['role']!r}; remove them")
+    if calls is None:
+        return
+    if not isinstance(calls, list):
+        raise ValueError(f"{name}: tool_calls must be a list of calls, not {kind(calls)}; write the list itself")
+    for number, call in enumerate(calls, start=1):
+        _check_call(f"{name}: tool_calls, call {number}", call)
+
+
+def _check_call(where: str, call: Any) -> None:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise ValueError(f"{where}: must be an object with a function, which has name and arguments, not {kind(call)}")
+    named = function.get("name")
+    if not isinstance(named, str) or not named.strip():
+        raise ValueError(f"{where}: the function's name must be text, not {kind(named)}; name what is called")
+    arguments = function.get("arguments", {})  # a template that needs them says so itself
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: arguments must be an object or its JSON, not {kind(arguments)}; mend the JSON"
+            ) from error
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{where}: arguments must be an object or its JSON, not {kind(arguments)}")
 
 
 def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:

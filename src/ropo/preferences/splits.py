@@ -9,7 +9,13 @@ from pathlib import Path
 from ropo.core.errors import UserError
 from ropo.preferences.files import kind_of, known_kinds
 
-_ANY_SPLIT = r"train|training|test|testing|validation|valid|val|eval|dev"
+# The names that one split goes by, as `datasets` knows them.
+_SYNONYMS = (
+    ("train", "training"),
+    ("validation", "valid", "val", "dev"),
+    ("test", "testing", "eval", "evaluation"),
+)
+_ANY_SPLIT = "|".join(name for names in _SYNONYMS for name in names)
 _OUR_OWN = (
     "dataset_info.json",
     "dataset_infos.json",
@@ -23,7 +29,8 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
 
     A name is a file's, without suffixes and the number of its part (`data/train_prefs-00000-of-00002.parquet` is
     train_prefs), or that of a folder it lies in. Names equal to the split win over names that hold it as a word
-    (`uf.train.jsonl`). Where no name holds any split's, all files are read.
+    (`uf.train.jsonl`), and both win over
+    another name of the same split (`training.jsonl`). Where no name holds any split's, all files are read.
 
     Raises:
         UserError: If several names answer to the split, or the folder has no file of it.
@@ -34,9 +41,9 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
         if file.is_file() and kind_of(file) and file.name not in _OUR_OWN and not _hidden(file.relative_to(folder))
     ]
     wanted = split.lower()
-    word = re.compile(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])")
     any_split = re.compile(rf"(?<![a-z])({_ANY_SPLIT})(?![a-z])")
-    for answers in (lambda name: name == wanted, lambda name: word.search(name) is not None):
+    alike = next((names for names in _SYNONYMS if wanted in names), (wanted,))
+    for answers in (_is(wanted), _has_word(wanted), _is(*alike), _has_word(*alike)):
         groups = _groups(folder, files, answers)
         if len(groups) > 1:
             raise UserError(
@@ -52,6 +59,15 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
         f"data {folder}: the folder has no {known_kinds()} file of split {split!r}"
         + (f", only {', '.join(others)[:300]}; name one of these splits" if others else "; name the file itself")
     )
+
+
+def _is(*wanted: str) -> Callable[[str], bool]:
+    return lambda name: name in wanted
+
+
+def _has_word(*wanted: str) -> Callable[[str], bool]:
+    word = re.compile(rf"(?<![a-z0-9])({'|'.join(map(re.escape, wanted))})(?![a-z0-9])")
+    return lambda name: word.search(name) is not None
 
 
 def _groups(folder: Path, files: list[Path], answers: Callable[[str], bool]) -> dict[str, list[Path]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from safetensors import SafetensorError
 
 from ropo.core.errors import RunStoppedError, UserError
+from ropo.core.files import is_full_disk
 from ropo.core.output import display
 from ropo.core.record import FILE_NAME, RunRecord, read_record
 from ropo.training.checkpoints.folder import checkpoints_of, newest_whole
@@ -24,7 +23,6 @@ FREE |= {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "disab
 FREE |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "project", "_n_gpu"}
 FREE |= {"skip_non_finite"}  # or a run that met such a step could not go on
 _FREE_PREFIXES = ("ddp_", "logging_", "log_", "save_", "hub_", "trackio_", "dataloader_prefetch")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_finished(output: Path) -> bool:
@@ -84,9 +82,8 @@ def telling_of_full_disk(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number not in _FULL and not any(f"os error {full}" in str(error) for full in _FULL):
+    except Exception as error:
+        if not is_full_disk(error):
             raise
         raise RunStoppedError(_what_to_free(folder)) from error
 

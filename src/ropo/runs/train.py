@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
-from ropo.core.files import read_text
+from ropo.core.errors import RunStoppedError
+from ropo.core.files import is_full_disk, read_text
 from ropo.core.output import check_output, display, finished_folder, working_folder
 from ropo.core.record import RunRecord, device_name
 from ropo.environment import untested_lines
@@ -28,7 +30,7 @@ from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.distributed.processes import by_the_first, rank, take_leave, telling_of_lost_processes
 from ropo.training.distributed.sharding import without_deepspeed
-from ropo.training.monitor import HackingMonitor
+from ropo.training.monitor import HackingMonitor, trained_layers
 from ropo.training.run import build_trainer, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
 
@@ -103,15 +105,40 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
-        save_trained(trainer, folder)
         record = record.finish(metrics)
-        if rank() == 0:
-            record.write(folder)
+        with _refuge_on_a_full_disk(trainer, options.output):
+            save_trained(trainer, folder)
+            if rank() == 0:
+                record.write(folder)
     if not options.keeps_checkpoints and rank() == 0:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)
     take_leave()
     return record
+
+
+@contextmanager
+def _refuge_on_a_full_disk(trainer: PreferenceTrainer, output: Path) -> Iterator[None]:
+    """Save what was trained among temporary files where its own disk is full, rather than lose it.
+
+    Raises:
+        RunStoppedError: Saying where it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error) or PartialState().num_processes > 1:
+            raise
+        refuge = Path(tempfile.mkdtemp(prefix="ropo-trained-"))
+        try:
+            save_trained(trainer, refuge)
+        except Exception:  # that disk is full too: then the first error counts
+            shutil.rmtree(refuge, ignore_errors=True)
+            raise error from None
+        raise RunStoppedError(
+            f"the disk of {display(output)} is full, so what was trained was saved in {refuge}; move it where there is "
+            "room"
+        ) from error
 
 
 @contextmanager
@@ -148,6 +175,9 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
+        return None
+    if not trained_layers(trainer.model):
+        console.print("monitor   off: it watches linear layers, and this adapter trains none")
         return None
     text = None if options.monitor_text is None else read_text(options.monitor_text, "monitor_text")
     monitor = HackingMonitor(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from peft import PeftType
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, get_scheduler
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.reference import check_active
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others: Mapping[str, Any]) -> None:
@@ -34,6 +38,7 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
     if config.eval_on_start and others.get("eval_dataset") is None:
         raise UserError("eval_on_start: there is nothing to evaluate; give eval_dataset (--eval_data), or leave it out")
     _check_checkpointing(config)
+    _warn_of_fixed_ranks(others.get("peft_config"))
     adapted = is_peft_model(model) or others.get("peft_config") is not None
     if ref_model is not None and (isinstance(ref_model, str) or is_peft_model(ref_model)):
         what = "a name" if isinstance(ref_model, str) else "an adapter on a model"
@@ -52,6 +57,14 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
         raise UserError(
             "sync_ref_model: an adapter's reference is the model without it, which nothing can be mixed into; leave it "
             "out, or train every weight (--method full)"
+        )
+
+
+def _warn_of_fixed_ranks(adapter: Any) -> None:
+    if getattr(adapter, "peft_type", None) == PeftType.ADALORA:
+        logger.warning(
+            f"AdaLoRA: no trainer of TRL's calls update_and_allocate, which moves its ranks, so each layer keeps "
+            f"init_r={adapter.init_r}; LoRA says what it trains"
         )
 
 
@@ -134,6 +147,20 @@ def check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
                 f"lr_scheduler_type {name}: cannot be made with lr_scheduler_kwargs {args.lr_scheduler_kwargs} "
                 f"({error}); give it what it needs, or choose another one, such as linear"
             ) from error
+
+
+def check_experts(trainer: Any) -> None:
+    """Refuse a mixture of experts whose number TRL's load-balancing loss does not find.
+
+    Raises:
+        UserError: Saying how to train without that loss.
+    """
+    config = trainer.model.config.get_text_config()
+    if trainer.aux_loss_enabled and config.model_type != "gpt_oss" and not hasattr(config, "num_experts"):
+        raise UserError(
+            f"router_aux_loss_coef: TRL's load-balancing loss does not know a {config.model_type} model's experts; "
+            "give 0 to train without that loss"
+        )
 
 
 def check_sampling(config: PreferenceConfig, data: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import huggingface_hub
 import torch
@@ -25,6 +26,11 @@ _LOSSES = (
 _DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 _SORTING_LOSSES = {"aot", "aot_unpaired"}
 _TRUNCATIONS = ("keep_start", "keep_end")
+_NOT_NEGATIVE = (
+    *("weight_decay", "warmup_steps", "adam_epsilon", "max_grad_norm", "seed", "data_seed", "neftune_noise_alpha"),
+    *("logging_steps", "save_steps", "eval_steps", "eval_delay", "torch_empty_cache_steps", "dataset_num_proc"),
+    "ref_model_sync_steps",
+)
 LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
 
 
@@ -80,9 +86,11 @@ class PreferenceConfig(DPOConfig):
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = on_gpu
         self._check_names()
+        self._check_numbers()
         super().__post_init__()
         self._check_libraries()
         self._check_losses()
+        self._check_compiling()
         self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
         self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
         self._require(
@@ -123,6 +131,24 @@ class PreferenceConfig(DPOConfig):
         check_names("f_divergence_type", [self.f_divergence_type], _DIVERGENCES)
         check_names("truncation_mode", [self.truncation_mode], _TRUNCATIONS)
         check_names("optim", [getattr(self.optim, "value", self.optim)], [each.value for each in OptimizerNames])
+
+    def _check_numbers(self) -> None:
+        """Refuse what is no number that a run could use; transformers checks few of them."""
+        for each in fields(self):
+            value = getattr(self, each.name, None)
+            if isinstance(value, float):
+                self._require(
+                    each.name, math.isfinite(value), "must be a finite number", "leave it out for its default"
+                )
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            holds = not isinstance(value, int | float) or value >= 0
+            self._require(name, holds, "must not be negative", "leave it out for its default")
+        for name in ("adam_beta1", "adam_beta2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)", "leave it out for its default")
+        self._require("max_steps", self.max_steps >= -1, "must not be negative", "leave it out for num_train_epochs")
+        limit = self.save_total_limit
+        self._require("save_total_limit", limit is None or limit > 0, "must be above 0", "leave it out to keep all")
 
     def _check_losses(self) -> None:
         """Refuse combinations that TRL refuses when the trainer is made, in words of the options."""
@@ -169,16 +195,26 @@ class PreferenceConfig(DPOConfig):
             "leave it out; gradient_checkpointing and tokens_per_step save memory on any device",
         )
 
+    def _check_compiling(self) -> None:
+        compiles = self.torch_compile or self.torch_compile_backend is not None or self.torch_compile_mode is not None
+        if compiles and self.packing:
+            raise UserError(
+                "torch_compile: cannot be combined with packing, each of whose batches would be compiled anew; give "
+                "--packing false (packing=False) for TRL's padded batches, or leave it out"
+            )
+
     def _require(self, name: str, holds: bool, rule: str, mend: str) -> None:
         if not holds:
             value = getattr(self, name)
             raise UserError(f"{name}: {rule}{'' if value is True else f', got {value}'}; {mend}")
 
 
-def check_names(option: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_names(option: str, given: Iterable[object], known: Iterable[str]) -> None:
     """Raise `UserError` for the first name that is not known, with the nearest one that is."""
     known = list(known)
     for name in given:
+        if not isinstance(name, str):
+            raise UserError(f"{option}: takes names, not {name!r}; choose from {', '.join(known)}")
         if name not in known:
             hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"
             raise UserError(f"{option}: there is no {name!r}{hint}")

@@ -92,7 +92,12 @@ class HackingMonitor(TrainerCallback):
             beta=options.beta,
             limits=Limits(options.max_length, options.truncation_mode),
         )
-        self.layers = spread(_trained_layers(trainer.model), layers)
+        trained = trained_layers(trainer.model)
+        if not trained:
+            raise UserError(
+                "HackingMonitor: the model has no trainable linear layer to watch; check the adapter's targets"
+            )
+        self.layers = spread(trained, layers)
         self.reference: tuple[Observation, _WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
         self.last_step = -1
@@ -206,16 +211,13 @@ def _held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
     return [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
 
 
-def _trained_layers(model: Any) -> list[str]:
+def trained_layers(model: Any) -> list[str]:
     """Name the linear layers that training changes."""
-    names = [
+    return [
         name
         for name, module in linear_layers(model).items()
         if any(parameter.requires_grad for parameter in module.parameters())
     ]
-    if not names:
-        raise UserError("HackingMonitor: the model has no trainable linear layer to watch; check the adapter's targets")
-    return names
 
 
 def spread(names: Sequence[str], most: int) -> list[str]:

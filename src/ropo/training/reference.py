@@ -96,6 +96,13 @@ def check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabulary
     for name, each in model.named_parameters():  # PEFT makes the adapter that it switches to trainable
         each.requires_grad_(trained[name])
     method = _method(model)
+    if continued and before is not None and not _same(reference, before, model):
+        how = getattr(model.peft_config[POLICY], "init_lora_weights", True)
+        why = f" (init_lora_weights={how!r} changes the base model)" if isinstance(how, str) else ""
+        raise UserError(
+            f"model: this {method} adapter cannot be trained further beside a copy of it, the reference: the copy is "
+            f"not the same{why}; merge it (`ropo merge`) and train a new adapter on that, or pass ref_model"
+        )
     if before is not None and not _same(reference, before, model):
         raise UserError(
             f"peft_config: with this {method} adapter the reference would not be the model that was given, which its "

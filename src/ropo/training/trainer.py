@@ -17,9 +17,17 @@ from trl import DPOTrainer
 from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
+from ropo.lm.gguf import quiet_about_words
 from ropo.lm.limits import cap_length
 from ropo.training import reference_cache
-from ropo.training.arguments import check_arguments, check_optimizer, check_sampling, check_steps, check_trainable
+from ropo.training.arguments import (
+    check_arguments,
+    check_experts,
+    check_optimizer,
+    check_sampling,
+    check_steps,
+    check_trainable,
+)
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
@@ -89,6 +97,7 @@ class PreferenceTrainer(DPOTrainer):
             self._given = probe(model)
         super().__init__(model, ref_model, args, **kwargs)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
+        check_experts(self)
         check_sampling(self.args, self.train_dataset)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
         if self.is_deepspeed_enabled:
@@ -318,7 +327,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save without the pickle of the arguments."""
-        super()._save(output_dir, state_dict)
+        with quiet_about_words(self.model):
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 

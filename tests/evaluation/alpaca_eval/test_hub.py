@@ -109,7 +109,7 @@ FIRST = f'"request 0": 1, "{sha256(b"request 1").hexdigest()[:12]}"'
         ("bad.csv", f"{HEADER}0,1\n-1,1\n", [NO_TABLE, "place -1 stands twice or is none"]),
         ("bad.csv", f"{HEADER}0,1\n0,2\n", [NO_TABLE, "place 0 stands twice or is none"]),
         ("bad.csv", f"{HEADER}0,nan\n", [NO_TABLE, "NaN is no finite number"]),
-        ("bad.csv", HEADER + '0,"' + "1" * 200_000, [NO_TABLE, "field larger than field limit"]),
+        ("bad.csv", HEADER + '0,"' + "1" * 200_000, [NO_TABLE]),
         ("bad.CSV", f"{HEADER}0,\xe9\n", [NO_TABLE, "utf-8"]),
         ("bad.csv", "", [NO_TABLE]),
         ("bad.json", "[1, 2]", [NO_TABLE, "is list"]),

@@ -13,11 +13,12 @@ from typing import Any
 
 from ropo.preferences.formats import parts
 from ropo.preferences.formats.columns import BESIDE, MEDIA, QUESTIONS, is_label, says_nothing
+from ropo.preferences.formats.dialogue import is_open, open_dialogue_as_messages, refuse_unclear
 from ropo.preferences.formats.table import FORMATS, PROMPTS, Format, as_conversation
 from ropo.preferences.formats.turns import ROLES, before, is_written_out, kind, user
 
 __all__ = ["FORMATS", "ROLES", "Format", "as_conversation", "format_of", "is_written_out", "kind", "labels_of"]
-__all__ += ["prompt_columns", "prompt_of", "text_of"]
+__all__ += ["prompt_columns", "prompt_of", "refuse_unclear", "text_of"]
 
 _ALWAYS = ("prompt", "chosen", "rejected")  # present where they are named: left empty, they are a mistake
 
@@ -66,7 +67,11 @@ def prompt_of(record: Mapping[str, Any]) -> dict[str, Any]:
     )
     if unread is not None:
         raise ValueError(_unread(record, unread, f"beside {found[0]!r}"))
-    question = _as_turns(PROMPTS[found[0]](record))
+    question = PROMPTS[found[0]](record)
+    if is_open(question):
+        parts.refuse_beside(record)
+        return {"prompt": open_dialogue_as_messages(question)}
+    question = _as_turns(question)
     if isinstance(question, list):
         question = before(record, question)
     return {"prompt": question, **parts.options_of(record)}

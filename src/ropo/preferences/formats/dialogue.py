@@ -8,18 +8,49 @@ from typing import Any
 
 from ropo.preferences.formats.turns import Messages, assistant, user
 
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_OPEN = "\n\nAssistant:"
+_GAP = r"(?:\r?\n){2}"  # a blank line, as any system writes it
+_TURN = re.compile(rf"(?:\A\s*|{_GAP})(Human|Assistant):")
+_BEGINS = re.compile(rf"\s*Human:.*?{_GAP}Assistant:", re.DOTALL)
+_OPEN = re.compile(rf"{_GAP}Assistant:\s*\Z")
+# What a dialogue looks like that is not quite one: turns with a name at a line's beginning.
+_SPEAKER = re.compile(r"^[ \t]*(Human|User|Assistant):", re.MULTILINE)
+_ENDS = re.compile(r"^[ \t]*Assistant:\s*\Z", re.MULTILINE)
 
 
 def is_dialogue(text: Any) -> bool:
     """Tell whether a text is a dialogue that starts with Human and comes to an Assistant."""
-    return isinstance(text, str) and text.lstrip().startswith("Human:") and _OPEN in text
+    return isinstance(text, str) and _BEGINS.match(text) is not None
 
 
 def is_open(text: Any) -> bool:
     """Tell whether a text is a dialogue that ends where the assistant is to answer."""
-    return is_dialogue(text) and text.rstrip().endswith(_OPEN)
+    return is_dialogue(text) and _OPEN.search(text) is not None
+
+
+def refuse_unclear(prompt: str, whole: bool = False) -> None:
+    """Refuse a text for a chat template that is marked like a dialogue, but is not one that we can tell the turns of.
+
+    Args:
+        prompt: The text.
+        whole: Whether it is what two whole texts share, which may go on into the answer.
+
+    Raises:
+        ValueError: If it is; as it stands, its names and markup would become a user's words.
+    """
+    speakers = _SPEAKER.findall(prompt)
+    begun = re.match(r"\s*Human:", prompt)
+    open_later = len(set(speakers)) > 1 and speakers[-1] == "Assistant" and (whole or _ENDS.search(prompt))
+    templated = re.match(r"\s*[<\[]", prompt)  # in the markup of some template, whose text may quote a dialogue
+    if (begun and ("Assistant" in speakers or not whole)) or (open_later and not templated):
+        raise ValueError(
+            f"is marked with Human: and Assistant: ({prompt.strip()[:30]!r}) but not as Anthropic HH's dialogues, "
+            "which begin with Human: and part turns by a blank line; write messages, or give --plain_prompts"
+        )
+
+
+def open_dialogue_as_messages(text: str) -> Messages:
+    """Return the turns of an open dialogue."""
+    return _messages(_OPEN.sub("", text))
 
 
 def split_dialogues(record: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -43,8 +74,8 @@ def split_dialogues(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def dialogue_as_messages(pair: dict[str, Any]) -> dict[str, Any]:
     """Return a pair of texts, whose prompt is an open dialogue, as messages."""
-    answers = {name: _messages(_OPEN + pair[name]) for name in ("chosen", "rejected")}
-    return {**pair, "prompt": _messages(pair["prompt"].rstrip().removesuffix(_OPEN)), **answers}
+    answers = {name: _messages("\n\nAssistant:" + pair[name]) for name in ("chosen", "rejected")}
+    return {**pair, "prompt": open_dialogue_as_messages(pair["prompt"]), **answers}
 
 
 def _turns(text: str) -> list[tuple[str, str, int]]:

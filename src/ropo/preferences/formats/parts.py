@@ -7,6 +7,8 @@ from typing import Any
 
 from ropo.preferences.formats.columns import says_nothing
 from ropo.preferences.formats.turns import (
+    CALLS,
+    OTHER_ASSISTANTS,
     Messages,
     answer_of,
     before,
@@ -155,11 +157,20 @@ def with_question(record: Record, question: Any, chosen: Any, rejected: Any) -> 
     is the user's turn, and text answers are the assistant's.
     """
     options, beside = options_of(record), _beside(record)
+    if isinstance(question, str) and is_whole(chosen):
+        return {"prompt": question, **without_question(record, chosen, rejected)}
     if isinstance(question, str) and (beside or options):
         question, chosen, rejected = [user(question)], _as_turns(chosen), _as_turns(rejected)
     if isinstance(question, list) and beside:
         question = before(record, question)
     return {"prompt": question, "chosen": chosen, "rejected": rejected, **options}
+
+
+def is_whole(answer: Any) -> bool:
+    """Tell whether an answer is a conversation that starts before the answer."""
+    first = answer[0] if isinstance(answer, list) and answer else None
+    named = first.get("role", first.get("from")) if isinstance(first, dict) else "assistant"
+    return named not in ("assistant", *OTHER_ASSISTANTS, *CALLS)
 
 
 def without_question(record: Record, chosen: Any, rejected: Any) -> dict[str, Any]:

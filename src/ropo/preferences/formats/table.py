@@ -8,7 +8,13 @@ from typing import Any
 
 from ropo.preferences.formats import parts
 from ropo.preferences.formats.columns import BESIDE
-from ropo.preferences.formats.dialogue import dialogue_as_messages, is_dialogue, is_open, split_dialogues
+from ropo.preferences.formats.dialogue import (
+    dialogue_as_messages,
+    is_dialogue,
+    is_open,
+    refuse_unclear,
+    split_dialogues,
+)
 from ropo.preferences.formats.turns import assistant, user
 
 Record = Mapping[str, Any]
@@ -72,16 +78,22 @@ class Format:
             parts.check_copy(record, pair)
         return pair
 
+    def check_plain(self, pair: dict[str, Any], record: Record) -> None:
+        """Check that a pair of plain texts holds no markup that a chat template would take for a user's words.
+
+        Raises:
+            ValueError: If it is marked like a dialogue of another format.
+        """
+        if self.wrap is not dialogue_as_messages:
+            refuse_unclear(pair["prompt"], whole="prompt" not in record)
+
     def described(self) -> str:
         """Return the format's name and columns."""
         return f"{self.name} ({', '.join(self.needs)})"
 
 
 def _is_whole(record: Record) -> bool:
-    """Tell whether the answers are conversations that start before the answer."""
-    chosen = record["chosen"]
-    first = chosen[0] if isinstance(chosen, list) and chosen else None
-    return isinstance(first, dict) and first.get("role", first.get("from")) not in ("assistant", "gpt")
+    return parts.is_whole(record["chosen"])
 
 
 def _repeats_its_prompt(record: Record) -> bool:

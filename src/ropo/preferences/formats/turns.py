@@ -17,14 +17,20 @@ _OTHER_NAMES = {
     **dict.fromkeys(("gpt", "bot", "model", "chatgpt"), "assistant"),
     **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
 }
-_CALLS = ("function_call", "tool_call")  # an assistant's turn whose text is the JSON of its calls
+OTHER_ASSISTANTS = tuple(name for name, role in _OTHER_NAMES.items() if role == "assistant")
+CALLS = ("function_call", "tool_call")  # an assistant's turn whose text is the JSON of its calls
 # What a text looks like that is a list of messages itself: trained on as it is, it would teach JSON.
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:.*\}\s*\]\s*""", re.DOTALL)
+_WRITTEN_MESSAGE = re.compile(
+    r"""\s*\{\s*(['"])(?:(?:role|content)\1\s*:.*\1(?:role|content)|(?:from|value)\1\s*:.*\1(?:from|value))\1\s*:"""
+    r""".*\}\s*""",
+    re.DOTALL,
+)
 
 
 def is_written_out(text: str) -> bool:
-    """Tell whether a text is a list of messages written out."""
-    return _WRITTEN_MESSAGES.fullmatch(text) is not None
+    """Tell whether a text is a list of messages, or a message, written out."""
+    return any(pattern.fullmatch(text) for pattern in (_WRITTEN_MESSAGES, _WRITTEN_MESSAGE))
 
 
 def user(content: str) -> dict[str, Any]:
@@ -53,21 +59,36 @@ def message_of(name: str, turn: Any) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise ValueError(f"{name} must be an object with from and value, or role and content, not {kind(turn)}")
     if "from" not in turn:
-        other = turn.get("role") in (*_OTHER_NAMES, *_CALLS) and set(turn) <= {"role", "content"}
-        return _renamed(name, turn["role"], turn.get("content")) if other else turn
+        return _by_known_role(name, turn)
     unread = [each for each, value in turn.items() if each not in ("from", "value") and value is not None]
     if unread:
         raise ValueError(f"{name} has the field {unread[0]!r} beside from and value, which nobody reads; remove it")
     return _renamed(name, turn["from"], turn.get("value"))
 
 
+def _by_known_role(name: str, turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose role goes by another name under the name that chat templates know."""
+    role = turn.get("role")
+    if not isinstance(role, str) or role in ROLES:
+        return turn
+    if role in _OTHER_NAMES:
+        return {**turn, "role": _OTHER_NAMES[role]}
+    if role == "function" and isinstance(turn.get("name"), str):  # OpenAI's older name for a tool's answer
+        return {**turn, "role": "tool"}
+    if role == "function":
+        raise ValueError(f"{name} has the role 'function', a call or its result; name it 'function_call' or 'tool'")
+    if role in CALLS and set(turn) <= {"role", "content"}:
+        return _renamed(name, role, turn.get("content"))
+    return turn
+
+
 def _renamed(name: str, role: Any, content: Any) -> dict[str, Any]:
     if not isinstance(content, str):
         raise ValueError(f"{name} must be text, not {kind(content)}")
-    if role in _CALLS:
+    if role in CALLS:
         return {"role": "assistant", "tool_calls": [_call(name, each) for each in _calls(name, content)]}
     if not isinstance(role, str) or (role not in ROLES and role not in _OTHER_NAMES):
-        known = ", ".join((*_OTHER_NAMES, *ROLES, *_CALLS))
+        known = ", ".join((*_OTHER_NAMES, *ROLES, *CALLS))
         raise ValueError(f"{name} has the role {kind(role)}; known are {known}")
     return {"role": _OTHER_NAMES.get(role, role), "content": content}
 
@@ -90,7 +111,7 @@ def answer_of(name: str, value: Any) -> Any:
     """Return an answer as text or messages, whether it is a text, one turn or several."""
     if isinstance(value, dict):
         return [message_of(name, value)]
-    if isinstance(value, list) and any(isinstance(turn, dict) and "from" in turn for turn in value):
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return messages_of(name, value)
     return value
 
