@@ -41,6 +41,8 @@ lint: setup
 docs: setup
 	$(RUN) -m sphinx -q -W --keep-going -b html -d site/.trees docs site
 
+# Threads that sleep, not spin, while they wait: the demo must not stall on a machine that does something else too.
+demo: export OMP_WAIT_POLICY ?= PASSIVE
 demo: setup
 	$(RUN) examples/demo.py
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ropo.cli.main import main as ropo
-from ropo.core.bootstrap import bootstrap_interval
+from ropo.core.intervals import bootstrap_interval
 from ropo.core.files import write_atomically
 from ropo.core.record import read_record
 from ropo.instructions import satisfied

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from ropo.cli import env
-from ropo.cli.main import COMMANDS, available_commands, main
+from ropo.cli.main import COMMANDS, available_commands, entry, main
 from ropo.core.errors import UserError
 
 
@@ -117,3 +118,14 @@ def test_a_reader_that_leaves_early_is_no_traceback():
     _, errors = program.communicate(timeout=120)
     assert program.returncode == 1
     assert errors == b""
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch, given, used):
+    monkeypatch.setattr(sys, "argv", ["ropo", "--version"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "" if given is None else given)
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit, match="0"):
+        entry()
+    assert os.environ["OMP_WAIT_POLICY"] == used
