@@ -22,7 +22,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 myst_heading_anchors = 4  # links of the form page.md#heading
 autodoc_typehints = "none"  # signatures show shapes as they are written
 autodoc_member_order = "bysource"
-exclude_patterns = ["log.md"]  # a diary, read in the repository
+exclude_patterns = ["log/*"]  # diaries, read in the repository
 
 COMMANDS = Path(__file__).parent / "cli.md"
 

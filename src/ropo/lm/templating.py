@@ -118,8 +118,14 @@ def _unread(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> li
     def rendered(**given: Any) -> Any:
         return apply_template(tokenizer, record["prompt"], "prompt", tokenize=False, **given)
 
+    def is_left_out(name: str) -> bool:
+        try:
+            return rendered(**{each: options[each] for each in options if each != name}) == whole
+        except UserError:  # a template that cannot do without it reads it
+            return False
+
     whole = rendered(**options)
-    return [name for name in options if rendered(**{each: options[each] for each in options if each != name}) == whole]
+    return [name for name in options if is_left_out(name)]
 
 
 def is_templated(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
