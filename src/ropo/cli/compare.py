@@ -74,6 +74,8 @@ def check_commands(file: RecipeFile) -> None:
                 _check_training([*shared, *as_flags(options)])
             except UserError as error:
                 raise file.error(place, str(error)) from error
+    if recipe.frontier is not None and not Path(recipe.frontier.text).is_file():
+        raise file.error(("frontier",), f"text: there is no file {recipe.frontier.text}; check the path")
     for number, evaluation in enumerate(recipe.evaluations):
         for data in recipe.data:
             if evaluation.only and data.name not in evaluation.only:

@@ -14,7 +14,7 @@ from ropo.cli.processes import let_the_first_speak
 from ropo.core.errors import ProcessLostError, RunStoppedError, UserError
 from ropo.core.names import did_you_mean
 
-COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env", "cache")
+COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path", "report", "env", "cache")
 
 
 def entry() -> None:
