@@ -31,5 +31,5 @@ def test_numbers_and_page_are_written(model, tmp_path, capsys, monkeypatch):
     assert {repr(value) for value in values} <= shown
 
 
-def run_here(execute, command, log, kept_open=()):
+def run_here(execute, command, log, kept_open=(), tell=None):
     return execute(command, log)

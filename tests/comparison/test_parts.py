@@ -55,9 +55,9 @@ def test_the_budget_sets_the_steps(tmp_path):
 def test_each_criterion_chooses_its_own_best(criterion, chosen):
     margins = {1.0: [0.1, 0.1, 0.1], 2.0: [1.0, 1.0, -0.1], 3.0: [9.0, -4.0, -0.5]}
     found = [
-        candidate(rate, "finished", {"held_out": {"margins": values}}, criterion) for rate, values in margins.items()
+        candidate(rate, "finished", [{"held_out": {"margins": values}}], criterion) for rate, values in margins.items()
     ]
-    lost = candidate(4.0, "diverged", {}, criterion)
+    lost = candidate(4.0, "diverged", [], criterion)
     assert (lost.value, lost.status) == (None, "diverged")
     selection = select("toy", "RoPO", [*found, lost], criterion)
     assert selection.chosen == chosen
@@ -67,9 +67,9 @@ def test_each_criterion_chooses_its_own_best(criterion, chosen):
 
 
 def test_of_equal_rates_and_where_none_finished_the_lowest_is_chosen():
-    equal = [candidate(rate, "finished", {"held_out": {"margins": [0.5]}}, "margin") for rate in (2.0, 1.0)]
+    equal = [candidate(rate, "finished", [{"held_out": {"margins": [0.5]}}], "margin") for rate in (2.0, 1.0)]
     assert select("toy", "m", equal, "margin").chosen == 1.0
-    lost = [candidate(rate, "diverged", {}, "loss") for rate in (2.0, 1.0)]
+    lost = [candidate(rate, "diverged", [], "loss") for rate in (2.0, 1.0)]
     assert select("toy", "m", lost, "loss").chosen == 1.0
 
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     quiet_libraries()
     reference = arguments.reference or record.config["model"]
-    data = read_path_data(str(arguments.run), settings, arguments.seed)
+    data = read_path_data(str(arguments.run), str(checkpoints[-1][1]), settings, arguments.seed)
     cache = arguments.cache or arguments.output / CACHE
     workplace = Workplace(cache, arguments.seed, arguments.batch_size, output=arguments.output)
     say = partial(print, flush=True)

@@ -21,8 +21,8 @@ def equal_gains(paths: Sequence[RunPath], against: str | None, draws: Draws | No
     The level is a share of the best gain that both reach, g = share * min(best of one, best of the other); each pays
     e(g) (`least_cost`). In every resample of seeds and of pairs, prompts and windows, drawn alike for both methods,
     level and costs are found anew, so that the interval knows that the best rate and the best place to stop are found
-    on the same data. A least cost of noisy ones is a little too low, for both methods alike where they have equally many
-    rates and checkpoints.
+    on the same data. A least cost of noisy ones is a little too low, for both methods alike where they have equally
+    many rates and checkpoints.
 
     Args:
         paths: All runs.

@@ -1,7 +1,7 @@
 """Gains and costs of a path, unit by unit: what a mean over pairs, prompts or windows is taken of.
 
-Each is a ratio sum_i w_i u_pi / sum_i w_i l_pi over units i at point p, so that one draw of weights w resamples every point
-of every run: all runs are measured on the same units.
+Each is a ratio sum_i w_i u_pi / sum_i w_i l_pi over units i at point p, so that one draw of weights w resamples every
+point of every run: all runs are measured on the same units.
 """
 
 from __future__ import annotations
