@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 # Gain and cost of a run's points under each draw, (draws, points) each, in the order of the steps.
-Curve = tuple[Float[np.ndarray, "draws points"], Float[np.ndarray, "draws points"]]
+Curve = tuple[Float[np.ndarray, "draws _"], Float[np.ndarray, "draws _"]]
 
 
 def least_cost(curves: Sequence[Curve], level: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:

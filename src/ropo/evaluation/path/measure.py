@@ -178,7 +178,8 @@ class _Meter:
     def point(self, step: int, source: str, before: _ReferenceNumbers, with_answers: bool) -> PathPoint:
         """Measure one checkpoint."""
         policy = self._policy(source)
-        gains = torch.tensor(self._pairs(policy)) - torch.tensor(before.log_probs)
+        exact = torch.float64
+        gains = torch.tensor(self._pairs(policy), dtype=exact) - torch.tensor(before.log_probs, dtype=exact)
         if not bool(gains.isfinite().all()):
             raise UserError(f"checkpoint {source}: its log-probs are not finite; the run diverged before it")
         return PathPoint(
