@@ -54,8 +54,10 @@ def frontier_svg(result: ComparisonResult, data: str | None = None) -> str:
     """
     known = list(dict.fromkeys(run.data for run in result.paths if run.path is not None))
     name = data or (known[0] if known else "")
-    if name not in known:
+    if not known:
         raise UserError("figure: the comparison has no frontier to draw; give its recipe a part `frontier`")
+    if name not in known:
+        raise UserError(f"figure: there is no frontier of {name!r}; there are {', '.join(known)}")
     methods, marks = methods_of_paths(result.paths, name), marks_of(result)
     panels: dict[tuple[str, str], list[MethodLines]] = {}
     for gain in ("pass", "loss"):
