@@ -218,7 +218,7 @@ def frontier(model, tmp_path_factory):
 
 
 def test_a_frontier_measures_every_rate_with_every_seed(frontier, tmp_path):
-    result, folder, commands = frontier
+    result, _, commands = frontier
     kinds = [command[0] for command in commands]
     assert (kinds.count("train"), kinds.count("path"), len(kinds)) == (2 * 2 + 2, 2 * 2 + 2, 12)
     known = [(path.method, path.seed, path.learning_rate) for path in result.paths]
@@ -241,7 +241,7 @@ def test_a_frontier_measures_every_rate_with_every_seed(frontier, tmp_path):
 
 
 def test_the_rate_of_a_frontier_is_chosen_with_all_seeds_and_never_on_test_pairs(frontier):
-    result, folder, commands = frontier
+    result, _, commands = frontier
     (selection,) = result.selections
     runs = [run for run in result.runs if run.method == "LoRA"]
     assert {run.learning_rate for run in runs} == {selection.chosen}

@@ -87,6 +87,7 @@ def check_commands(file: RecipeFile) -> None:
         UserError: With the line of the recipe.
     """
     from ropo.comparison.cells import as_flags
+    from ropo.comparison.recipe import lost_checkpoints
 
     recipe = file.recipe
     for number, method in enumerate(recipe.methods):
@@ -95,6 +96,8 @@ def check_commands(file: RecipeFile) -> None:
             (("training",), recipe.training),
             (("methods", number), {"method": method.method, **recipe.training, **method.options}),
         ):
+            if recipe.frontier is not None and (lost := lost_checkpoints(options)) is not None:
+                raise file.error(place, lost)
             try:
                 _check_training([*shared, *as_flags(options)])
             except UserError as error:

@@ -278,12 +278,6 @@ class Recipe(Part):
         for each in self.data:
             if frontier.split == "validation" and not each.validated:
                 raise ValueError(f"split: {each.name} has no validation pairs; add validation_share: 0.1, or name test")
-        for options in (self.training, *(each.options for each in self.methods)):
-            if options.get("save_strategy", "steps") != "steps":
-                raise ValueError("save_strategy: a frontier is measured at checkpoints, every so many steps; remove it")
-            for name in ("save_total_limit", "load_best_model_at_end"):
-                if options.get(name):
-                    raise ValueError(f"{name}: would drop checkpoints that the frontier is measured at; remove it")
 
     def placed(self, folder: Path) -> Recipe:
         """Return the recipe with the names of files resolved against the folder that it lies in."""
@@ -307,6 +301,16 @@ def slug(label: str) -> str:
     """Return a label as a part of a file name: `RoPO without magnitude` is `ropo-without-magnitude`."""
     words = "".join(letter if letter.isalnum() else " " for letter in label.lower()).split()
     return "-".join(words) or "method"
+
+
+def lost_checkpoints(options: Options) -> str | None:
+    """Say which option would keep a run from having the checkpoints of a frontier; None for none."""
+    if options.get("save_strategy", "steps") != "steps":
+        return "save_strategy: a frontier is measured at checkpoints, every so many steps; remove it"
+    dropping = (name for name in ("save_total_limit", "load_best_model_at_end") if options.get(name))
+    return next(
+        (f"{name}: would drop checkpoints that the frontier is measured at; remove it" for name in dropping), None
+    )
 
 
 def _refuse(options: Options, decided: dict[str, str]) -> None:
