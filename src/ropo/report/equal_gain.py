@@ -20,17 +20,24 @@ def equal_gains_of(result: ComparisonResult, data: str) -> list[EqualGain]:
 
 def headlines(found: Sequence[EqualGain]) -> list[str]:
     """Say for each method what it pays for the whole of the gain that it and the other method both reach."""
-    return [sentence(each) for each in found if each.share == 1.0 and each.gain in FIRST]
+    grouped: dict[tuple[str, str], list[EqualGain]] = {}
+    for each in found:
+        if each.share == 1.0 and each.gain in FIRST:
+            grouped.setdefault((each.method, each.gain), []).append(each)
+    return [_sentence(each) for each in grouped.values()]
 
 
-def sentence(each: EqualGain) -> str:
-    """Write one comparison in words, with how sure it is and what is behind it."""
-    what = _COST_NAMES[each.cost]
+def _sentence(costs: Sequence[EqualGain]) -> str:
+    """Write the costs of one equal gain in words, each with how sure it is and what is behind it."""
+    first = costs[0]
+    told = [
+        f"{_COST_NAMES[each.cost]} {number(each.value.value)} against {number(each.other.value)}, {verdict(each)} "
+        f"({signed(each.difference.value)}{interval(each.difference)}; n = {behind(each)})"
+        for each in costs
+    ]
     return (
-        f"{each.method}: at an equal gain in {GAIN_WORDS[each.gain]} ({signed(each.level)}, "
-        f"{level_words(each.share)}), {what} {number(each.value.value)} against {number(each.other.value)} of "
-        f"{each.against}: {verdict(each)} ({signed(each.difference.value)}{interval(each.difference)}; "
-        f"{behind(each)})"
+        f"{first.method} against {first.against} at an equal gain in {GAIN_WORDS[first.gain]} of "
+        f"{number(first.level)}, all that both reach: {'; '.join(told)}."
     )
 
 
@@ -52,11 +59,6 @@ def behind(each: EqualGain) -> str:
         seeds += f" against {each.seeds[1]}"
     lost = "" if each.draws[0] == each.draws[1] else f", defined in {each.draws[0]} of {each.draws[1]} resamples"
     return f"{units}, {seeds}{lost}"
-
-
-def level_words(share: float) -> str:
-    """Say which part of the common gain a level is."""
-    return "all that both reach" if share == 1 else f"{100 * share:g} % of what both reach"
 
 
 def signed(value: float | None) -> str:

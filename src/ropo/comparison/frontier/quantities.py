@@ -41,8 +41,8 @@ GAINS = {
 COSTS = {
     each.name: each
     for each in (
-        Quantity("forgetting", "rise of the loss on plain text, nats a token", "windows"),
-        Quantity("kl", "KL(policy || reference) on sampled answers, nats a token", "prompts"),
+        Quantity("forgetting", "rise of plain-text loss, nats a token", "windows"),
+        Quantity("kl", "KL from the reference, nats a token", "prompts"),
         Quantity("length", "growth of sampled answers, tokens", "prompts"),
     )
 }
