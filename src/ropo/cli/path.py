@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_windows", type=int, default=8, metavar="N", help="windows to use, the first N (8)")
     parser.add_argument("--checkpoints", type=int, metavar="N", help="checkpoints to measure, spread evenly (all)")
     parser.add_argument("--sampled", type=int, metavar="N", help="of those, how many answer prompts (all)")
-    parser.add_argument("--bf16", action="store_true", help="compute products in bfloat16 (autocast)")
+    parser.add_argument("--bf16", action="store_true", help="sample in bfloat16 (autocast); scoring stays as it is")
     parser.add_argument("--plain_prompts", action="store_true", help="keep text prompts past the chat template")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the reference's numbers (OUTPUT/cache)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled answers (0)")

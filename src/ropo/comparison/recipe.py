@@ -163,7 +163,7 @@ class Frontier(Part):
         text: Plain text whose loss shows forgetting.
         window: Tokens of a window of it.
         windows: Windows to use.
-        bf16: Whether products are computed in bfloat16.
+        bf16: Whether answers are sampled with products in bfloat16; they are scored without.
         against: Label of the method that the others are compared with at an equal gain; None for the first.
         keep_checkpoints: Whether the checkpoints stay when a run is measured; those of full fine-tuning are large.
     """

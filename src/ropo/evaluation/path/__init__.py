@@ -25,7 +25,8 @@ class PathSettings(Settings):
         max_windows: Windows to use, the first ones.
         checkpoints: Checkpoints to measure, spread over the run, the last one included; None for all.
         sampled: Of those the ones that answer prompts, spread likewise; None for all.
-        bf16: Whether products are computed in bfloat16 (autocast); weights stay as they are.
+        bf16: Whether answers are sampled with products in bfloat16 (autocast); everything is scored without: rounding
+            moves the loss on text by as much as a cold run does.
         plain_prompts: Whether text prompts stay as they are, past the chat template.
     """
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -207,13 +206,12 @@ class _Meter:
     def _text(self, model: Any) -> list[float]:
         if not self.data.windows:
             return []
-        with self._precision():
-            return text_losses(model, self.data.windows)
+        return text_losses(model, self.data.windows)
 
     def _answers(self, model: Any, is_reference: bool = False) -> SampledAnswers:
         """Answer the prompts once, for everything that is measured on answers."""
         data = self.data
-        with self._precision():
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.settings.bf16):
             groups = sample_answers(model, data.tokenizer, data.encoded, data.sampling, self.workplace.batch_size)
         kl = [0.0] * len(groups) if is_reference else self._kl(model, groups)
         return SampledAnswers(measure=measure_answers(groups, len(data.tokenizer)), passed=data.passed(groups), kl=kl)
@@ -230,15 +228,9 @@ class _Meter:
     def _scores(self, model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Any]:
         """Score answers; those of similar length go together, so that little padding is computed."""
         order = sorted(range(len(sequences)), key=lambda number: sum(map(len, sequences[number])))
-        with self._precision():
-            found = answer_log_probs(model, *([sequences[number][part] for number in order] for part in (0, 1)))
+        found = answer_log_probs(model, *([sequences[number][part] for number in order] for part in (0, 1)))
         placed = dict(zip(order, found, strict=True))
         return [placed[number] for number in range(len(sequences))]
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            yield
 
 
 def _file_of(output: Path, step: int) -> Path:
