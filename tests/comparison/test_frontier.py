@@ -186,3 +186,5 @@ def test_lines_and_bands_of_a_figure():
     frame = frame_of([lines_of(methods_of_paths([broken], "toy")[0], "margin", "forgetting")])
     assert -0.5 < frame[0][0] < 0  # not as far as the run fell
     assert frame[1][1] < 1
+    still = lines_of(methods_of_paths([run_path("m", [([0.0], [0.0], None)])], "toy")[0], "margin", "forgetting")
+    assert frame_of([still]) == ((-1.0, 1.0), (-1.0, 1.0))

@@ -63,9 +63,14 @@ def frame_of(drawn: Sequence[MethodLines]) -> tuple[tuple[float, float], tuple[f
     low, high = min(0.0, *costs), max(0.0, *costs)
     room = (high - low) or (max(every) - min(every)) or 1.0
     gains = (max(worst, -0.2 * best), best) if best > 0 else (worst, 0.0)
-    edge = 0.04 * ((gains[1] - gains[0]) or 1.0)
     bottom, top = max(min(0.0, *every), low - room), min(max(0.0, *every), high + room)
-    return (gains[0] - edge, gains[1] + edge), (bottom - 0.04 * (top - bottom), top + 0.04 * (top - bottom))
+    return _padded(*gains), _padded(bottom, top)
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """Return a range with some room at either end; one without width gets some."""
+    edge = 0.04 * (high - low) or 1.0
+    return low - edge, high + edge
 
 
 def lines_of(method: MethodPaths, gain: str, cost: str) -> MethodLines:
