@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ropo.cli.main import main as ropo
-from ropo.core.intervals import bootstrap_interval
 from ropo.core.files import write_atomically
+from ropo.core.intervals import bootstrap_interval
 from ropo.core.record import read_record
 from ropo.instructions import satisfied
 from ropo.lm.loading import load_tokenizer

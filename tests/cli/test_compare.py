@@ -31,5 +31,27 @@ def test_numbers_and_page_are_written(model, tmp_path, capsys, monkeypatch):
     assert {repr(value) for value in values} <= shown
 
 
-def run_here(execute, command, log, kept_open=()):
+def run_here(execute, command, log, kept_open=(), tell=None):
     return execute(command, log)
+
+
+def test_a_frontier_ends_with_tables_and_a_figure(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(execution, "run_in_process_of_its_own", partial(run_here, InThisProcess()))
+    (tmp_path / "text.txt").write_text("the cat sat on a mat . one two " * 20, encoding="utf-8")
+    methods = [
+        {"label": name, "method": method, "learning_rate": 0.01}
+        for name, method in (("LoRA", "lora"), ("RoPO", "ropo"))
+    ]
+    frontier = {"checkpoints": 2, "text": "text.txt", "window": 16, "windows": 2, "max_new_tokens": 3}
+    parts = {"methods": methods, "seeds": [0], "diagnose": False, "frontier": frontier}
+    recipe = write_recipe(tmp_path, model, evaluations=[{"suite": "preference"}], **parts)
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"written to {tmp_path / 'out' / 'results.json'}, {tmp_path / 'out' / 'report.html'}, ")
+    assert (tmp_path / "out" / "frontier.svg").is_file()
+    assert any("left" in line for line in lines if line.startswith("[2/"))  # the first path, with the time to come
+    text = "\n".join(lines)
+    assert "toy: change from the untrained model, 95 % interval, n" in text
+    assert "toy: least cost at an equal gain" in text
+    accuracy = next(line for line in lines if "accuracy (preference)" in line)
+    assert accuracy.count("n=4") == 2  # both methods, on four pairs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ropo.comparison.execution import Outcome
 from ropo.comparison.results import read_comparison
 from tests.comparison.tiny import InThisProcess, numbers, run_comparison, write_recipe
 from tests.lm.sampling.tiny import save_tiny
@@ -190,3 +192,102 @@ def test_a_changed_recipe_keeps_what_it_still_has(whole, model, tmp_path):
     assert len(trained) == 2
     assert all("--learning_rate=0.002" in command for command in trained)
     assert {run.learning_rate for run in result.runs[3:]} == {0.002}
+
+
+FRONTIER = {"checkpoints": 2, "text": "text.txt", "window": 16, "windows": 2, "pairs": 4, "prompts": 3}
+
+
+def frontier_recipe(folder: Path, model: str, **changes) -> Path:
+    """Write a recipe of one method at two rates with two seeds, along whose runs is measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.txt").write_text("the cat sat on a mat . one two " * 20, encoding="utf-8")
+    methods = [
+        {"label": "LoRA", "method": "lora", "learning_rates": [0.001, 0.01]},
+        {"label": "RoPO", "method": "ropo", "learning_rate": 0.01},
+    ]
+    parts = {"methods": methods, "evaluations": [], "diagnose": False, "frontier": {**FRONTIER, "max_new_tokens": 4}}
+    return write_recipe(folder, model, **{**parts, **changes})
+
+
+@pytest.fixture(scope="module")
+def frontier(model, tmp_path_factory):
+    """A comparison with a frontier, its folder and the commands that it ran."""
+    folder = tmp_path_factory.mktemp("frontier")
+    execute = InThisProcess()
+    return run_comparison(frontier_recipe(folder, model), folder / "out", execute), folder, execute.commands
+
+
+def test_a_frontier_measures_every_rate_with_every_seed(frontier, tmp_path):
+    result, _, commands = frontier
+    kinds = [command[0] for command in commands]
+    assert (kinds.count("train"), kinds.count("path"), len(kinds)) == (2 * 2 + 2, 2 * 2 + 2, 12)
+    known = [(path.method, path.seed, path.learning_rate) for path in result.paths]
+    assert known == [
+        *(("LoRA", seed, rate) for seed in (0, 1) for rate in (0.001, 0.01)),
+        *(("RoPO", seed, 0.01) for seed in (0, 1)),
+    ]
+    assert all([point.step for point in each.path.points] == [1, 2] for each in result.paths)
+    assert all(point.answers is not None for each in result.paths for point in each.path.points)
+    first = result.paths[0].path
+    assert all(each.path.reference == first.reference for each in result.paths)
+    assert {each.against for each in result.equal_gains} == {"LoRA"}  # the first
+    assert {each.method for each in result.equal_gains} == {"RoPO"}
+    assert [run.name for run in result.runs] == [
+        "toy/reference",
+        *(f"toy/{m}/seed{s}" for m in ("lora", "ropo") for s in (0, 1)),
+    ]
+    result.write(tmp_path)
+    assert read_comparison(tmp_path) == result
+
+
+def test_the_rate_of_a_frontier_is_chosen_with_all_seeds_and_never_on_test_pairs(frontier):
+    result, _, commands = frontier
+    (selection,) = result.selections
+    runs = [run for run in result.runs if run.method == "LoRA"]
+    assert {run.learning_rate for run in runs} == {selection.chosen}
+    chosen = next(each for each in selection.candidates if each.learning_rate == selection.chosen)
+    losses = [run.record.metrics["held_out"]["loss"] for run in runs]
+    assert chosen.value == pytest.approx(sum(losses) / 2, abs=1e-6)
+    trainings = [" ".join(command) for command in commands if command[0] == "train"]
+    assert len(trainings) == 6
+    assert not any("test.jsonl" in each for each in trainings)
+
+
+def test_runs_of_a_sweep_are_taken_over_when_their_recipe_gets_a_frontier(model, tmp_path):
+    """The checkpoints may stand in `training`: the same options, whoever says them, are the same run."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    training = {"use_cpu": True, "monitor_steps": 0, "logging_steps": 1}
+    early = frontier_recipe(tmp_path, model, seeds=[0], frontier=None, training={**training, **saving})
+    first, second = InThisProcess(), InThisProcess()
+    run_comparison(early, tmp_path / "early", first)
+    assert [command[0] for command in first.commands] == ["train"] * 3
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    (tmp_path / "out" / "runs" / "toy").symlink_to(tmp_path / "early" / "runs" / "toy")
+    less = {**FRONTIER, "prompts": 1, "max_new_tokens": 2, "keep_checkpoints": False}
+    late = frontier_recipe(tmp_path, model, seeds=[0], frontier=less)
+    result = run_comparison(late, tmp_path / "out", second)
+    assert [command[0] for command in second.commands] == ["path"] * 3
+    assert all(each.path is not None for each in result.paths)
+    assert not list((tmp_path / "early").rglob("checkpoint-*"))  # measured, and not to be kept
+    third = InThisProcess()
+    assert run_comparison(late, tmp_path / "out", third).paths == result.paths
+    assert third.commands == []
+
+
+def test_a_run_that_diverges_or_is_not_measured_leaves_its_reason(model, tmp_path):
+    hot = {"label": "hot", "method": "full", "learning_rates": [1e-3, 1e30], "max_grad_norm": 1e30}
+    recipe = frontier_recipe(tmp_path, model, seeds=[0], methods=[{**hot, "lr_scheduler_type": "constant"}])
+    result = run_comparison(recipe, tmp_path / "out")
+    fine, diverged = result.paths
+    assert (fine.status, fine.path is None) == ("finished", False)
+    assert (diverged.status, diverged.path) == ("diverged", None)
+    assert diverged.reason.startswith("training diverged")
+
+    class NoPath(InThisProcess):
+        def __call__(self, command, log):
+            return Outcome(1, "it was killed") if command[0] == "path" else super().__call__(command, log)
+
+    shutil.rmtree(tmp_path / "out" / "paths")
+    (lost, _) = run_comparison(recipe, tmp_path / "out", NoPath()).paths
+    assert (lost.status, lost.path) == ("finished", None)
+    assert lost.reason == "it could not be measured along its way: it was killed"

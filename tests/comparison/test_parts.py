@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ropo.comparison import execution
 from ropo.comparison.bench import Bench
 from ropo.comparison.cells import Cell, as_flags, short_key
 from ropo.comparison.collect import merge_suite, read_curves
@@ -55,9 +56,9 @@ def test_the_budget_sets_the_steps(tmp_path):
 def test_each_criterion_chooses_its_own_best(criterion, chosen):
     margins = {1.0: [0.1, 0.1, 0.1], 2.0: [1.0, 1.0, -0.1], 3.0: [9.0, -4.0, -0.5]}
     found = [
-        candidate(rate, "finished", {"held_out": {"margins": values}}, criterion) for rate, values in margins.items()
+        candidate(rate, "finished", [{"held_out": {"margins": values}}], criterion) for rate, values in margins.items()
     ]
-    lost = candidate(4.0, "diverged", {}, criterion)
+    lost = candidate(4.0, "diverged", [], criterion)
     assert (lost.value, lost.status) == (None, "diverged")
     selection = select("toy", "RoPO", [*found, lost], criterion)
     assert selection.chosen == chosen
@@ -67,9 +68,9 @@ def test_each_criterion_chooses_its_own_best(criterion, chosen):
 
 
 def test_of_equal_rates_and_where_none_finished_the_lowest_is_chosen():
-    equal = [candidate(rate, "finished", {"held_out": {"margins": [0.5]}}, "margin") for rate in (2.0, 1.0)]
+    equal = [candidate(rate, "finished", [{"held_out": {"margins": [0.5]}}], "margin") for rate in (2.0, 1.0)]
     assert select("toy", "m", equal, "margin").chosen == 1.0
-    lost = [candidate(rate, "diverged", {}, "loss") for rate in (2.0, 1.0)]
+    lost = [candidate(rate, "diverged", [], "loss") for rate in (2.0, 1.0)]
     assert select("toy", "m", lost, "loss").chosen == 1.0
 
 
@@ -141,6 +142,17 @@ def test_a_command_runs_in_a_process_of_its_own(tmp_path):
     outcome = run_in_process_of_its_own(["there-is-no-such-command"], tmp_path / "logs" / "x.log")
     assert outcome.status == 2
     assert outcome.last_line.startswith("ropo: error: there is no command")
+
+
+def test_a_command_that_takes_long_is_told_of_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_FIRST", 0.2)
+    start = subprocess.Popen
+    code = "import time; print('step 1', flush=True); time.sleep(1.2)"
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **rest: start([sys.executable, "-c", code], **rest))
+    lines: list[str] = []
+    assert run_in_process_of_its_own([], tmp_path / "log", tell=lines.append).status == 0
+    assert 2 <= len(lines) <= 4  # after 0.2, 0.6 and 1.4 seconds, while it runs
+    assert lines[-1].endswith(": step 1")
 
 
 def test_one_comparison_a_folder_also_while_an_orphan_still_writes(tmp_path):

@@ -89,6 +89,27 @@ MISTAKES = [
     ("label: LoRA", "label: ropo", r"mine.yaml:12: methods: 'ropo' is there twice"),
     ("title:", "title: x\ntitle:", r"mine.yaml:2: title is given twice"),
     ("  - suite: preference", "  - {suite: preference, only: [toi]}", r"no data set 'toi'; did you mean 'toy'\?"),
+    (
+        "budget:",
+        "frontier: {text: t, chekpoints: 4}\nbudget:",
+        r"mine.yaml:9: frontier.chekpoints: is no key .*'checkpoints'",
+    ),
+    ("budget:", "frontier: {checkpoints: 4}\nbudget:", r"mine.yaml:9: frontier.text is missing; add it"),
+    ("budget:", "frontier: {text: nowhere.txt}\nbudget:", r"mine.yaml:9: text: there is no file nowhere.txt"),
+    (
+        "budget:",
+        "frontier: {text: t, sampled: 9}\nbudget:",
+        r"mine.yaml:9: sampled: must be at most checkpoints \(8\), got 9",
+    ),
+    ("budget:", "frontier: {text: t, against: LoRa}\nbudget:", r"mine.yaml:9: against: .* 'LoRa'; did you mean 'LoRA'"),
+    ("budget:", "frontier: {text: t, split: train}\nbudget:", r"mine.yaml:9: frontier.split: .* got 'train'"),
+    ("budget:", "frontier: {text: t, checkpoints: 0}\nbudget:", r"mine.yaml:9: frontier.checkpoints: .* got 0"),
+    ("beta: 0.1", "save_strategy: epoch\nfrontier: {text: t}", r"mine.yaml:11: save_strategy: .* remove it"),
+    (
+        "beta: 0.1",
+        "save_total_limit: 2\nfrontier: {text: t}",
+        r"mine.yaml:11: save_total_limit: would drop checkpoints",
+    ),
     ("title: A", "title: [A", r"mine.yaml:\d+: is not valid YAML"),
     ("model: some/model", "model: package:no_such_thing/x", r"mine.yaml:2: .*'no_such_thing' is not installed"),
 ]

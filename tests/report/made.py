@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
+from ropo.comparison.frontier.draws import Draws
+from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.results import (
     Candidate,
     ComparisonResult,
     CosineHistogram,
     DataSuite,
     NeuronProjection,
+    RunPath,
     RunResult,
     Sample,
     Selection,
@@ -23,6 +26,7 @@ from ropo.diagnostics.movement import CosineChanges, NeuronMovement
 from ropo.diagnostics.report import DiagnosticReport, LayerSummary
 from ropo.diagnostics.weights import LayerMeasure, WeightChange, WeightMeasure
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
+from tests.comparison.made_paths import answers, lost_path, run_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 METHODS = ("RoPO", "LoRA", "full")
@@ -55,6 +59,7 @@ def make_result(data: tuple[str, ...] = ("one", "two"), seeds: tuple[int, ...] =
         tried = [Candidate(learning_rate=1e-3, status="finished", value=0.61, low=0.5, high=0.7)]
         tried += [Candidate(learning_rate=1e-2, status="diverged", value=None)]
         selections.append(Selection(data=name, method="RoPO", criterion="lowest loss", candidates=tried, chosen=1e-3))
+    paths = [path for name in data for path in make_paths(name, seeds, draw)]
     return ComparisonResult(
         title="Made up",
         command=["compare", "recipe.yaml", "--output", "out dir"],
@@ -66,8 +71,29 @@ def make_result(data: tuple[str, ...] = ("one", "two"), seeds: tuple[int, ...] =
         suites=suites,
         samples=samples,
         selections=selections,
+        paths=paths,
+        equal_gains=equal_gains(paths, "LoRA", Draws(resamples=50)),
         notes=["a note"],
     )
+
+
+def make_paths(data: str, seeds: tuple[int, ...], draw: random.Random) -> list[RunPath]:
+    """Return the paths of two methods at two rates, and of a rate that diverged."""
+    before = answers([0.0, 1.0], [20.0, 30.0])
+    paths = [lost_path("RoPO", 4e-3, seed, data) for seed in seeds]
+    for method in ("RoPO", "LoRA"):
+        for rate in (1e-3, 2e-3):
+            for seed in seeds:
+                points = [
+                    (
+                        [step * draw.random() for _ in range(4)],
+                        [step * draw.random() / 10 for _ in range(3)],
+                        answers([draw.random(), 1.0], [20.0, 30 + draw.random()], [draw.random(), draw.random()]),
+                    )
+                    for step in (1, 2)
+                ]
+                paths.append(run_path(method, points, rate, seed, before, data=data))
+    return paths
 
 
 def make_run(data: str, method: str, seed: int, draw: random.Random) -> RunResult:
@@ -149,7 +175,7 @@ def make_diagnosis(name: str, draw: random.Random) -> DiagnosticReport:
                 isotropy=None,
             ),
             change=WeightChange(
-                energy=1e-3 * (draw.random() - 0.5),
+                energy=0.1 * (draw.random() - 0.5),
                 cosines=CosineChanges(pairs=6, rms=0.1, median=0.1, p99=0.2, largest=0.3, collapsed=0),
                 neurons=NeuronMovement(
                     turn_mean=1.0,

@@ -15,7 +15,7 @@ from ropo.report import write_page
 from tests.report.made import make_result
 from tests.report.test_page import HOSTILE, hostile_result
 
-FIGURES = 8
+FIGURES = 12
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 

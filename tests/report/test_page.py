@@ -7,13 +7,20 @@ import hashlib
 import re
 from collections import Counter
 from itertools import pairwise
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from ropo.comparison.frontier.quantities import GAINS, series_of
 from ropo.comparison.results import ComparisonResult, read_comparison
 from ropo.comparison.summary import methods_of, over_seeds
+from ropo.core.errors import UserError
 from ropo.report import render_page, write_page
+from ropo.report.equal_gain import headlines
 from ropo.report.figures.style import COLOURS, GREY
+from ropo.report.figures.svg import frontier_svg
+from ropo.report.figures.training import smoothed
 from ropo.report.tables import summary_rows
 from ropo.report.text import number, setting, visible
 from tests.report.made import COMMIT, DIVERGED, FAILED, Page, make_result
@@ -76,8 +83,15 @@ def test_the_tables_hold_what_the_suites_found_and_nothing_else(result, page):
             for cell in row.cells:
                 assert cell.estimate == over_seeds([metric for _, metric in cell.seeds])
                 means.update(map(repr, (cell.estimate.value, cell.estimate.low, cell.estimate.high)))
+                if cell.change is not None:
+                    means.update(map(repr, (cell.change.value, cell.change.low, cell.change.high)))
                 means.update(repr(metric.value) for _, metric in cell.seeds)
-    few = {repr(each) for each in (0.000151, 1e-3, 1e-2, 2e-3, 10.0, 0.61, 0.5, 0.7)}
+    for each in result.equal_gains:
+        means.update([repr(each.level)])
+        for found in (each.value, each.other, each.difference):
+            means.update(map(repr, (found.value, found.low, found.high)))
+            assert not Counter(repr(end) for end in (found.value, found.low) if end is not None) - seen
+    few = {repr(each) for each in (0.000151, 1e-3, 1e-2, 2e-3, 4e-3, 10.0, 0.61, 0.5, 0.7)}
     strangers = {value for value in seen - expected - means if "." in value} - few
     assert not strangers
 
@@ -97,7 +111,7 @@ def test_rows_are_of_their_run(result, page):
 
 def test_figures_hold_the_curves_pictures_and_layers(result, page):
     drawn = page.figures
-    assert len(drawn) == 2 * 8
+    assert len(drawn) == 2 * 12
     checked = 0
     for key, data in (("d0", "one"), ("d1", "two")):
         for run in (run for run in result.runs if run.data == data and run.curves):
@@ -147,7 +161,7 @@ def test_bold_is_the_best_complete_method(result, page):
     assert len(columns) == 8
     for place, column in enumerate(columns):
         cells = {row.method.method: row.cells[place] for row in rows}
-        rivals = {name: cells[name].estimate.value for name in ("RoPO", "LoRA", "full")}
+        rivals = {name: cells[name].change.value for name in ("RoPO", "LoRA", "full")}
         best = {name for name, cell in cells.items() if cell.best}
         if column.better:
             assert best == {(max if column.better > 0 else min)(rivals, key=rivals.get)}
@@ -188,6 +202,102 @@ def test_every_number_has_its_command_seed_version_and_commit(result, page):
     assert page.text.count("torch ") >= 1 + len(result.suites) + finished
 
 
+def test_the_navigation_has_every_section_and_every_figure_its_legend(page):
+    places = [a["id"] for tag, a in page.elements if tag == "h2" and a.get("id")]
+    links = [a["href"].removeprefix("#") for tag, a in page.elements if tag == "a" and a["href"].startswith("#")]
+    titles = [tag for tag, _ in page.elements if tag == "h2"]
+    assert len(places) == len(titles) == 2 * 10 + 2
+    assert set(places) <= set(links)
+    classes = [a.get("class") for _, a in page.elements]
+    assert classes.count("legend") == classes.count("plot") == 2 * 12
+
+
+def test_the_head_says_what_an_equal_gain_costs_and_what_is_behind_it(result, page):
+    lines = headlines([each for each in result.equal_gains if each.data == "one"])
+    assert len(lines) == 2  # a gain each
+    assert all(line in page.text for line in lines)
+    assert all(line.startswith("RoPO against LoRA at an equal gain in ") for line in lines)
+    assert all(line.count("n = ") == line.count(", 3 seeds") == 3 for line in lines)  # costs
+    assert page.text.index(lines[0]) < page.text.index("Each method's change from the untrained model")
+    without_paths = Page(render_page(changed(result, paths=[], equal_gains=[])))
+    assert "passes (instructions, " in without_paths.text
+    assert "3 seeds)" in without_paths.text
+    assert "at an equal gain" not in without_paths.text
+
+
+def test_paths_are_drawn_point_by_point_and_hovering_names_run_and_step(result, page):
+    views = page.figures["d0-path-forgetting"]
+    assert [view["layout"]["xaxis"]["title"]["text"] for view in views] == [each.title for each in GAINS.values()]
+    traces = {trace["name"]: trace for trace in views[1]["data"]}
+    seen = 0
+    for run in (each for each in result.paths if each.data == "one" and each.path is not None):
+        trace = traces[f"{run.method} at {run.learning_rate:g}, seed {run.seed}"]
+        for name, side in (("loss", "x"), ("forgetting", "y")):
+            series = series_of(run.path, name)
+            assert trace[side] == pytest.approx(series.means(np.ones((1, series.upper.shape[1])))[0].tolist())
+        assert trace["text"][2] == f"{run.method} at {run.learning_rate:g}, seed {run.seed}, step 20"
+        seen += 1
+    assert seen == 2 * 2 * 3
+    for method in ("RoPO", "LoRA"):
+        assert {f"{method}, least cost", f"{method}, seeds", f"{method} at 0.001, mean of the seeds"} <= set(traces)
+    assert "RoPO at 0.004" not in str(traces)
+    assert "Left out, as not every seed finished and was measured: RoPO at 0.004." in page.text
+
+
+def test_the_figure_is_an_svg_of_its_own(result):
+    root = ElementTree.fromstring(frontier_svg(result))
+    space = "{http://www.w3.org/2000/svg}"
+    shown = [text.text for text in root.iter(f"{space}text")]
+    assert {"RoPO", "LoRA", "gain in pass rate", "drop of the DPO loss, nats"} <= set(shown)
+    lines = list(root.iter(f"{space}polyline"))
+    assert len(lines) == 2 * 3 * 2 * (2 * (3 + 1) + 1)  # gains, costs, methods, rates with seeds and mean, least cost
+    titles = [title.text for title in root.iter(f"{space}title")]
+    assert "LoRA at 0.002, seed 1, step 20" in titles
+    with pytest.raises(UserError, match="has no frontier"):
+        frontier_svg(changed(result, paths=[]))
+    with pytest.raises(UserError, match="no frontier of 'three'"):
+        frontier_svg(result, "three")
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '\x00\u202e&lt;"'])
+def test_the_figure_shows_hostile_text_as_text(text):
+    drawn = frontier_svg(hostile_result(text))
+    root = ElementTree.fromstring(drawn)
+    assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
+    assert visible(text) in [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_what_is_rounding_or_coincides_is_said_and_not_drawn(result):
+    def still(run):
+        if run.method != "RoPO" or run.diagnosis is None:
+            return run
+        change = run.diagnosis.layers[0].change.model_copy(update={"energy": -3e-9})
+        layers = [layer.model_copy(update={"change": change}) for layer in run.diagnosis.layers]
+        cosines = [each.model_copy(update={"after": each.before}) for each in run.cosines]
+        return run.model_copy(
+            update={"diagnosis": run.diagnosis.model_copy(update={"layers": layers}), "cosines": cosines}
+        )
+
+    page = Page(render_page(changed(result, runs=[still(run) for run in result.runs])))
+    assert "RoPO: energy unchanged to rounding in all layers (largest relative change 3.00e−9); not drawn." in page.text
+    assert "RoPO: cosines between neurons are distributed as before (at most 0 % of the pairs" in page.text
+    for chart in ("energy", "cosines"):
+        names = [trace["name"] for view in page.figures[f"d0-{chart}"] for trace in view["data"]]
+        assert any(name.startswith("LoRA") for name in names)
+        assert not any(name.startswith("RoPO") for name in names)
+    assert "unchanged to rounding" not in Page(render_page(result)).text
+
+
+def test_batch_noise_is_smoothed():
+    values = [0.0, 1.0] * 16
+    found = smoothed(values)
+    assert len(found) == 32
+    assert found[16] == pytest.approx(sum(values[14:19]) / 5)  # 32 values, five to a mean
+    assert max(found[2:-2]) - min(found[2:-2]) == pytest.approx(0.2)
+    assert smoothed([1.0, None, 3.0]) == [1.0, None, 3.0]
+    assert smoothed([*values[:8], None, *values[9:]])[8] is None
+
+
 def test_removing_a_run_leaves_the_rest(result, page):
     name = "one/LoRA/seed1"
     less = Page(render_page(without(result, name)))
@@ -209,11 +319,13 @@ def test_what_was_not_measured_is_said_and_nothing_is_made_up():
         run.model_copy(update={"diagnosis": None, "cosines": [], "neurons": None, "curves": []})
         for run in make_result().runs
     ]
-    page = Page(render_page(changed(make_result(), runs=bare, suites=[], samples=[], selections=[], notes=[])))
+    none = {"suites": [], "samples": [], "selections": [], "paths": [], "equal_gains": []}
+    page = Page(render_page(changed(make_result(), runs=bare, notes=[], **none)))
     for sentence in ("Nothing was evaluated", "No run was diagnosed", "No evaluation of this data set sampled answers"):
         assert sentence in page.text
-    assert not any(view for view in page.figures.values())
-    empty = Page(render_page(changed(make_result(), runs=[], suites=[], samples=[], selections=[])))
+    assert not page.figures
+    assert not [tag for tag, _ in page.elements if tag == "figure"]  # no empty card
+    empty = Page(render_page(changed(make_result(), runs=[], **none)))
     assert "There is no run" in empty.text
 
 
@@ -268,6 +380,18 @@ def hostile_result(text: str) -> ComparisonResult:
     sample = made.samples[0].model_copy(update={"data": text, "prompt": text, "answers": {name: text}})
     runs = [each.model_copy(update={"data": text}) for each in made.runs if each is not run]
     parts = {"runs": [*runs, evil, lost], "suites": suites, "samples": [sample], "title": text, "notes": [text]}
+    parts["paths"] = [
+        each.model_copy(
+            update={
+                "data": text,
+                "method": text if each.method == "RoPO" else each.method,
+                "command": [text],
+                "reason": text,
+            }
+        )
+        for each in made.paths
+    ]
+    parts["equal_gains"] = [each.model_copy(update={"data": text, "method": text}) for each in made.equal_gains]
     return changed(made, recipe={text: text}, **parts)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ropo.comparison.data import PreparedData
     from ropo.comparison.reading import RecipeFile
+    from ropo.comparison.results import ComparisonResult
 
 PAGE = "report.html"
 HELP = "train, evaluate and diagnose the methods of a recipe on the same data"
@@ -48,11 +49,35 @@ def run(arguments: argparse.Namespace) -> None:
     check_commands(file)
     with locked(output) as lock:
         data = prepare(file, output)
-        execute = partial(run_in_process_of_its_own, kept_open=(lock,))
-        result = compare(file.recipe, data, output, execute, partial(print, flush=True))
+        say = partial(print, flush=True)
+        execute = partial(run_in_process_of_its_own, kept_open=(lock,), tell=say)
+        result = compare(file.recipe, data, output, execute, say)
         result.write(output)
         write_page(result, output / PAGE)
-    print(f"written to {output / 'results.json'} and {output / PAGE}; each command's lines are in {output / 'logs'}")
+        written = [output / "results.json", output / PAGE, *_write_figures(result, output)]
+    _print_end(result)
+    print(f"written to {', '.join(map(str, written))}; each command's lines are in {output / 'logs'}")
+
+
+def _write_figures(result: ComparisonResult, output: Path) -> list[Path]:
+    """Write the frontiers of each data set as a figure for places without scripts; return the files."""
+    from ropo.report.figures.svg import write_frontier
+
+    names = list(dict.fromkeys(run.data for run in result.paths if run.path is not None))
+    files = {name: output / ("frontier.svg" if len(names) == 1 else f"frontier-{name}.svg") for name in names}
+    for name, file in files.items():
+        write_frontier(result, file, name)
+    return list(files.values())
+
+
+def _print_end(result: ComparisonResult) -> None:
+    """Print what came of it as tables; a pipe gets them as wide as they are."""
+    from rich.console import Console
+
+    from ropo.report.console import print_comparison
+
+    console = Console()
+    print_comparison(result, console if console.is_terminal else Console(width=160))
 
 
 def check_commands(file: RecipeFile) -> None:
@@ -62,6 +87,7 @@ def check_commands(file: RecipeFile) -> None:
         UserError: With the line of the recipe.
     """
     from ropo.comparison.cells import as_flags
+    from ropo.comparison.recipe import lost_checkpoints
 
     recipe = file.recipe
     for number, method in enumerate(recipe.methods):
@@ -70,10 +96,14 @@ def check_commands(file: RecipeFile) -> None:
             (("training",), recipe.training),
             (("methods", number), {"method": method.method, **recipe.training, **method.options}),
         ):
+            if recipe.frontier is not None and (lost := lost_checkpoints(options)) is not None:
+                raise file.error(place, lost)
             try:
                 _check_training([*shared, *as_flags(options)])
             except UserError as error:
                 raise file.error(place, str(error)) from error
+    if recipe.frontier is not None and not Path(recipe.frontier.text).is_file():
+        raise file.error(("frontier",), f"text: there is no file {recipe.frontier.text}; check the path")
     for number, evaluation in enumerate(recipe.evaluations):
         for data in recipe.data:
             if evaluation.only and data.name not in evaluation.only:

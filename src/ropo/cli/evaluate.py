@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 HELP = "measure models: preference, knowledge, diversity, instructions, strength, alpaca-eval, mt-bench"
 CACHE = "cache"
+_PAUSE = 30.0  # seconds between two lines of progress where there is no terminal for a bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,10 +129,30 @@ def _progress_bar(description: str, total: int) -> Iterator[Callable[[int], None
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    if not Console(stderr=True).is_terminal:
+        yield _lines_of_progress(description, total)
+        return
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         try:
             yield lambda steps: progress.advance(task, steps)
         except UserError:  # which is told in one line: nothing is left of the bar
-            progress.live.transient, progress.console.quiet = True, not progress.console.is_terminal
+            progress.live.transient = True
             raise
+
+
+def _lines_of_progress(description: str, total: int) -> Callable[[int], None]:
+    """Return what says on standard error, every half a minute at most, how far something is and what time is left."""
+    started = told = time.monotonic()
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done, told
+        done += steps
+        now = time.monotonic()
+        if now - told >= _PAUSE and 0 < done < total:
+            left = timedelta(seconds=round((now - started) / done * (total - done)))
+            print(f"{description}: {done}/{total}, about {left} left", file=sys.stderr, flush=True)
+            told = now
+
+    return advance

@@ -15,7 +15,7 @@ from ropo.core.files import is_full_disk
 from ropo.core.names import did_you_mean
 from ropo.training.distributed.processes import let_the_first_speak
 
-COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "report", "env", "cache")
+COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path", "report", "env", "cache")
 
 
 def entry() -> None:

@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and files of `ropo diagnose`",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.html", help="where the page goes")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE.svg", help="where the frontiers go, as a figure of their own"
+    )
+    parser.add_argument("--data", metavar="NAME", help="whose frontiers --figure shows (the first data set's)")
     parser.add_argument("--title", metavar="TEXT", help="title of a page of finished runs (Finished runs)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE.html if it exists")
 
@@ -38,12 +42,22 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"output {output}: is a folder; name a .html file")
     if output.exists() and not arguments.overwrite:
         raise UserError(f"output {output}: the file exists; choose another name or add --overwrite")
+    figure = arguments.figure
+    if figure is not None and figure.suffix != ".svg":
+        raise UserError(f"figure {figure}: is written as SVG; name a .svg file")
+    if figure is not None and figure.exists() and not arguments.overwrite:
+        raise UserError(f"figure {figure}: the file exists; choose another name or add --overwrite")
     write_page = page_writer()
 
     from ropo.comparison.finished import read_finished
 
-    write_page(read_finished(arguments.runs, arguments.title), output)
-    print(f"written to {output}")
+    result = read_finished(arguments.runs, arguments.title)
+    if figure is not None:
+        from ropo.report.figures.svg import write_frontier
+
+        write_frontier(result, figure, arguments.data)
+    write_page(result, output)
+    print(f"written to {output}{f' and {figure}' if figure is not None else ''}")
 
 
 def page_writer() -> Callable[[ComparisonResult, Path], None]:

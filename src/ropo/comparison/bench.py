@@ -17,7 +17,7 @@ from ropo.core.record import FILE_NAME as RECORD
 from ropo.evaluation.results import FILE_NAME as RESULTS
 
 DIVERGED = "training diverged"  # what `ropo train` says then
-_MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": ""}
+_MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": "", "path": RESULTS}
 
 
 @dataclass(frozen=True)

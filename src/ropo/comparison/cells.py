@@ -10,7 +10,7 @@ from typing import Any
 
 from ropo.comparison.data import PreparedData
 from ropo.comparison.places import typed
-from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe, slug
+from ropo.comparison.recipe import REFERENCE, Evaluation, Frontier, MethodRecipe, Recipe, slug
 from ropo.core.kept import content_key
 
 CACHE = "cache"
@@ -65,7 +65,8 @@ def training_cell(
         output: The comparison's folder.
     """
     options = {"method": method.method, "learning_rate": rate, "seed": seed, "max_steps": data.steps}
-    options |= {"per_device_train_batch_size": recipe.budget.batch_size, **recipe.training, **method.options}
+    saving = recipe.frontier.saving(data.steps) if recipe.frontier else {}
+    options |= {"per_device_train_batch_size": recipe.budget.batch_size, **saving, **recipe.training, **method.options}
     key = short_key(model, data.content, options)
     folder = output / "runs" / data.name / f"{slug(method.label)}-seed{seed}-lr{rate:g}-{key}"
     held_out = ["--eval_data", data.validation] if data.validation else []
@@ -73,6 +74,30 @@ def training_cell(
     command += as_flags(options)
     name = f"{data.name}/{slug(method.label)}/seed{seed} at {rate:g}"
     return Training("train", name, tuple(command), folder, data.name, method, seed, rate)
+
+
+def path_cell(recipe: Recipe, frontier: Frontier, data: PreparedData, training: Training, output: Path) -> Cell:
+    """Return the cell that measures a run along its way.
+
+    Args:
+        recipe: The recipe.
+        frontier: Its frontier.
+        data: The data set.
+        training: The run.
+        output: The comparison's folder.
+    """
+    pairs = data.test if frontier.split == "test" else str(data.validation)
+    settings: dict[str, Any] = {"pairs": pairs, "max_pairs": frontier.pairs, "text": frontier.text}
+    settings |= {"window": frontier.window, "max_windows": frontier.windows, "checkpoints": frontier.checkpoints}
+    if data.prompts:
+        settings |= {"prompts": data.prompts, "max_prompts": frontier.prompts, "samples": frontier.samples}
+        settings |= {"max_new_tokens": frontier.max_new_tokens, "sampled": frontier.sampled}
+    settings |= {"bf16": frontier.bf16, "plain_prompts": bool(recipe.training.get("plain_prompts"))}
+    key = short_key("path" + training.output.name + recipe.model, data.held_out, settings)
+    folder = output / "paths" / data.name / f"{training.output.name}-{key}"
+    ends = ["--reference", recipe.model, "--output", typed(folder), "--cache", typed(output / CACHE)]
+    command = ["path", typed(training.output), *as_flags(settings, switches=True), *ends]
+    return Cell("path", training.name, tuple(command), folder)
 
 
 def evaluation_cell(

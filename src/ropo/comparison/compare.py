@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ropo.comparison.bench import Bench, End
-from ropo.comparison.cells import Training, diagnosis_cell, evaluation_cell, settings_of, training_cell
+from ropo.comparison.cells import (
+    Training,
+    diagnosis_cell,
+    evaluation_cell,
+    path_cell,
+    settings_of,
+    training_cell,
+)
 from ropo.comparison.collect import merge_suite, read_diagnosis, reference_run, run_result
 from ropo.comparison.data import PreparedData
 from ropo.comparison.execution import Execute
+from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.pictures import Pictures, pictures_of
-from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe
-from ropo.comparison.results import ComparisonResult, DataSuite, RunResult, Sample, Selection
+from ropo.comparison.recipe import REFERENCE, Evaluation, Frontier, MethodRecipe, Recipe
+from ropo.comparison.results import Candidate, ComparisonResult, DataSuite, RunPath, RunResult, Sample, Selection
 from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import candidate, select
 from ropo.core.record import read_record
 from ropo.diagnostics.report import DiagnosticReport
+from ropo.evaluation.path.results import read_path
 from ropo.evaluation.results import SuiteResult, read_results
 from ropo.lm.fingerprint import fingerprint_source
 
@@ -33,6 +43,7 @@ class _Findings:
     selections: list[Selection] = field(default_factory=list)
     suites: list[DataSuite] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    paths: list[RunPath] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,7 +65,7 @@ def compare(
     Raises:
         UserError: If the model cannot be found.
 
-    Cost: rates + seeds - 1 training runs a method and data set, each with its evaluations.
+    Cost: rates + seeds - 1 training runs a method and data set, with a frontier rates * seeds; evaluations of seeds.
     """
     bench = Bench(output, execute, _count_cells(recipe), say)
     model = fingerprint_source(recipe.model)
@@ -77,6 +88,8 @@ def compare(
         selections=found.selections,
         suites=found.suites,
         samples=found.samples,
+        paths=found.paths,
+        equal_gains=equal_gains(found.paths, recipe.frontier.against if recipe.frontier else None),
         notes=found.notes,
     )
 
@@ -86,7 +99,9 @@ def _count_cells(recipe: Recipe) -> Counter[str]:
     runs = len(recipe.methods) * len(recipe.seeds)
     counts: Counter[str] = Counter()
     for data in recipe.data:
-        counts["train"] += sum(len(each.rates) + len(recipe.seeds) - 1 for each in recipe.methods)
+        rates, seeds = sum(len(each.rates) for each in recipe.methods), len(recipe.seeds)
+        counts["train"] += rates * seeds if recipe.frontier else rates + (seeds - 1) * len(recipe.methods)
+        counts["path"] += rates * seeds if recipe.frontier else 0
         counts["evaluate"] += len(_evaluations_of(recipe, data.name)) * (1 + runs)
         counts["diagnose"] += runs * recipe.diagnose
     return counts
@@ -98,31 +113,75 @@ def _evaluations_of(recipe: Recipe, data: str) -> list[Evaluation]:
 
 
 def _train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, found: _Findings) -> list[Trained]:
-    """Train every method with every seed, at the rate that is best on the validation pairs."""
+    """Train every method with every seed at the rate that is best on the validation pairs; a frontier at every rate."""
     trained: list[Trained] = []
     for method in recipe.methods:
-        rate = method.rates[0]
+        tried = recipe.seeds if recipe.frontier or len(method.rates) == 1 else recipe.seeds[:1]
+        done = {
+            (rate, seed): _train(recipe, model, data, method, rate, seed, bench, found)
+            for seed in tried
+            for rate in method.rates
+        }
+        chosen = method.rates[0]
         if len(method.rates) > 1:
-            selection = sweep(recipe, model, data, method, bench)
-            found.selections.append(selection)
-            rate = selection.chosen
-        for number, seed in enumerate(recipe.seeds):
-            cell = training_cell(recipe, model, data, method, rate, seed, bench.output)
-            if number == 0 and len(method.rates) > 1:
-                bench.ahead["train"] += 1  # the sweep has trained it: looked up, not counted again
-            trained.append((cell, bench.do(cell)))
+            candidates = [_candidate(recipe, rate, [done[rate, seed] for seed in tried]) for rate in method.rates]
+            found.selections.append(select(data.name, method.label, candidates, recipe.selection))
+            chosen = found.selections[-1].chosen
+        for seed in recipe.seeds:
+            known = done.get((chosen, seed))
+            trained.append(known or _train(recipe, model, data, method, chosen, seed, bench, found))
     return trained
 
 
-def sweep(recipe: Recipe, model: str, data: PreparedData, method: MethodRecipe, bench: Bench) -> Selection:
-    """Try every learning rate of a method with the first seed."""
-    candidates = []
-    for rate in method.rates:
-        cell = training_cell(recipe, model, data, method, rate, recipe.seeds[0], bench.output)
-        end = bench.do(cell)
-        metrics = read_record(cell.output).metrics if end.status == "finished" else {}
-        candidates.append(candidate(rate, end.status, metrics, recipe.selection))
-    return select(data.name, method.label, candidates, recipe.selection)
+def _train(
+    recipe: Recipe,
+    model: str,
+    data: PreparedData,
+    method: MethodRecipe,
+    rate: float,
+    seed: int,
+    bench: Bench,
+    found: _Findings,
+) -> Trained:
+    """Train one run and, for a frontier, measure it along its way."""
+    cell = training_cell(recipe, model, data, method, rate, seed, bench.output)
+    end = bench.do(cell)
+    if recipe.frontier is not None:
+        found.paths.append(_path_of(recipe, recipe.frontier, data, cell, end, bench))
+    return cell, end
+
+
+def _path_of(
+    recipe: Recipe, frontier: Frontier, data: PreparedData, training: Training, end: End, bench: Bench
+) -> RunPath:
+    """Measure a finished run along its way; what did not finish is there with its reason."""
+    run = RunPath(
+        data=data.name,
+        method=training.method.label,
+        seed=training.seed,
+        learning_rate=training.learning_rate,
+        status=end.status,
+        reason=end.reason,
+    )
+    if end.status != "finished":
+        bench.leave_out("path", 1)
+        return run
+    cell = path_cell(recipe, frontier, data, training, bench.output)
+    measured = bench.do(cell)
+    if measured.status != "finished":
+        reason = f"it could not be measured along its way: {measured.reason}"
+        return run.model_copy(update={"reason": reason, "command": list(cell.command)})
+    if not frontier.keep_checkpoints:
+        for folder in training.output.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    return run.model_copy(update={"command": list(cell.command), "path": read_path(cell.output)})
+
+
+def _candidate(recipe: Recipe, rate: float, trained: Sequence[Trained]) -> Candidate:
+    """Return what a rate reached with the seeds that it was tried with."""
+    lost = [end.status for _, end in trained if end.status != "finished"]
+    metrics = [] if lost else [read_record(cell.output).metrics for cell, _ in trained]
+    return candidate(rate, lost[0] if lost else "finished", metrics, recipe.selection)
 
 
 def evaluate(

@@ -6,15 +6,18 @@ import fcntl
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from ropo.core.errors import UserError
 
 _LOCK = ".lock"
 _PATIENCE = 120  # seconds that an interrupted command has to save what it has
+_FIRST, _LONGEST = 30.0, 300.0  # seconds until a running command is told of first, and between two lines at most
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,16 @@ class Outcome:
 Execute = Callable[[Sequence[str], Path], Outcome]  # the command without the program's name, and the file of its output
 
 
-def run_in_process_of_its_own(command: Sequence[str], log: Path, kept_open: Sequence[int] = ()) -> Outcome:
+def run_in_process_of_its_own(
+    command: Sequence[str], log: Path, kept_open: Sequence[int] = (), tell: Callable[[str], None] = lambda line: None
+) -> Outcome:
     """Run a ropo command, so that neither a crash nor its memory reaches the others.
 
     Args:
         command: Its arguments, without the program's name.
         log: Where its output goes.
         kept_open: File descriptors that it inherits, such as the lock's.
+        tell: What prints a line; it gets the command's latest one now and then, with the time that it has taken.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
@@ -46,11 +52,23 @@ def run_in_process_of_its_own(command: Sequence[str], log: Path, kept_open: Sequ
             pass_fds=tuple(kept_open),
         )
         try:
-            status = process.wait()
+            status = _wait(process, log, tell)
         except BaseException:
             stop(process)
             raise
     return Outcome(status, last_line(log) or f"it wrote nothing and ended with status {status}")
+
+
+def _wait(process: subprocess.Popen, log: Path, tell: Callable[[str], None]) -> int:
+    """Wait for a process, and say what it last wrote after half a minute and then less and less often."""
+    started, pause = time.monotonic(), _FIRST
+    while True:
+        try:
+            return process.wait(pause)
+        except subprocess.TimeoutExpired:
+            taken = timedelta(seconds=round(time.monotonic() - started))
+            tell(f"    {taken}: {last_line(log) or 'nothing written yet'}")
+            pause = min(2 * pause, _LONGEST)
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
+from ropo.comparison.recipe import Budget, DataSet, Frontier, PairSource, Recipe
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.core.yaml_files import read_mapping, value_of
@@ -20,6 +20,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Recipe,
     ("data",): DataSet,
     ("budget",): Budget,
+    ("frontier",): Frontier,
     **{("data", name): PairSource for name in ("train", "validation", "test")},
 }
 

@@ -122,7 +122,8 @@ class Budget(Part):
 class MethodRecipe(_OpenPart):
     """Hold one method: its label, its name in `ropo.methods.METHODS`, its rate or rates, and options of `ropo train`.
 
-    `learning_rates` are tried with the first seed, and the best on the validation pairs is kept.
+    `learning_rates` are tried with the first seed, with a frontier with every seed, and the best on the validation
+    pairs is kept.
     """
 
     label: _Label
@@ -146,6 +147,51 @@ class MethodRecipe(_OpenPart):
     def rates(self) -> tuple[float, ...]:
         """The learning rates to try."""
         return self.learning_rates or ((self.learning_rate,) if self.learning_rate is not None else ())
+
+
+class Frontier(Part):
+    """Hold what is measured along every run; see `ropo.evaluation.path.PathSettings`.
+
+    Attributes:
+        checkpoints: Checkpoints a run, evenly spread, the last step included.
+        sampled: Of those the ones that answer the prompts, spread likewise; None for all.
+        split: Whose pairs the gain is measured on.
+        pairs: Pairs to use, the first ones.
+        prompts: Prompts of the data set to answer, the first ones.
+        samples: Answers a prompt.
+        max_new_tokens: Longest answer in tokens.
+        text: Plain text whose loss shows forgetting.
+        window: Tokens of a window of it.
+        windows: Windows to use.
+        bf16: Whether answers are sampled with products in bfloat16; they are scored without.
+        against: Label of the method that the others are compared with at an equal gain; None for the first.
+        keep_checkpoints: Whether the checkpoints stay when a run is measured; those of full fine-tuning are large.
+    """
+
+    checkpoints: int = Field(8, ge=1)
+    sampled: int | None = Field(None, ge=1)
+    split: Literal["test", "validation"] = "test"
+    pairs: int = Field(64, ge=1)
+    prompts: int = Field(48, ge=1)
+    samples: int = Field(1, ge=1)
+    max_new_tokens: int = Field(96, ge=1)
+    text: str
+    window: int = Field(256, ge=2)
+    windows: int = Field(8, ge=1)
+    bf16: bool = False
+    against: str | None = None
+    keep_checkpoints: bool = True
+
+    @model_validator(mode="after")
+    def _check_sampled(self) -> Frontier:
+        if self.sampled is not None and self.sampled > self.checkpoints:
+            raise ValueError(f"sampled: must be at most checkpoints ({self.checkpoints}), got {self.sampled}; lower it")
+        return self
+
+    def saving(self, steps: int) -> Options:
+        """Return the options of `ropo train` that keep the checkpoints of a run of so many optimizer steps."""
+        every = -(-steps // self.checkpoints)
+        return {"save_strategy": "steps", "save_steps": every, "save_only_model": True}
 
 
 class Evaluation(_OpenPart):
@@ -174,12 +220,13 @@ class Recipe(Part):
         title: What is compared, in words.
         model: Hub id, folder or `.gguf` file, or `package:NAME/FILE`, a file that an installed package brings.
         data: The data sets.
-        seeds: Every method is trained once a seed; learning rates are tried with the first.
+        seeds: Every method is trained once a seed; learning rates are tried with the first, with a frontier with all.
         split_seed: Seed of the validation split.
         budget: What a run may use.
         training: Options of `ropo train` that all methods share; a method may say otherwise.
         methods: The methods in the order of the report; the untrained reference comes first by itself.
         selection: What is compared on the validation pairs: `loss`, DPO's with the method's beta; `accuracy`; `margin`.
+        frontier: What is measured along every run, at every rate with every seed; None for nothing.
         evaluations: What is measured on the reference and on every finished run.
         diagnose: Whether weights are diagnosed too.
         samples: Prompts whose first answers are shown side by side.
@@ -194,6 +241,7 @@ class Recipe(Part):
     training: Options = Field(default_factory=dict)
     methods: tuple[MethodRecipe, ...] = Field(min_length=1)
     selection: Criterion = "loss"
+    frontier: Frontier | None = None
     evaluations: tuple[Evaluation, ...] = ()
     diagnose: bool = True
     samples: int = Field(6, ge=0)
@@ -222,7 +270,18 @@ class Recipe(Part):
                     f"data: {each.name} has no validation pairs to choose the learning rate of {swept[0]} on; "
                     "add validation_share: 0.1"
                 )
+        if self.frontier is not None:
+            self._check_frontier(self.frontier)
         return self
+
+    def _check_frontier(self, frontier: Frontier) -> None:
+        labels = [each.label for each in self.methods]
+        if frontier.against is not None and frontier.against not in labels:
+            hint = did_you_mean(frontier.against, labels) or f"; choose from {', '.join(labels)}"
+            raise ValueError(f"against: there is no method {frontier.against!r}{hint}")
+        for each in self.data:
+            if frontier.split == "validation" and not each.validated:
+                raise ValueError(f"split: {each.name} has no validation pairs; add validation_share: 0.1, or name test")
 
     def placed(self, folder: Path) -> Recipe:
         """Return the recipe with the names of files resolved against the folder that it lies in."""
@@ -237,6 +296,8 @@ class Recipe(Part):
         for each in values["evaluations"]:
             own = {name: each[name] for name in ("suite", "only")}
             each |= resolve_all(each, folder) | own
+        if self.frontier is not None:
+            values["frontier"]["text"] = resolve(self.frontier.text, folder)
         return Recipe.model_validate(values)
 
 
@@ -244,6 +305,16 @@ def slug(label: str) -> str:
     """Return a label as a part of a file name: `RoPO without magnitude` is `ropo-without-magnitude`."""
     words = "".join(letter if letter.isalnum() else " " for letter in label.lower()).split()
     return "-".join(words) or "method"
+
+
+def lost_checkpoints(options: Options) -> str | None:
+    """Say which option would keep a run from having the checkpoints of a frontier; None for none."""
+    if options.get("save_strategy", "steps") != "steps":
+        return "save_strategy: a frontier is measured at checkpoints, every so many steps; remove it"
+    dropping = (name for name in ("save_total_limit", "load_best_model_at_end") if options.get(name))
+    return next(
+        (f"{name}: would drop checkpoints that the frontier is measured at; remove it" for name in dropping), None
+    )
 
 
 def _refuse(options: Options, decided: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from ropo.core.record import RunRecord, read_typed
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
+from ropo.evaluation.path.results import PathResult
 from ropo.evaluation.results import FILE_NAME, SuiteResult, WrittenResult
 
 Status = Literal["finished", "diverged", "failed", "unfinished"]
@@ -97,6 +98,72 @@ class Selection(Measure):
     chosen: float
 
 
+class RunPath(Measure):
+    """Hold one run of a frontier, measured along its way.
+
+    Attributes:
+        data: Name of the data set.
+        method: The method's label.
+        seed: Its seed.
+        learning_rate: Its learning rate.
+        status: As in `RunResult`.
+        reason: Why it is not finished, or was not measured, in one line.
+        command: The command that measured it, without the program's name.
+        path: What was measured; None where nothing was.
+    """
+
+    data: str
+    method: str
+    seed: int
+    learning_rate: float
+    status: Status
+    reason: str | None = None
+    command: list[str] = Field(default_factory=list)
+    path: PathResult | None = None
+
+
+class Bounds(Measure):
+    """Hold a number with the ends of its 95 % interval; None where there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class EqualGain(Measure):
+    """Say what an equal gain costs two methods; see `ropo.comparison.frontier.equal_gain`.
+
+    Attributes:
+        data: Name of the data set.
+        method: The method's label.
+        against: The other method's.
+        gain: What was gained: `loss`, `margin` or `pass`.
+        cost: What it cost: `forgetting`, `kl` or `length`.
+        share: The level, as a share of the best gain that both methods reach.
+        level: That gain.
+        value: The least cost at which the method gains as much.
+        other: The least cost of the other one.
+        difference: value - other.
+        seeds: Seeds of the method and of the other one.
+        units: Pairs, prompts or windows behind gain and cost.
+        draws: Resamples that define it, of all that were drawn; the interval is over them.
+    """
+
+    data: str
+    method: str
+    against: str
+    gain: str
+    cost: str
+    share: float
+    level: float
+    value: Bounds
+    other: Bounds
+    difference: Bounds
+    seeds: tuple[int, int]
+    units: dict[str, int]
+    draws: tuple[int, int]
+
+
 class DataSuite(Measure):
     """Hold a suite's result for the runs of one data set; the reference is its first model.
 
@@ -137,6 +204,8 @@ class ComparisonResult(WrittenResult):
         selections: How the learning rates were chosen.
         suites: The results of the evaluations.
         samples: Answers side by side.
+        paths: Every run of a frontier along its way, those that did not finish too.
+        equal_gains: What equal gains cost the methods of a frontier.
         notes: What a reader of the numbers has to know.
     """
 
@@ -146,6 +215,8 @@ class ComparisonResult(WrittenResult):
     selections: list[Selection] = Field(default_factory=list)
     suites: list[DataSuite] = Field(default_factory=list)
     samples: list[Sample] = Field(default_factory=list)
+    paths: list[RunPath] = Field(default_factory=list)
+    equal_gains: list[EqualGain] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ropo.comparison.recipe import Criterion
 from ropo.comparison.results import Candidate, Selection, Status
@@ -18,27 +19,28 @@ MEANINGS: dict[Criterion, str] = {
 }
 
 
-def candidate(rate: float, status: Status, metrics: dict[str, Any], criterion: Criterion) -> Candidate:
-    """Return what one learning rate reached.
+def candidate(rate: float, status: Status, metrics: Sequence[dict[str, Any]], criterion: Criterion) -> Candidate:
+    """Return what one learning rate reached, over the seeds that it was tried with.
 
     Args:
         rate: The rate.
-        status: How its run ended.
-        metrics: Of its `run.json`; without `held_out` there is no value.
+        status: How its runs ended; the first that did not finish counts, as the seeds that survive flatter a rate.
+        metrics: Of the `run.json` of each; without `held_out` there is no value.
         criterion: What counts.
     """
-    held_out = metrics.get("held_out") if status == "finished" else None
-    if held_out is None:
+    held_out = [each["held_out"] for each in metrics if each.get("held_out")] if status == "finished" else []
+    if not held_out or len(held_out) < len(metrics):
         return Candidate(learning_rate=rate, status=status, value=None)
-    found = measure(np.array(held_out["margins"], dtype=float), criterion)
+    found = measure(np.array([each["margins"] for each in held_out], dtype=float), criterion)
     return Candidate(learning_rate=rate, status=status, value=found.value, low=found.low, high=found.high)
 
 
-def measure(margins: np.ndarray, criterion: Criterion) -> Estimate:
-    """Return a criterion of DPO margins with its interval."""
+def measure(margins: Float[np.ndarray, "seeds pairs"], criterion: Criterion) -> Estimate:
+    """Return the mean criterion of DPO margins with its interval over pairs, of which all seeds have the same."""
     if criterion == "accuracy":
-        return share_interval(int((margins > 0).sum()), len(margins))
-    return mean_interval(margins if criterion == "margin" else np.logaddexp(0.0, -margins))
+        passed = margins > 0
+        return share_interval(int(passed.sum()), passed.size) if len(passed) == 1 else mean_interval(passed.mean(0))
+    return mean_interval((margins if criterion == "margin" else np.logaddexp(0.0, -margins)).mean(0))
 
 
 def select(data: str, method: str, candidates: Sequence[Candidate], criterion: Criterion) -> Selection:

@@ -148,11 +148,7 @@ def estimate_kl(
 
     Cost: one pass in float64.
     """
-    if not bool(mask.any()):
-        raise UserError("answers: need at least one sampled token to estimate the KL divergence, got none")
-    _check_log_probs(log_probs[mask], reference[mask])
-    log_ratio = torch.where(mask, reference.double() - log_probs.double(), 0.0)
-    divergence = (torch.expm1(log_ratio) - log_ratio).sum(dim=1)
+    divergence = kl_of_answers(log_probs, reference, mask)
     answers = len(divergence)
     return KlEstimate(
         answers=answers,
@@ -160,6 +156,28 @@ def estimate_kl(
         standard_error=float(divergence.std()) / math.sqrt(answers) if answers > 1 else None,
         per_token=float(divergence.sum() / mask.sum()),
     )
+
+
+def kl_of_answers(
+    log_probs: Float[Tensor, "answers tokens"],
+    reference: Float[Tensor, "answers tokens"],
+    mask: Bool[Tensor, "answers tokens"],
+) -> Float[Tensor, " answers"]:
+    """Return of each answer its own estimate of KL(policy || reference), whose mean is `estimate_kl`'s.
+
+    Args:
+        log_probs: As in `estimate_kl`.
+        reference: As there.
+        mask: As there.
+
+    Raises:
+        UserError: As there.
+    """
+    if not bool(mask.any()):
+        raise UserError("answers: need at least one sampled token to estimate the KL divergence, got none")
+    _check_log_probs(log_probs[mask], reference[mask])
+    log_ratio = torch.where(mask, reference.double() - log_probs.double(), 0.0)
+    return (torch.expm1(log_ratio) - log_ratio).sum(dim=1)
 
 
 def pearson(x: Float[Tensor, " values"], y: Float[Tensor, " values"]) -> float | None:

@@ -65,6 +65,18 @@ def _fingerprint_adapter(source: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def fingerprint_folder(folder: Path) -> str:
+    """Hash what lies in a folder of a model or an adapter, without the base that an adapter names.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        A SHA-256 in hexadecimal digits.
+    """
+    return _hash_files(_content(folder))
+
+
 def fingerprint_weights(model: nn.Module) -> str:
     """Hash the name, shape, dtype and first 1,024 elements of every parameter.
 

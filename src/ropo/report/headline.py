@@ -16,7 +16,7 @@ _HEADLINES: dict[str, dict[str, int]] = {
     "diversity": {"distinct_2": 1, "self_bleu": -1, "embedding_distance": 1, "tokens": 0, "repetition": -1},
 }
 LIKELIHOOD = ("chosen_gain", "rejected_gain", "margin", "chosen_log_prob", "rejected_log_prob", "accuracy")
-_QUALITY = ("alpaca-eval", "mt-bench", "instructions", "preference")  # the most telling first
+QUALITY = ("alpaca-eval", "mt-bench", "instructions", "preference")  # the most telling first
 KNOWLEDGE, TEXT = "knowledge", "text/"
 
 
@@ -53,7 +53,7 @@ def all_columns(suite: DataSuite) -> list[Column]:
 
 def headline_columns(result: ComparisonResult, data: str) -> list[Column]:
     """Return the columns of the summary: preference quality, then knowledge, then variety and length."""
-    order = [*_QUALITY, KNOWLEDGE, *_HEADLINES]
+    order = [*QUALITY, KNOWLEDGE, *_HEADLINES]
     return sorted(_headlines(result, data), key=lambda each: order.index(each.suite.result.suite))
 
 
@@ -65,8 +65,8 @@ def forgetting_columns(result: ComparisonResult, data: str) -> list[Column]:
 
 def quality_columns(result: ComparisonResult, data: str) -> list[Column]:
     """Return what tells preference quality: win rates, pass rates, accuracy on held-out pairs."""
-    found = [each for each in headline_columns(result, data) if each.better and each.suite.result.suite in _QUALITY]
-    return sorted(found, key=lambda each: _QUALITY.index(each.suite.result.suite))
+    found = [each for each in headline_columns(result, data) if each.better and each.suite.result.suite in QUALITY]
+    return sorted(found, key=lambda each: QUALITY.index(each.suite.result.suite))
 
 
 def direction(suite: str, name: str) -> int | None:

@@ -9,14 +9,23 @@ from ropo.comparison.results import ComparisonResult, DataSuite, RunResult
 from ropo.comparison.summary import MethodRuns, best_of, metrics_of_runs, over_seeds
 from ropo.core.intervals import Estimate
 from ropo.evaluation.results import Change, Metric, ModelResult
-from ropo.report.headline import Column, all_columns, headline_columns
+from ropo.report.headline import KNOWLEDGE, QUALITY, Column, all_columns, headline_columns
+from ropo.report.text import number
+
+_KINDS = (QUALITY, (KNOWLEDGE,))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold one cell of the summary: the mean over seeds, each seed's metric, and how it stands in its column."""
+    """Hold one cell of the summary: the mean over seeds, each seed's metric, and how it stands in its column.
+
+    `change` is the mean of the paired changes from the reference, None for the reference and what has none; `units` the
+    number of pairs, prompts or questions behind a seed's number.
+    """
 
     estimate: Estimate
+    change: Estimate | None
+    units: int
     seeds: tuple[tuple[RunResult, Metric], ...]
     best: bool
     alike: bool
@@ -54,23 +63,54 @@ class SuiteRow:
 def summary_rows(result: ComparisonResult, data: str, methods: Sequence[MethodRuns]) -> tuple[list[Column], list[Row]]:
     """Return the columns and rows of a data set's summary.
 
-    Best and alike are told among the methods all of whose seeds finished, without the reference.
+    Best and alike are told among the methods all of whose seeds finished, without the reference; where all of them have
+    changes, by these, as a paired change does not hold the chance that all methods share.
     """
     columns = headline_columns(result, data)
     cells: dict[str, list[Cell]] = {method.method: [] for method in methods}
     for column in columns:
         found = {method.method: metrics_of_runs(column.suite, method.runs, column.name) for method in methods}
         estimates = {name: over_seeds(list(metrics.values())) for name, metrics in found.items()}
+        changes = {method.method: _mean_change(column, method) for method in methods}
         rivals = {each.method: estimates[each.method] for each in methods if each.complete and not each.is_reference}
-        best, alike = best_of(rivals, column.better)
+        paired = {name: change for name in rivals if (change := changes[name]) is not None}
+        best, alike = best_of(paired if len(paired) == len(rivals) else rivals, column.better)
         for method in methods:
             seeds = tuple(
                 (run, found[method.method][run.name]) for run in method.runs if run.name in found[method.method]
             )
             name = method.method
-            cells[name].append(Cell(estimates[name], seeds, name in best, name in alike))
+            units = max((metric.count for _, metric in seeds), default=0)
+            cells[name].append(Cell(estimates[name], changes[name], units, seeds, name in best, name in alike))
     rows = [Row(method, _rates(method), _trainable(method), tuple(cells[method.method])) for method in methods]
     return columns, rows
+
+
+def change_lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    """Say in words how each method changed the first metrics that have a better side: quality, then forgetting."""
+    lines = []
+    chosen = [
+        next((each for each in columns if each.better and each.suite.result.suite in kind), None) for kind in _KINDS
+    ]
+    for column in (each for each in chosen if each is not None):
+        place = columns.index(column)
+        told = [line for row in rows if (line := _change_words(row, row.cells[place], column.better)) is not None]
+        if told:
+            reference = next((row.cells[place].estimate.value for row in rows if row.method.is_reference), None)
+            before = "" if reference is None else f", {number(reference)} before training"
+            lines.append(f"{column.title} ({column.suite.result.suite}{before}): {'; '.join(told)}.")
+    return lines
+
+
+def _change_words(row: Row, cell: Cell, better: int) -> str | None:
+    change = cell.change
+    if change is None or change.value is None or change.low is None or change.high is None:
+        return None
+    sure = "no change told" if change.low <= 0 <= change.high else "better" if change.value * better > 0 else "worse"
+    plus = "+" if change.value > 0 else ""
+    seeds = f"{change.count} seeds" if len(cell.seeds) > 1 else "1 seed"
+    ends = f"{number(change.low)} to {number(change.high)}"
+    return f"{row.method.method} {plus}{number(change.value)} ({ends}, n = {cell.units}, {seeds}), {sure}"
 
 
 def suite_table(suite: DataSuite, runs: Sequence[RunResult]) -> tuple[list[Column], list[SuiteRow]]:
@@ -86,6 +126,15 @@ def suite_table(suite: DataSuite, runs: Sequence[RunResult]) -> tuple[list[Colum
         for model in suite.result.models
     ]
     return all_columns(suite), rows
+
+
+def _mean_change(column: Column, method: MethodRuns) -> Estimate | None:
+    """Return the mean over seeds of a method's paired changes; None where a seed that was measured has none."""
+    measured = metrics_of_runs(column.suite, method.runs, column.name)
+    changes = metrics_of_runs(column.suite, method.runs, column.name, change=True)
+    if method.is_reference or not changes or set(changes) != set(measured):
+        return None
+    return over_seeds(list(changes.values()))
 
 
 def _rates(method: MethodRuns) -> tuple[float, ...]:

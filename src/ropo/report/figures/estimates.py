@@ -20,21 +20,18 @@ _EACH = "Small marks are seeds; the large one is their mean, with the interval t
 
 def estimates_chart(
     key: str, title: str, columns: Sequence[Column], methods: Sequence[MethodRuns], marks: Mapping[str, Mark]
-) -> Chart:
-    """Draw metrics with intervals, one after the other by the reader's choice."""
+) -> Chart | None:
+    """Draw metrics with intervals, one after the other by the reader's choice; None where there are none."""
     views = [View(_column_label(column, columns), _estimates(column, methods, marks)) for column in columns]
-    return Chart(key, title, _EACH if views else "No evaluation of this comparison measures it.", "Metric", views)
+    return Chart.of(key, title, _EACH, "Metric", views, marks)
 
 
 def frontier_chart(
     key: str, result: ComparisonResult, data: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]
-) -> Chart:
-    """Draw preference quality against forgetting; the forgetting is the paired change against the reference."""
+) -> Chart | None:
+    """Draw preference quality against forgetting, the paired change from the reference; None where one is lacking."""
     title = "Preference quality against forgetting"
     quality, forgetting = quality_columns(result, data), forgetting_columns(result, data)
-    if not quality or not forgetting:
-        lacking = "knowledge" if quality else "preference quality"
-        return Chart(key, title, f"No evaluation of {lacking} in this comparison, so it cannot be drawn.", "Axes")
     views = [
         View(
             f"{_column_label(up, quality)} against {_column_label(right, forgetting)}",
@@ -44,7 +41,7 @@ def frontier_chart(
         for up in quality
     ]
     caption = f"Higher is better; the dotted line is the untrained model's knowledge. {_EACH}"
-    return Chart(key, title, caption, "Axes", views)
+    return Chart.of(key, title, caption, "Axes", views, marks)
 
 
 def _column_label(column: Column, among: Sequence[Column]) -> str:

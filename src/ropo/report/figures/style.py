@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,14 +60,25 @@ class Chart:
         title: What it shows.
         caption: How to read it; plain text.
         choice: What the states differ in, for the label of the choice.
-        views: The states; none where there is nothing to draw, which `caption` then explains.
+        views: The states, at least one: what has nothing to draw is no chart.
+        legend: The methods that are drawn, in the order of the page.
     """
 
     key: str
     title: str
     caption: str
     choice: str
-    views: Sequence[View] = field(default_factory=tuple)
+    views: Sequence[View]
+    legend: Sequence[Mark] = field(default_factory=tuple)
+
+    @classmethod
+    def of(
+        cls, key: str, title: str, caption: str, choice: str, views: Sequence[View], marks: Mapping[str, Mark]
+    ) -> Chart | None:
+        """Return a chart with the legend of the methods that its views draw; None without a view."""
+        used = {(trace.meta or {}).get("method") for view in views for trace in view.figure.data}
+        legend = tuple(mark for mark in marks.values() if mark.key in used)
+        return cls(key, title, caption, choice, views, legend) if views else None
 
 
 def marks_of(result: ComparisonResult) -> dict[str, Mark]:

@@ -15,43 +15,42 @@ from ropo.report.text import label
 _Series = tuple[list[float | None], list[float | None]]  # steps and values
 
 CHOSEN, REJECTED = "logps/chosen", "logps/rejected"
+_SMOOTHED = 8  # a moving mean covers a logged point in so many: batches differ by what is in them
 FIRST = ("rewards/margins", "loss", "rewards/accuracies")  # then whatever else was logged, by name
 _NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
 NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 
 
-def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the log-probs of chosen and rejected answers of the training batches."""
+def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:
+    """Draw the log-probs of chosen and rejected answers of the training batches; None where no run logged them."""
     title = "Chosen and rejected log-probs over training"
     runs = [run for method in methods for run in method.runs if series(run, CHOSEN)[0]]
     if not runs:
-        return Chart(key, title, "No run logged them.", "Shown")
+        return None
     both = View("both", _lines(runs, (CHOSEN, REJECTED), marks, "summed log-prob of an answer in nats"))
     each = [
         View(name, _lines(runs, (one,), marks, f"log-prob of {name} in nats"))
         for name, one in zip(("chosen", "rejected"), (CHOSEN, REJECTED), strict=True)
     ]
     caption = (
-        "Means of training batches, as the trainer logged them: chosen solid, rejected dashed; with several "
-        "seeds thin, and their mean thick. Both falling is a known habit of DPO."
+        f"{_how_smooth(runs)}: chosen solid, rejected dashed; with several seeds thin, and their mean thick. Batches "
+        "hold other pairs at every step, so only what lasts counts. Both falling is a known habit of DPO."
     )
-    return Chart(key, title, caption, "Answers", [both, *each])
+    return Chart.of(key, title, caption, "Answers", [both, *each], marks)
 
 
-def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
-    """Draw everything else that was logged, margin first."""
+def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:
+    """Draw everything else that was logged, margin first; None where nothing was."""
     runs = [run for method in methods for run in method.runs]
     logged = {name for run in runs for line in run.curves for name in line} - _NO_SERIES
     repeated = sorted(name for name in logged if any(len(series(run, name)[0]) > 1 for run in runs))
     names = [name for name in FIRST if name in repeated] + [name for name in repeated if name not in FIRST]
     views = [View(NAMES.get(name, name), _lines(runs, (name,), marks, NAMES.get(name, name))) for name in names]
     caption = (
-        "The margin is beta times (gain of chosen - gain of rejected). Several seeds are thin, their mean thick. "
-        "A gap is a step where the number was not finite."
-        if views
-        else "No run logged anything."
+        f"{_how_smooth(runs)}. The margin is beta times (gain of chosen - gain of rejected). Several seeds are thin, "
+        "their mean thick. A gap is a step where the number was not finite."
     )
-    return Chart(key, "Margin, loss and all else that was logged", caption, "Shown", views)
+    return Chart.of(key, "Margin, loss and all else that was logged", caption, "Shown", views, marks)
 
 
 def series(run: RunResult, name: str) -> _Series:
@@ -60,11 +59,38 @@ def series(run: RunResult, name: str) -> _Series:
     return [line["step"] for line in lines], [line[name] for line in lines]
 
 
+def smoothed(values: Sequence[float | None]) -> list[float | None]:
+    """Return the moving mean over about an eighth of the values, centred, over fewer at the ends; gaps stay gaps."""
+    half = _half(values)
+    found: list[float | None] = []
+    for place, value in enumerate(values):
+        near = [each for each in values[max(0, place - half) : place + half + 1] if each is not None]
+        found.append(None if value is None else value if half == 0 else fmean(near))
+    return found
+
+
+def _half(values: Sequence[object]) -> int:
+    return len(values) // (2 * _SMOOTHED)
+
+
+def _how_smooth(runs: Sequence[RunResult]) -> str:
+    widths = [2 * _half(steps) + 1 for run in runs for name in (CHOSEN, "loss") if (steps := series(run, name)[0])]
+    if not widths or max(widths) == 1:
+        return "Means of training batches, as the trainer logged them"
+    return f"Means of training batches, each the moving mean of {max(widths)} that were logged"
+
+
 def _lines(runs: Sequence[RunResult], names: Sequence[str], marks: Mapping[str, Mark], y: str) -> go.Figure:
     traces = []
     for method in dict.fromkeys(run.method for run in runs):
         for name in names:
-            seeds = [(run.seed, *series(run, name)) for run in runs if run.method == method and series(run, name)[0]]
+            seeds = [
+                (run.seed, steps, smoothed(values))
+                for run in runs
+                if run.method == method
+                for steps, values in [series(run, name)]
+                if steps
+            ]
             several = len(seeds) > 1
             traces += [_line(marks[method], name, seed, steps, values, thin=several) for seed, steps, values in seeds]
             if several:

@@ -11,37 +11,65 @@ from ropo.comparison.results import CosineHistogram, RunResult
 from ropo.comparison.summary import MethodRuns
 from ropo.diagnostics.weights import LayerMeasure
 from ropo.report.figures.style import GREY, Chart, Mark, View, faded, figure
-from ropo.report.text import label
+from ropo.report.text import label, number
+
+# Relative changes below are rounding: float32 holds each weight to 6e-8, and those errors only average out in a sum.
+ROUNDING = 1e-7
+_VISIBLE = 0.01  # less is within a line's width
 
 
-def energy_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the hyperspherical energy of each layer before and after, and its relative change."""
-    runs = [run for method in methods for run in method.runs if run.diagnosis is not None]
+def energy_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:
+    """Draw the hyperspherical energy of each layer before and after, and its relative change, of what changed it.
+
+    Runs that keep it to rounding are in `weights_in_words`; a kind of layer that no other run changed is not drawn.
+    """
+    runs = [run for run in _diagnosed(methods) if _largest_change(run) >= ROUNDING]
     kinds = dict.fromkeys(_kind(layer) for run in runs for layer in _layers(run))
-    title = "Hyperspherical energy by layer, before and after"
-    if not kinds:
-        return Chart(key, title, "No run was diagnosed.", "Shown")
-    changes = [View(f"{kind}: relative change", _changes(runs, kind, marks)) for kind in kinds]
-    sizes = [View(f"{kind}: size of the change, logarithmic", _changes(runs, kind, marks, size=True)) for kind in kinds]
-    energies = [View(f"{kind}: before and after", _energies(runs, kind, marks)) for kind in kinds]
+    views = [View(f"{kind}: relative change", _changes(runs, kind, marks)) for kind in kinds]
+    views += [
+        View(f"{kind}: size of the change, logarithmic", _changes(runs, kind, marks, size=True)) for kind in kinds
+    ]
+    apart = [kind for kind in kinds if any(_largest_change(run, kind) >= _VISIBLE for run in runs)]
+    views += [View(f"{kind}: before and after", _energies(runs, kind, marks)) for kind in apart]
     caption = (
         "Lower is more evenly spread, higher is collapsing. The change is (after - before) / before; before, dotted, "
-        "is after / (1 + change). Rotations keep it to rounding. A logarithmic axis cannot show a change of exactly 0."
+        "is after / (1 + change). A logarithmic axis cannot show a change of exactly 0."
     )
-    return Chart(key, title, caption, "Layers", [*changes, *sizes, *energies])
+    return Chart.of(key, "Hyperspherical energy by layer, before and after", caption, "Layers", views, marks)
 
 
-def cosines_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the distribution of the cosines between the neurons of a layer, before and after."""
+def cosines_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:
+    """Draw the distribution of the cosines between a layer's neurons before and after, of runs that changed it."""
     runs = [run for method in methods for run in method.runs if run.cosines]
-    layers = dict.fromkeys(each.layer for run in runs for each in run.cosines)
+    layers = dict.fromkeys(each.layer for run in runs for each in run.cosines if _moved(each) >= _VISIBLE)
     caption = "Pairs of neurons by their cosine; the reference is dotted. A tail that grows to the right is collapse."
     views = [View(layer, _histograms(runs, layer, marks)) for layer in layers]
-    return Chart(key, "Cosines between neurons", caption if views else "No run has them.", "Layer", views)
+    return Chart.of(key, "Cosines between neurons", caption, "Layer", views, marks)
 
 
-def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the neurons of a layer on two principal axes of the reference, before and after, run by run."""
+def weights_in_words(methods: Sequence[MethodRuns]) -> list[str]:
+    """Say what the charts leave out: changes of the size of rounding, and lines that would lie on each other."""
+    lines = []
+    for method in methods:
+        runs = [run for run in method.runs if _layers(run)]
+        largest = max(map(_largest_change, runs), default=None)
+        if largest is not None and largest < ROUNDING:
+            lines.append(
+                f"{method.method}: energy unchanged to rounding in all layers (largest relative change "
+                f"{number(largest)}); not drawn."
+            )
+        moved = [_moved(each) for run in method.runs for each in run.cosines]
+        if moved and max(moved) < _VISIBLE:
+            lines.append(
+                f"{method.method}: cosines between neurons are distributed as before (at most "
+                f"{100 * max(moved):.2g} % of the pairs changed their bin); its lines would lie on the reference's and "
+                "are not drawn."
+            )
+    return lines
+
+
+def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:
+    """Draw a layer's neurons on two principal axes of the reference, before and after, run by run; None without any."""
     runs = [run for method in methods for run in method.runs if run.neurons is not None]
     views = [
         View(f"{run.method}, seed {run.seed}, {run.neurons.layer}", _places(run, marks[run.method]))
@@ -49,7 +77,24 @@ def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, M
         if run.neurons
     ]
     caption = "Normalised neurons on the two principal axes of the untrained layer: before hollow, after filled."
-    return Chart(key, "Neurons on a plane", caption if views else "No run has them.", "Run", views)
+    return Chart.of(key, "Neurons on a plane", caption, "Run", views, marks)
+
+
+def _diagnosed(methods: Sequence[MethodRuns]) -> list[RunResult]:
+    return [run for method in methods for run in method.runs if run.diagnosis is not None]
+
+
+def _largest_change(run: RunResult, kind: str | None = None) -> float:
+    """Return the largest relative change of energy, of one kind of layer or of all; 0 where there is none."""
+    layers = [layer for layer in _layers(run) if kind in (None, _kind(layer))]
+    return max((abs(_change(layer) or 0.0) for layer in layers), default=0.0)
+
+
+def _moved(histogram: CosineHistogram) -> float:
+    """Return the share of the pairs whose bin changed, as far as the counts tell."""
+    pairs = sum(histogram.before)
+    moved = sum(abs(after - before) for before, after in zip(histogram.before, histogram.after, strict=True)) / 2
+    return moved / pairs if pairs else 0.0
 
 
 def _layers(run: RunResult) -> list[LayerMeasure]:
@@ -112,7 +157,7 @@ def _whole(blocks: Collection[int]) -> dict[str, Any]:
 
 
 def _histograms(runs: Sequence[RunResult], layer: str, marks: Mapping[str, Mark]) -> go.Figure:
-    found = [(run, each) for run in runs for each in run.cosines if each.layer == layer]
+    found = [(run, each) for run in runs for each in run.cosines if each.layer == layer and _moved(each) >= _VISIBLE]
     traces = [_line(run, marks[run.method], _middles(each), each.after) for run, each in found]
     first = found[0][1]
     traces.append(_before(_middles(first), first.before))

@@ -56,7 +56,7 @@ function fillNumbers(details, traces, layout) {
   for (const trace of traces.filter((each) => each.visible && each.hoverinfo !== "skip"))
     trace.x.forEach((x, at) => {
       const row = document.createElement("tr");
-      const cells = [trace.name, short(x) + ends(trace.error_x, at, x), short(trace.y[at]) + ends(trace.error_y, at, trace.y[at])];
+      const cells = [trace.text?.[at] ?? trace.name, short(x) + ends(trace.error_x, at, x), short(trace.y[at]) + ends(trace.error_y, at, trace.y[at])];
       cells.forEach((cell, number) => {
         const element = document.createElement(number ? "td" : "th");
         element.textContent = unescaped(cell);

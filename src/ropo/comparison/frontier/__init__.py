@@ -1,0 +1,1 @@
+"""What gain costs: runs along their ways, the least cost of a gain, and methods compared at an equal gain."""

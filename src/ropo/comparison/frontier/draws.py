@@ -1,0 +1,135 @@
+"""Resamples of units and seeds that all runs of a data set share, and a method's paths under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from ropo.comparison.frontier.envelope import Curve
+from ropo.comparison.frontier.quantities import QUANTITIES, series_of
+from ropo.comparison.results import RunPath
+from ropo.core.bootstrap import LEVEL
+
+RESAMPLES = 2000
+
+
+@dataclass
+class Draws:
+    """Hold how often each unit and each seed is drawn; the first draw takes each once, and is the estimate itself.
+
+    Units of one kind are drawn once for all runs, which are measured on the same ones, and seeds once for all methods,
+    which share data order and split by them: so what two runs have in common cancels from their difference.
+
+    Args:
+        resamples: Draws beside the first.
+        seed: Seed of the draws.
+    """
+
+    resamples: int = RESAMPLES
+    seed: int = 0
+    _drawn: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+
+    def weights(self, kind: str, count: int) -> Float[np.ndarray, "draws units"]:
+        """Return how often each of `count` units of a kind (`pairs`, `prompts`, `windows`, `seeds`) is drawn."""
+        key = (kind, count)
+        if key not in self._drawn:
+            name = int.from_bytes(kind.encode(), "big")
+            generator = np.random.default_rng([self.seed, name, count])
+            drawn = generator.multinomial(count, np.full(count, 1.0 / count), size=self.resamples)
+            self._drawn[key] = np.concatenate([np.ones((1, count)), drawn.astype(float)])
+        return self._drawn[key]
+
+
+@dataclass(frozen=True)
+class MethodPaths:
+    """Hold the runs of one method on one data set by rate, of the rates all of whose seeds were measured.
+
+    Attributes:
+        method: The method's label.
+        rates: Its runs by rate, each in the order of the seeds.
+        lost: Rates that are left out, as a run of theirs did not finish or was not measured.
+    """
+
+    method: str
+    rates: Mapping[float, Sequence[RunPath]]
+    lost: tuple[float, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that any rate has."""
+        return sorted({run.seed for runs in self.rates.values() for run in runs})
+
+
+def methods_of_paths(paths: Sequence[RunPath], data: str) -> list[MethodPaths]:
+    """Return the methods of a data set in the order of their first runs."""
+    grouped: dict[str, dict[float, list[RunPath]]] = {}
+    for run in paths:
+        if run.data == data:
+            grouped.setdefault(run.method, {}).setdefault(run.learning_rate, []).append(run)
+    return [
+        MethodPaths(
+            method,
+            {rate: runs for rate, runs in sorted(rates.items()) if all(run.path for run in runs)},
+            tuple(sorted(rate for rate, runs in rates.items() if not all(run.path for run in runs))),
+        )
+        for method, rates in grouped.items()
+    ]
+
+
+def curves_of(method: MethodPaths, gain: str, cost: str, draws: Draws) -> dict[float, Curve]:
+    """Return gain and cost along the path of each rate, the mean over its seeds, at the steps that have both.
+
+    Args:
+        method: The method.
+        gain: Name of a quantity.
+        cost: Name of another.
+        draws: How units and seeds are drawn.
+
+    Returns:
+        Curves by rate; without those that lack either quantity.
+    """
+    found = {}
+    for rate, runs in method.rates.items():
+        each = [_curve(run, gain, cost, draws) for run in runs]
+        both = [curve for curve in each if curve is not None]
+        if not both or len(both) < len(each):
+            continue
+        weights = draws.weights("seeds", len(both))  # (draws, seeds)
+        total = weights.sum(axis=1)[:, None]
+        means = (
+            sum(weights[:, number, None] * curve[side] for number, curve in enumerate(both)) / total for side in (0, 1)
+        )
+        found[rate] = (next(means), next(means))
+    return found
+
+
+def common_steps(run: RunPath, *names: str) -> list[int]:
+    """Return the steps at which a run has all of these quantities."""
+    assert run.path is not None
+    series = [series_of(run.path, name) for name in names]
+    steps = [set(each.steps) if each is not None else set() for each in series]
+    return sorted(set.intersection(*steps))
+
+
+def quantiles(values: Float[np.ndarray, " draws"]) -> tuple[float, float]:
+    """Return the ends of the percentile interval."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _curve(run: RunPath, gain: str, cost: str, draws: Draws) -> Curve | None:
+    assert run.path is not None
+    steps = common_steps(run, gain, cost)
+    if len(steps) < 2:
+        return None
+    sides = []
+    for name in (gain, cost):
+        series = series_of(run.path, name)
+        assert series is not None
+        weights = draws.weights(QUANTITIES[name].unit, series.upper.shape[1])
+        columns = [series.steps.index(step) for step in steps]
+        sides.append(series.means(weights)[:, columns])
+    return sides[0], sides[1]

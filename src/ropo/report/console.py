@@ -1,0 +1,94 @@
+"""What a comparison found, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from ropo.comparison.results import Bounds, ComparisonResult, EqualGain
+from ropo.comparison.summary import methods_of
+from ropo.core.intervals import Estimate
+from ropo.diagnostics.table import digits, make_table
+from ropo.report.equal_gain import FIRST, behind, equal_gains_of, verdict
+from ropo.report.tables import Cell, Row, summary_rows
+
+_FRAME = 3  # columns of a terminal that a column of the table takes beside its text
+_SHOWN = (0.5, 1.0)  # shares of the common gain; the page has the others
+
+
+def print_comparison(result: ComparisonResult, console: Console) -> None:
+    """Print each data set's changes from the untrained model, what equal gains cost, and which runs were lost.
+
+    Methods that do not fit beside each other get another table, as a number that is cut is none.
+    """
+    for data in dict.fromkeys(run.data for run in result.runs):
+        columns, rows = summary_rows(result, data, methods_of(result, data))
+        for part in _side_by_side(rows, console.width) if columns else []:
+            lines = [
+                [f"{column.title} ({column.suite.result.suite})", *(_text(row.cells[place]) for row in part)]
+                for place, column in enumerate(columns)
+            ]
+            title = f"{data}: change from the untrained model, 95 % interval, n"
+            console.print(make_table(title, ["", *(row.method.method for row in part)], lines))
+        for method in dict.fromkeys(each.method for each in equal_gains_of(result, data)):
+            _print_equal_gains([each for each in equal_gains_of(result, data) if each.method == method], console)
+        for row in rows:
+            for run, seeds in row.losses:
+                which = f"{run.method}, seed {', '.join(map(str, seeds))}"
+                console.print(f"{run.status}: {which}: {run.reason}", highlight=False, markup=False)
+
+
+def _print_equal_gains(found: Sequence[EqualGain], console: Console) -> None:
+    first = found[0]
+    rows = [
+        (
+            each.cost,
+            f"{each.gain} {digits(each.level)}",
+            digits(each.value.value),
+            digits(each.other.value),
+            f"{_change(each.difference)}{' *' if verdict(each) in ('less', 'more') else ''}",
+        )
+        for each in found
+        if each.share in _SHOWN and each.gain in FIRST
+    ]
+    title = f"{first.data}: least cost at an equal gain"
+    columns = ("cost", "gain", first.method, first.against, "difference")
+    console.print(make_table(title, columns, rows))
+    console.print(
+        "forgetting and KL in nats a token, length in tokens; at a half and all of the gain that both reach; * where "
+        f"the 95 % interval excludes 0; {behind(first)}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _text(cell: Cell) -> str:
+    found = cell.change or cell.estimate
+    if found.value is None:
+        return "-"
+    text = _change(found) if cell.change else f"{digits(found.value)}{_ends(found)}"
+    return f"{text} n={cell.units}"
+
+
+def _change(found: Bounds | Estimate) -> str:
+    return "-" if found.value is None else f"{found.value:+.3g}{_ends(found)}"
+
+
+def _ends(found: Bounds | Estimate) -> str:
+    return "" if found.low is None or found.high is None else f" ({digits(found.low)} to {digits(found.high)})"
+
+
+def _side_by_side(rows: Sequence[Row], width: int) -> list[list[Row]]:
+    """Deal methods to tables that are no wider than the console, or hold a single method."""
+    head = 40
+    tables: list[list[Row]] = [[]]
+    for row in rows:
+        if tables[-1] and head + sum(map(_width, [*tables[-1], row])) > width:
+            tables.append([])
+        tables[-1].append(row)
+    return tables
+
+
+def _width(row: Row) -> int:
+    return _FRAME + max(len(row.method.method), *(len(_text(cell)) for cell in row.cells))
