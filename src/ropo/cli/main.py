@@ -21,7 +21,7 @@ COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "comp
 def entry() -> None:
     """Run the program on the arguments of this process and exit."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # OpenMP's threads spin while they wait for each other. On cores that do something else too that made small operations
+    # OpenMP's threads spin while they wait for each other. On cores that do something else too that made small products
     # fifty times slower; asleep they cost nothing (docs/performance.md). It is read once, when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(main(sys.argv[1:]))

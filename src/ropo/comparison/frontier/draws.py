@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ropo.comparison.frontier.envelope import Curve
 from ropo.comparison.frontier.quantities import QUANTITIES, series_of
 from ropo.comparison.results import RunPath
-from ropo.core.bootstrap import LEVEL
+from ropo.core.intervals import LEVEL
 
 RESAMPLES = 2000
 
