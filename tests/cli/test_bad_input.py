@@ -47,6 +47,10 @@ def refused(capsys, status: int, folder: Path, before: set[str]) -> str:
         (["--monitor_steps", "-1"], ["monitor_steps", "-1", "0 for no monitor"]),
         (["--monitor_text", "plain.txt"], ["monitor_text", "--eval_data"]),
         (["--stop_on_warning"], ["stop_on_warning", "--eval_data"]),
+        (["--stop_at_kl", "0.1"], ["stop_at_kl: the monitor is off", "--eval_data"]),
+        (["--stop_at_kl", "0"], ["stop_at_kl: must be above 0", "got 0"]),
+        (["--stop_at_kl", "-1"], ["stop_at_kl: must be above 0", "got -1"]),
+        (["--stop_at_kl", "nan"], ["stop_at_kl: must be above 0 and finite", "got nan"]),
     ],
 )
 def test_options(model, pairs, tmp_path, capsys, flags, parts):

@@ -107,6 +107,9 @@ def train(options: TrainOptions) -> None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
+            metrics["monitor"] = monitor.last
+            if monitor.budget is not None:
+                metrics["kl_budget"] = monitor.budget.summary()
         save_trained(trainer, folder)
         if rank() == 0:
             record.finish(metrics).write(folder)
@@ -214,6 +217,8 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
     if not options.monitor_steps:
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if options.stop_at_kl is not None:
+            raise UserError("stop_at_kl: the monitor is off where weights are sharded over processes; leave it out")
         console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
         return None
     text = None if options.monitor_text is None else read_text(options.monitor_text, "monitor_text")
@@ -222,6 +227,7 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
         text,
         every=options.monitor_steps,
         stop=options.stop_on_warning,
+        kl_budget=options.stop_at_kl,
         warn=lambda line: console.print(f"warning   {line}"),
     )
     trainer.add_callback(monitor)

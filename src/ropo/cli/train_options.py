@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from argparse import SUPPRESS
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -125,6 +126,7 @@ class TrainOptions:
         monitor_steps: Steps from one measurement of the monitor to the next; 0 for no monitor.
         monitor_text: File of plain text for it, or None.
         stop_on_warning: Whether its first warning ends training.
+        stop_at_kl: Nats a token of KL(policy || reference) that end training, or None.
         adapter: The adapter options that were given.
         trainer: The trainer options that were given.
     """
@@ -146,6 +148,7 @@ class TrainOptions:
     monitor_steps: int
     monitor_text: Path | None
     stop_on_warning: bool
+    stop_at_kl: float | None
     adapter: dict[str, Any]
     trainer: dict[str, Any]
 
@@ -206,6 +209,13 @@ def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--monitor_text", metavar="FILE", help="plain text whose loss shows forgetting")
     group.add_argument("--stop_on_warning", **_SWITCH, help="end training at the first warning (false)")
+    group.add_argument(
+        "--stop_at_kl",
+        type=float,
+        metavar="B",
+        help="end training where KL(policy || reference), in nats a token of the policy's own answers, is above B, and "
+        "keep the weights of the last measurement within it",
+    )
 
 
 def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None:
@@ -282,6 +292,7 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
         monitor_steps=given.get("monitor_steps", _MONITOR_STEPS) if given.get("eval_data") else 0,
         monitor_text=None if given.get("monitor_text") is None else Path(given["monitor_text"]),
         stop_on_warning=bool(given.get("stop_on_warning")),
+        stop_at_kl=given.get("stop_at_kl"),
         adapter={name: value for name in _ADAPTER_OPTIONS if (value := given.get(name)) is not None},
         trainer={name: value for name, value in given.items() if name in _TRAINER_TYPES and name != "output_dir"},
     )
@@ -300,9 +311,12 @@ def _check_monitor_options(given: dict[str, Any]) -> None:
     steps, text = given.get("monitor_steps", _MONITOR_STEPS), given.get("monitor_text")
     if steps < 0:
         raise UserError(f"monitor_steps: must not be negative, got {steps}; give 0 for no monitor")
-    for name in ("monitor_text", "stop_on_warning"):
+    budget = given.get("stop_at_kl")
+    if budget is not None and not (budget > 0 and isfinite(budget)):
+        raise UserError(f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat a token are usual")
+    for name in ("monitor_text", "stop_on_warning", "stop_at_kl"):
         if given.get(name) and not (steps and given.get("eval_data")):
-            raise UserError(f"{name}: the monitor is off; give it held-out pairs with --eval_data")
+            raise UserError(f"{name}: the monitor is off; give --eval_data, and no --monitor_steps 0")
     if text is not None and not Path(text).is_file():
         raise UserError(f"monitor_text: there is no file {text}; name a UTF-8 text file")
 

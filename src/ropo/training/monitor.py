@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
+from ropo.training.remedies.kl_budget import KlBudget
 
 NEURONS = 4096  # of a watched layer, the first ones
 WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
@@ -53,11 +54,13 @@ class HackingMonitor(TrainerCallback):
         layers: Trained linear layers to watch, spread evenly over the model.
         max_new_tokens: Longest sampled answer.
         stop: Whether the first warning ends training.
+        kl_budget: Nats a token of KL(policy || reference) on the policy's own answers; a measurement above it ends
+            training and brings back the weights of the last measurement within it, or of the start. None for no limit.
         signals: The warnings and their thresholds.
         warn: What prints a warning.
 
     Raises:
-        UserError: If the trainer has no held-out pairs, or a number is below 1.
+        UserError: If the trainer has no held-out pairs, a number is below 1, or there is a budget and no reference.
 
     Cost: `pairs` x 2 forward passes, `pairs` short answers one more pass over these answers for the KL
     divergence, and up to 1,024 tokens of text a measurement; copies of the
@@ -73,6 +76,7 @@ class HackingMonitor(TrainerCallback):
         layers: int = 8,
         max_new_tokens: int = 128,
         stop: bool = False,
+        kl_budget: float | None = None,
         signals: Sequence[Signal] = SIGNALS,
         warn: Callable[[str], None] = print,
     ) -> None:
@@ -95,7 +99,14 @@ class HackingMonitor(TrainerCallback):
         self.layers = spread(_trained_layers(trainer.model), layers)
         self.reference: tuple[Observation, _WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
+        self.last: dict[str, float] = {}
         self.last_step = -1
+        self.budget = None if kl_budget is None else KlBudget(trainer, kl_budget)
+        if self.budget is not None and not _keeps_reference(trainer):
+            raise UserError(
+                "stop_at_kl: needs the reference in training, and its log-probs were computed in advance; leave out "
+                "precompute_ref_log_probs"
+            )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -106,12 +117,17 @@ class HackingMonitor(TrainerCallback):
         if state.is_world_process_zero:
             for reason in self._too_few():
                 self.warn(f"monitor: only {reason} trigger a warning; it takes {FEWEST}")
+        if self.budget is not None and not state.global_step:
+            self.budget.begin()
         for entry in state.log_history:
+            if "hacking/margin" in entry:
+                self.last = _as_numbers(entry)
             for signal in self.signals:
                 if f"hacking/warning/{signal.name}" in entry:
                     first = (int(entry["step"]), entry[f"hacking/{signal.measure}"])
                     self.warned.setdefault(signal.name, first)
-        if self.warned and self.stop:
+        passed = self.budget is not None and self.budget.passed_at is not None
+        if passed or (self.warned and self.stop):
             control.should_training_stop = True
 
     def measure_reference(self) -> None:
@@ -132,6 +148,7 @@ class HackingMonitor(TrainerCallback):
         found = triggered(readings, self.signals)
         logs = {f"hacking/{name}": reading.value for name, reading in readings.items()}
         logs |= {f"hacking/warning/{signal.name}": 1.0 for signal in found}
+        self.last = _as_numbers({"step": state.global_step, **logs})
         # Not the trainer's own `log`: TRL's would flush the training metrics of the unfinished interval into it. And
         # transformers takes any log for the one that is due at this step, which is still to come.
         due = control.should_log
@@ -145,6 +162,10 @@ class HackingMonitor(TrainerCallback):
                     self.warn(f"step {state.global_step}: {signal.describe(reading)}")
         if found and self.stop:
             control.should_training_stop = True
+        if self.budget is not None and self.budget.look(state.global_step, readings["kl_per_token"].value):
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                self.warn(f"step {state.global_step}: {self.budget.describe()}")
 
     def measure(self) -> dict[str, Reading]:
         """Measure the policy against the reference: every number by its name, with the sampled units behind it."""
@@ -181,7 +202,15 @@ def _numbers_of(compared: Comparison) -> dict[str, float]:
     numbers["truncated"] = answers.policy.truncated
     if answers.kl is not None:
         numbers["kl_per_token"] = answers.kl.per_token
+        if (interval := answers.kl.per_token_interval) is not None:
+            numbers["kl_per_token_low"], numbers["kl_per_token_high"] = interval
     return numbers
+
+
+def _as_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return a measurement's step and numbers, without the prefix of the log and without the warnings."""
+    own = {name.removeprefix("hacking/"): value for name, value in entry.items() if name.startswith("hacking/")}
+    return {"step": entry["step"], **{name: value for name, value in own.items() if not name.startswith("warning/")}}
 
 
 def _compare_weights(found: _WatchedWeights, before: _WatchedWeights) -> dict[str, float]:

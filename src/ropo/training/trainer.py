@@ -99,6 +99,10 @@ class PreferenceTrainer(DPOTrainer):
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
 
+    def keep_in_checkpoints(self, name: str, counting: Counting) -> None:
+        """Let checkpoints hold what somebody else sums up, under a name of its own."""
+        self._checkpointer.counting[name] = counting
+
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
         super().create_accelerator_and_postprocess()
