@@ -50,6 +50,9 @@ def refused(capsys, status: int, folder: Path, before: set[str]) -> str:
         (["--stop_at_kl", "0.1"], ["stop_at_kl: the monitor is off", "--eval_data"]),
         (["--stop_at_kl", "0"], ["stop_at_kl: must be above 0", "got 0"]),
         (["--stop_at_kl", "-1"], ["stop_at_kl: must be above 0", "got -1"]),
+        (["--dpop_lambda", "0"], ["dpop_lambda: must be above 0", "got 0"]),
+        (["--rpo_alpha", "1", "--loss_type", "sft"], ["rpo_alpha: is the loss sft"]),
+        (["--rdpo_alpha", "0.1", "--loss_type", "simpo"], ["rdpo_alpha: changes the losses sigmoid and cdpo only"]),
         (["--stop_at_kl", "nan"], ["stop_at_kl: must be above 0 and finite", "got nan"]),
     ],
 )

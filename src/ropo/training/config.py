@@ -16,6 +16,7 @@ from trl import DPOConfig
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.lm.tokens import Limits
+from ropo.training.remedies.options import OWN_LOSSES, RemedyOptions, check_remedies
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
 _LOSSES = (
@@ -29,8 +30,8 @@ LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  #
 
 
 @dataclass
-class PreferenceConfig(DPOConfig):
-    """Set the options of `PreferenceTrainer`: every option of `trl.DPOConfig`, and those of packing.
+class PreferenceConfig(RemedyOptions, DPOConfig):
+    """Set the options of `PreferenceTrainer`: every option of `trl.DPOConfig`, those of remedies, and those of packing.
 
     Unlike there, gradient checkpointing is off unless asked for, bf16 is on only on a CUDA device and without
     DeepSpeed, and pinned memory is used only where there is an accelerator to copy to.
@@ -83,6 +84,7 @@ class PreferenceConfig(DPOConfig):
         super().__post_init__()
         self._check_libraries()
         self._check_losses()
+        check_remedies(self)
         self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
         self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
         self._require(
@@ -119,7 +121,7 @@ class PreferenceConfig(DPOConfig):
 
     def _check_names(self) -> None:
         losses = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
-        check_names("loss_type", losses, _LOSSES)
+        check_names("loss_type", losses, (*_LOSSES, *OWN_LOSSES))
         check_names("f_divergence_type", [self.f_divergence_type], _DIVERGENCES)
         check_names("truncation_mode", [self.truncation_mode], _TRUNCATIONS)
         check_names("optim", [getattr(self.optim, "value", self.optim)], [each.value for each in OptimizerNames])

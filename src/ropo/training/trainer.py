@@ -37,6 +37,8 @@ from ropo.training.finite import FiniteGuard
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
 from ropo.training.reference import check_reference, check_scores, complete_reference, probe
+from ropo.training.remedies.losses import own_loss, split_losses
+from ropo.training.remedies.scores import PairScores, drift, pair_scores, seeing_scores
 from ropo.training.trainable import (
     check_records,
     keep_trainable,
@@ -88,6 +90,8 @@ class PreferenceTrainer(DPOTrainer):
         if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
             self._given = probe(model)
         super().__init__(model, ref_model, args, **kwargs)
+        theirs, self._own_losses = split_losses(args)
+        self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
         check_sampling(self.args, self.train_dataset)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
@@ -227,16 +231,37 @@ class PreferenceTrainer(DPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         inputs = without_numbers(inputs)
         if not self.model.training:
-            return super()._compute_loss(model, inputs, return_outputs)
+            return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
         pairs = len(inputs["input_ids"]) // 2
         of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
         if bool((of_all == pairs).all()):
-            return super()._compute_loss(model, inputs, return_outputs)
+            return self._loss_of_pairs(model, inputs, return_outputs)
         with gathering_unequal(self.accelerator):
-            loss = super()._compute_loss(model, inputs, return_outputs)
+            loss = self._loss_of_pairs(model, inputs, return_outputs)
         # The mean over processes, which their gradients are averaged to, is then that over all pairs.
         return loss * (pairs * len(of_all) / of_all.sum())
+
+    def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """Add the losses that TRL does not have to those that it computes, from the same log-probs."""
+        with seeing_scores(self.model, self.ref_model) as seen:
+            result = super()._compute_loss(model, inputs, return_outputs)
+        scores = pair_scores(seen, inputs, self.ld_alpha)
+        self._log_drift(scores)
+        if not self._own_losses:
+            return result
+        own = own_loss(self._own_losses, scores, self.beta, self.args)
+        return (result[0] + own, result[1]) if return_outputs else result + own
+
+    def _log_drift(self, scores: PairScores) -> None:
+        """Log by how many nats a token the batch's answers have become less likely than under the reference."""
+        if not scores.plain:
+            return
+        lost = self.accelerator.gather(drift(scores).flatten()).view(-1, 2, 2).sum(dim=0)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, (nats, tokens) in zip(("chosen", "rejected"), lost.tolist(), strict=True):
+            metrics[f"drift/{name}_per_token"].append(nats / tokens if tokens else 0.0)
+        metrics["drift/per_token"].append(float(lost[:, 0].sum() / lost[:, 1].sum().clamp(min=1)))
 
     def _clip_grad_norm(self, model: Any) -> Any:
         average_gradients(self._kept_whole)
