@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl.trainer.utils import use_adapter
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
@@ -22,6 +20,7 @@ from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
+from ropo.training.reference import keeps_reference, reference_of, unwrapped
 from ropo.training.remedies.kl_budget import KlBudget
 
 NEURONS = 4096  # of a watched layer, the first ones
@@ -102,7 +101,7 @@ class HackingMonitor(TrainerCallback):
         self.last: dict[str, float] = {}
         self.last_step = -1
         self.budget = None if kl_budget is None else KlBudget(trainer, kl_budget)
-        if self.budget is not None and not _keeps_reference(trainer):
+        if self.budget is not None and not keeps_reference(trainer):
             raise UserError(
                 "stop_at_kl: needs the reference in training, and its log-probs were computed in advance; leave out "
                 "precompute_ref_log_probs"
@@ -132,7 +131,7 @@ class HackingMonitor(TrainerCallback):
 
     def measure_reference(self) -> None:
         """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""
-        with measuring(self.trainer), _reference_of(self.trainer) as reference:
+        with measuring(self.trainer), reference_of(self.trainer) as reference:
             self.reference = self._observe(reference)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -174,8 +173,8 @@ class HackingMonitor(TrainerCallback):
         with measuring(self.trainer):
             found, weights = self._observe(policy)
             kl = None
-            if _keeps_reference(self.trainer):
-                kl = sampled_kl(policy, lambda: _reference_of(self.trainer), self.held_out.prompts, found.samples)
+            if keeps_reference(self.trainer):
+                kl = sampled_kl(policy, lambda: reference_of(self.trainer), self.held_out.prompts, found.samples)
         compared = compare(self.held_out, found, before[0], kl)
         numbers = {**_numbers_of(compared), **_compare_weights(weights, before[1])}
         return {name: Reading(value) for name, value in numbers.items()} | compared.readings()
@@ -269,11 +268,6 @@ def changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) ->
     return (changes.largest, changes.collapsed) if changes is not None else (0.0, 0)
 
 
-def unwrapped(trainer: Any) -> Any:
-    """Return the policy without the wrappers of distributed training."""
-    return trainer.accelerator.unwrap_model(trainer.model)
-
-
 @contextmanager
 def measuring(trainer: Any) -> Iterator[None]:
     """Put the policy into evaluation mode, under the trainer's autocast and without gradients."""
@@ -285,25 +279,3 @@ def measuring(trainer: Any) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def _keeps_reference(trainer: Any) -> bool:
-    """Tell whether the reference can still be run once training has begun."""
-    return getattr(trainer, "ref_model", None) is not None or is_peft_model(unwrapped(trainer))
-
-
-@contextmanager
-def _reference_of(trainer: Any) -> Iterator[Any]:
-    """Give what the trainer takes as reference: its reference model, the frozen adapter or base, or the start.
-
-    A fully trained model whose reference log-probs were computed in advance has no reference model: the policy at the
-    start of training is it.
-    """
-    model = unwrapped(trainer)
-    if getattr(trainer, "ref_model", None) is not None:
-        yield trainer.accelerator.unwrap_model(trainer.ref_model)
-    elif is_peft_model(model):
-        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-            yield model
-    else:
-        yield model

@@ -138,6 +138,33 @@ def check_scores(model: PeftModel) -> None:
         ) from error
 
 
+def unwrapped(trainer: Any) -> Any:
+    """Return the policy without the wrappers of distributed training."""
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def keeps_reference(trainer: Any) -> bool:
+    """Tell whether the reference can still be run once training has begun."""
+    return getattr(trainer, "ref_model", None) is not None or isinstance(unwrapped(trainer), PeftModel)
+
+
+@contextmanager
+def reference_of(trainer: Any) -> Iterator[Any]:
+    """Give what the trainer takes as reference: its reference model, the frozen adapter or base, or the start.
+
+    A fully trained model whose reference log-probs were computed in advance has no reference model: the policy at the
+    start of training is it.
+    """
+    model = unwrapped(trainer)
+    if getattr(trainer, "ref_model", None) is not None:
+        yield trainer.accelerator.unwrap_model(trainer.ref_model)
+    elif isinstance(model, PeftModel):
+        with use_adapter(model, REFERENCE if REFERENCE in model.peft_config else None):
+            yield model
+    else:
+        yield model
+
+
 def _method(model: PeftModel) -> str:
     kind: Any = model.peft_config[model.active_adapter].peft_type
     return str(kind.value)

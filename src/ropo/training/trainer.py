@@ -36,7 +36,15 @@ from ropo.training.distributed.sharding import (
 from ropo.training.finite import FiniteGuard
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
-from ropo.training.reference import check_reference, check_scores, complete_reference, probe
+from ropo.training.reference import (
+    check_reference,
+    check_scores,
+    complete_reference,
+    keeps_reference,
+    probe,
+    reference_of,
+)
+from ropo.training.remedies.anchor import AnchorText
 from ropo.training.remedies.losses import own_loss, split_losses
 from ropo.training.remedies.scores import PairScores, drift, pair_scores, seeing_scores
 from ropo.training.trainable import (
@@ -99,6 +107,7 @@ class PreferenceTrainer(DPOTrainer):
             check_deepspeed(self.model, self.args)
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
+        self._anchor = None if args.anchor_text is None else self._anchored()
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
@@ -236,11 +245,28 @@ class PreferenceTrainer(DPOTrainer):
         pairs = len(inputs["input_ids"]) // 2
         of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
         if bool((of_all == pairs).all()):
-            return self._loss_of_pairs(model, inputs, return_outputs)
-        with gathering_unequal(self.accelerator):
             loss = self._loss_of_pairs(model, inputs, return_outputs)
-        # The mean over processes, which their gradients are averaged to, is then that over all pairs.
-        return loss * (pairs * len(of_all) / of_all.sum())
+        else:
+            with gathering_unequal(self.accelerator):
+                loss = self._loss_of_pairs(model, inputs, return_outputs)
+            # The mean over processes, which their gradients are averaged to, is then that over all pairs.
+            loss = loss * (pairs * len(of_all) / of_all.sum())
+        return loss if self._anchor is None else loss + self._anchor.loss(reference_of(self))
+
+    def _anchored(self) -> AnchorText:
+        """Return the anchor text.
+
+        Raises:
+            UserError: If its loss needs a reference that is not there in training.
+        """
+        if self.args.anchor_loss == "kl" and not keeps_reference(self):
+            raise UserError(
+                "anchor_loss: kl needs the reference in training, and its log-probs were computed in advance; give "
+                "nll, or leave out precompute_ref_log_probs"
+            )
+        anchor = AnchorText(self)
+        self.add_callback(anchor)
+        return anchor
 
     def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """Add the losses that TRL does not have to those that it computes, from the same log-probs."""

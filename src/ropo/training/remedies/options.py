@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ropo.core.errors import UserError
+from ropo.core.files import read_text
 
 OWN_LOSSES = ("cdpo", "simpo")  # beside TRL's
 
@@ -19,6 +22,9 @@ class RemedyOptions:
         rdpo_alpha: Weight of R-DPO's length term; see `length_term`.
         rpo_alpha: Weight of the chosen answers' negative log-likelihood beside the loss (RPO, arXiv 2404.19733).
         simpo_gamma: Margin of the loss `simpo`; see `simpo_loss`.
+        anchor_text: File of general text of which each batch reads a few windows; see `AnchorText`.
+        anchor_weight: Weight of the loss on them.
+        anchor_loss: `nll` or `kl`.
     """
 
     dpop_lambda: float | None = field(
@@ -36,6 +42,14 @@ class RemedyOptions:
     simpo_gamma: float = field(
         default=0.5, metadata={"help": "margin of --loss_type simpo, which wants a beta of 2 to 10"}
     )
+    anchor_text: str | None = field(
+        default=None, metadata={"help": "file of general text, of which each batch reads 4 windows of 128 tokens too"}
+    )
+    anchor_weight: float = field(default=1.0, metadata={"help": "weight of the loss on the anchor text"})
+    anchor_loss: str = field(
+        default="nll",
+        metadata={"help": "loss on the anchor text: nll, or kl, the divergence from the reference's next token"},
+    )
 
 
 def check_remedies(config: Any) -> None:
@@ -51,6 +65,14 @@ def check_remedies(config: Any) -> None:
         value = getattr(config, name)
         _require(name, value, value is None or value > 0, "must be above 0", "leave it out for none")
     _require("simpo_gamma", config.simpo_gamma, config.simpo_gamma >= 0, "must not be negative", "0.5 is usual")
+    weight = config.anchor_weight
+    _require("anchor_weight", weight, 0 < weight < math.inf, "must be above 0 and finite", "1 is usual")
+    if config.anchor_loss not in ("nll", "kl"):
+        raise UserError(f"anchor_loss: there is no {config.anchor_loss!r}; choose from nll, kl")
+    if config.anchor_text is None and (weight, config.anchor_loss) != (1.0, "nll"):
+        raise UserError("anchor_weight, anchor_loss: there is no anchor text; give --anchor_text, or leave them out")
+    if config.anchor_text is not None:
+        read_text(Path(config.anchor_text), "anchor_text")
     losses = set(config.loss_type)
     for name in ("dpop_lambda", "rdpo_alpha"):
         if getattr(config, name) is not None:
