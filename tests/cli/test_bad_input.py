@@ -127,7 +127,7 @@ def test_sequences_may_keep_their_end_instead(model, tmp_path, capsys):
         (["--attn_implementation", "sdpa"], ["--attn_implementation: is not an option", "--packing false"]),
         (["--method", "hra", "--r", "3"], ["r: must be even for method 'hra', got 3", "give 4"]),
         (["--target_modules", "all-linear", "q_proj"], ["'all-linear' stands for all layers"]),
-        (["--sync_ref_model"], ["sync_ref_model: an adapter's reference"]),
+        (["--sync_ref_model", "--precompute_ref_log_probs"], ["sync_ref_model: cannot be combined"]),
         (["--loss_type", "aot", "--use_weighting"], ["use_weighting: cannot be combined with the loss aot"]),
         (["--f_divergence_type", "kl"], ["f_divergence_type: there is no 'kl'"]),
         (["--optim", "lomo"], ["optim lomo: cannot be made", "lomo"]),

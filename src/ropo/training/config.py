@@ -147,6 +147,9 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
             "cannot be combined with precompute_ref_log_probs, which wants a fixed reference",
             "leave one of them out",
         )
+        alpha, steps = self.ref_model_mixup_alpha, self.ref_model_sync_steps
+        self._require("ref_model_mixup_alpha", 0 < alpha <= 1, "must be in (0, 1]", "1 copies the policy")
+        self._require("ref_model_sync_steps", steps >= 1, "must be at least 1", "512 in TR-DPO's paper")
 
     def _check_libraries(self) -> None:
         """Refuse what needs a library, a network or a device that is not there, before a model is loaded for it."""

@@ -37,6 +37,7 @@ from ropo.training.finite import FiniteGuard
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
 from ropo.training.reference import (
+    add_reference,
     check_reference,
     check_scores,
     complete_reference,
@@ -46,6 +47,7 @@ from ropo.training.reference import (
 )
 from ropo.training.remedies.anchor import AnchorText
 from ropo.training.remedies.losses import own_loss, split_losses
+from ropo.training.remedies.moving_reference import MovingReference, hidden_from_trl
 from ropo.training.remedies.scores import PairScores, drift, pair_scores, seeing_scores
 from ropo.training.trainable import (
     check_records,
@@ -97,7 +99,11 @@ class PreferenceTrainer(DPOTrainer):
         adapted = self._continued or kwargs.get("peft_config") is not None
         if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
             self._given = probe(model)
-        super().__init__(model, ref_model, args, **kwargs)
+        with hidden_from_trl(args, adapted):
+            super().__init__(model, ref_model, args, **kwargs)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if adapted and sharded and args.sync_ref_model:
+            raise UserError("sync_ref_model: FSDP and DeepSpeed move no adapter's reference; leave it out")
         theirs, self._own_losses = split_losses(args)
         self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
@@ -107,6 +113,10 @@ class PreferenceTrainer(DPOTrainer):
             check_deepspeed(self.model, self.args)
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
+        self.moving_reference: MovingReference | None = None
+        if args.sync_ref_model and not sharded:
+            self.moving_reference = counting["moving_reference"] = MovingReference(self)
+            self.add_callback(self.moving_reference)
         self._anchor = None if args.anchor_text is None else self._anchored()
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
@@ -127,6 +137,8 @@ class PreferenceTrainer(DPOTrainer):
         """Prepare reference, models and collator on first use, which `precompute_ref_log_probs` puts in `__init__`."""
         if self._packer is None:
             if is_peft_model(self.model) and self.ref_model is None and not is_cut(self.model):
+                if self.args.sync_ref_model:
+                    add_reference(self.model)
                 complete_reference(self.model)
                 with without_deepspeed(self.args):
                     check_reference(self.model, self._given, self._continued)
