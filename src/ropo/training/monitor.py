@@ -21,6 +21,7 @@ from ropo.diagnostics.signals import FEWEST
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
 from ropo.training.reference import keeps_reference, reference_of, unwrapped
+from ropo.training.remedies.average import as_saved
 from ropo.training.remedies.kl_budget import KlBudget
 
 NEURONS = 4096  # of a watched layer, the first ones
@@ -103,8 +104,8 @@ class HackingMonitor(TrainerCallback):
         self.budget = None if kl_budget is None else KlBudget(trainer, kl_budget)
         if self.budget is not None and not keeps_reference(trainer):
             raise UserError(
-                "stop_at_kl: needs the reference in training, and its log-probs were computed in advance; leave out "
-                "precompute_ref_log_probs"
+                "stop_at_kl: needs the reference in training, and its log-probs were computed in advance or it moves; "
+                "leave out precompute_ref_log_probs or sync_ref_model"
             )
 
     def on_train_begin(
@@ -170,7 +171,7 @@ class HackingMonitor(TrainerCallback):
         """Measure the policy against the reference: every number by its name, with the sampled units behind it."""
         before: Any = self.reference
         policy = unwrapped(self.trainer)
-        with measuring(self.trainer):
+        with measuring(self.trainer), as_saved(self.trainer):
             found, weights = self._observe(policy)
             kl = None
             if keeps_reference(self.trainer):

@@ -41,13 +41,15 @@ from ropo.training.reference import (
     check_reference,
     check_scores,
     complete_reference,
-    keeps_reference,
     probe,
     reference_of,
 )
 from ropo.training.remedies.anchor import AnchorText
+from ropo.training.remedies.average import Average
+from ropo.training.remedies.beta_schedule import BetaSchedule
 from ropo.training.remedies.losses import own_loss, split_losses
 from ropo.training.remedies.moving_reference import MovingReference, hidden_from_trl
+from ropo.training.remedies.options import check_unsharded
 from ropo.training.remedies.scores import PairScores, drift, pair_scores, seeing_scores
 from ropo.training.trainable import (
     check_records,
@@ -102,10 +104,7 @@ class PreferenceTrainer(DPOTrainer):
         with hidden_from_trl(args, adapted):
             super().__init__(model, ref_model, args, **kwargs)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if adapted and sharded and args.sync_ref_model:
-            raise UserError("sync_ref_model: FSDP and DeepSpeed move no adapter's reference; leave it out")
-        theirs, self._own_losses = split_losses(args)
-        self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
+        check_unsharded(args, adapted, sharded)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
         check_sampling(self.args, self.train_dataset)
         self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
@@ -113,14 +112,24 @@ class PreferenceTrainer(DPOTrainer):
             check_deepspeed(self.model, self.args)
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
-        self.moving_reference: MovingReference | None = None
-        if args.sync_ref_model and not sharded:
-            self.moving_reference = counting["moving_reference"] = MovingReference(self)
-            self.add_callback(self.moving_reference)
-        self._anchor = None if args.anchor_text is None else self._anchored()
+        self._add_remedies(counting, sharded)
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
+
+    def _add_remedies(self, counting: dict[str, Counting], sharded: bool) -> None:
+        """Take from TRL the losses that are computed here, and add what the other remedies do at each step."""
+        args = self.args
+        theirs, self._own_losses = split_losses(args)
+        self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
+        self.moving_reference = MovingReference(self) if args.sync_ref_model and not sharded else None
+        self.average = None if args.ema_decay is None else Average(self, args.ema_decay)
+        self._anchor = None if args.anchor_text is None else AnchorText(self)
+        schedule = None if args.beta_final is None else BetaSchedule(self, args.beta_final)
+        for each in filter(None, (self.moving_reference, self.average, self._anchor, schedule)):
+            self.add_callback(each)
+        remembering = {"moving_reference": self.moving_reference, "average": self.average}
+        counting |= {name: each for name, each in remembering.items() if each is not None}
 
     def keep_in_checkpoints(self, name: str, counting: Counting) -> None:
         """Let checkpoints hold what somebody else sums up, under a name of its own."""
@@ -228,6 +237,8 @@ class PreferenceTrainer(DPOTrainer):
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
         result = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+        if self.average is not None:
+            self.average.finish()
         if not self.state.global_step:
             raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
         return result
@@ -264,21 +275,6 @@ class PreferenceTrainer(DPOTrainer):
             # The mean over processes, which their gradients are averaged to, is then that over all pairs.
             loss = loss * (pairs * len(of_all) / of_all.sum())
         return loss if self._anchor is None else loss + self._anchor.loss(reference_of(self))
-
-    def _anchored(self) -> AnchorText:
-        """Return the anchor text.
-
-        Raises:
-            UserError: If its loss needs a reference that is not there in training.
-        """
-        if self.args.anchor_loss == "kl" and not keeps_reference(self):
-            raise UserError(
-                "anchor_loss: kl needs the reference in training, and its log-probs were computed in advance; give "
-                "nll, or leave out precompute_ref_log_probs"
-            )
-        anchor = AnchorText(self)
-        self.add_callback(anchor)
-        return anchor
 
     def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """Add the losses that TRL does not have to those that it computes, from the same log-probs."""

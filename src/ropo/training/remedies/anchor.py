@@ -16,6 +16,7 @@ from ropo.core.errors import UserError
 from ropo.core.files import read_text
 from ropo.lm.limits import check_ids, position_limit
 from ropo.lm.tokens import first_tokens, text_windows
+from ropo.training.reference import keeps_reference
 
 WINDOW, WINDOWS = 128, 4  # tokens a window, windows a batch
 MOST = 2048  # windows that are read of a text, a quarter of a million tokens
@@ -45,6 +46,11 @@ class AnchorText(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         options = trainer.args
+        if options.anchor_loss == "kl" and not keeps_reference(trainer):
+            raise UserError(
+                "anchor_loss: kl needs the reference in training, and its log-probs were computed in advance or it "
+                "moves; give nll, or leave out precompute_ref_log_probs or sync_ref_model"
+            )
         self.trainer, self.weight, self.kind = trainer, options.anchor_weight, options.anchor_loss
         self.windows = _windows(trainer.model, trainer.processing_class, options.anchor_text)
         self.batch = 0

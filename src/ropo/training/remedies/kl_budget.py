@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ropo.core.errors import UserError
+from ropo.training.remedies.average import as_saved
 
 
 class KlBudget:
@@ -61,6 +62,8 @@ class KlBudget:
         with torch.no_grad():
             for name, parameter in self._trained():
                 parameter.copy_(self.kept[name])
+        if self.trainer.average is not None:
+            self.trainer.average.restart()
         return True
 
     def describe(self) -> str:
@@ -86,7 +89,8 @@ class KlBudget:
         self.kept, self.kept_at, self.passed_at = counters["kept"], counters["kept_at"], counters["passed_at"]
 
     def _keep(self, step: int, kl: float) -> None:
-        self.kept = {name: each.detach().to("cpu", copy=True) for name, each in self._trained()}
+        with as_saved(self.trainer):
+            self.kept = {name: each.detach().to("cpu", copy=True) for name, each in self._trained()}
         self.kept_at = step, kl
 
     def _trained(self) -> list[tuple[str, Tensor]]:

@@ -25,6 +25,8 @@ class RemedyOptions:
         anchor_text: File of general text of which each batch reads a few windows; see `AnchorText`.
         anchor_weight: Weight of the loss on them.
         anchor_loss: `nll` or `kl`.
+        ema_decay: Decay of the average of the trained parameters that becomes the model; see `Average`. None for none.
+        beta_final: Beta of the last step; see `BetaSchedule`. None for one beta throughout.
     """
 
     dpop_lambda: float | None = field(
@@ -50,6 +52,11 @@ class RemedyOptions:
         default="nll",
         metadata={"help": "loss on the anchor text: nll, or kl, the divergence from the reference's next token"},
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "save the moving average of what is trained, over the last 1 / (1 - VALUE) steps; 0.95, say"},
+    )
+    beta_final: float | None = field(default=None, metadata={"help": "beta of the last step, reached in equal parts"})
 
 
 def check_remedies(config: Any) -> None:
@@ -65,6 +72,11 @@ def check_remedies(config: Any) -> None:
         value = getattr(config, name)
         _require(name, value, value is None or value > 0, "must be above 0", "leave it out for none")
     _require("simpo_gamma", config.simpo_gamma, config.simpo_gamma >= 0, "must not be negative", "0.5 is usual")
+    decay, last = config.ema_decay, config.beta_final
+    _require("ema_decay", decay, decay is None or 0 < decay < 1, "must be above 0 and below 1", "0.9 to 0.99 are usual")
+    averaged = decay is not None and config.load_best_model_at_end
+    _exclude("ema_decay", averaged, "cannot be combined with load_best_model_at_end, which keeps other weights")
+    _require("beta_final", last, last is None or 0 < last < math.inf, "must be above 0 and finite", "0.1 is usual")
     weight = config.anchor_weight
     _require("anchor_weight", weight, 0 < weight < math.inf, "must be above 0 and finite", "1 is usual")
     if config.anchor_loss not in ("nll", "kl"):
@@ -84,6 +96,22 @@ def check_remedies(config: Any) -> None:
     long = "simpo" in losses and config.ld_alpha is not None
     _exclude("loss_type simpo", long, "cannot be combined with ld_alpha, as it divides by the length")
     _exclude("loss_type cdpo", "cdpo" in losses and not config.label_smoothing, "needs label_smoothing", "0.1 is usual")
+
+
+def check_unsharded(config: Any, adapted: bool, sharded: bool) -> None:
+    """Refuse what no process can do where FSDP or DeepSpeed has cut the weights.
+
+    Args:
+        config: A `ropo.training.config.PreferenceConfig`.
+        adapted: Whether an adapter is trained.
+        sharded: Whether FSDP or DeepSpeed is on.
+
+    Raises:
+        UserError: For such an option.
+    """
+    mend = "no process has the whole weights under FSDP and DeepSpeed"
+    _exclude("ema_decay", sharded and config.ema_decay is not None, mend, "leave it out")
+    _exclude("sync_ref_model", sharded and adapted and config.sync_ref_model, mend, "leave it out with an adapter")
 
 
 def used_by_own_losses(config: Any) -> str:
