@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
-from ropo.diagnostics.comparison import Comparison, HeldOut, Observation, compare, observe, sampled_kl
+from ropo.diagnostics.advice import advise
+from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, sampled_kl
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST
@@ -159,7 +160,8 @@ class HackingMonitor(TrainerCallback):
                 reading = readings[signal.measure]
                 self.warned[signal.name] = (state.global_step, reading.value)
                 if state.is_world_process_zero:
-                    self.warn(f"step {state.global_step}: {signal.describe(reading)}")
+                    said = signal.describe(reading) + advise(signal.name, readings)
+                    self.warn(f"step {state.global_step}: {said}")
         if found and self.stop:
             control.should_training_stop = True
         if self.budget is not None and self.budget.look(state.global_step, readings["kl_per_token"].value):
@@ -177,7 +179,7 @@ class HackingMonitor(TrainerCallback):
             if keeps_reference(self.trainer):
                 kl = sampled_kl(policy, lambda: reference_of(self.trainer), self.held_out.prompts, found.samples)
         compared = compare(self.held_out, found, before[0], kl)
-        numbers = {**_numbers_of(compared), **_compare_weights(weights, before[1])}
+        numbers = {**compared.numbers(), **_compare_weights(weights, before[1])}
         return {name: Reading(value) for name, value in numbers.items()} | compared.readings()
 
     def _observe(self, model: Any) -> tuple[Observation, _WatchedWeights]:
@@ -192,19 +194,6 @@ class HackingMonitor(TrainerCallback):
             yield f"{len(self.held_out.pairs)} held-out pairs, so neither log-probs nor answers can"
         if 0 < len(self.held_out.windows) < FEWEST:
             yield f"{len(self.held_out.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
-
-
-def _numbers_of(compared: Comparison) -> dict[str, float]:
-    """Return the numbers that are logged beside those that the warnings look at."""
-    behaviour: Any = compared.behaviour
-    answers: Any = compared.answers
-    numbers = {name: getattr(behaviour, name) for name in ("margin", "accuracy", "displacement")}
-    numbers["truncated"] = answers.policy.truncated
-    if answers.kl is not None:
-        numbers["kl_per_token"] = answers.kl.per_token
-        if (interval := answers.kl.per_token_interval) is not None:
-            numbers["kl_per_token_low"], numbers["kl_per_token_high"] = interval
-    return numbers
 
 
 def _as_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
