@@ -32,6 +32,8 @@ class KlBudget:
     def __init__(self, trainer: Any, budget: float) -> None:
         if not (budget > 0 and math.isfinite(budget)):
             raise UserError(f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat a token are usual")
+        if not hasattr(trainer, "keep_in_checkpoints"):
+            raise UserError("stop_at_kl: needs ropo.PreferenceTrainer, whose checkpoints hold the kept weights too")
         if trainer.args.load_best_model_at_end:
             raise UserError(
                 "stop_at_kl: cannot be combined with load_best_model_at_end, which keeps other weights; leave one of "
