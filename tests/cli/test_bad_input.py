@@ -47,6 +47,13 @@ def refused(capsys, status: int, folder: Path, before: set[str]) -> str:
         (["--monitor_steps", "-1"], ["monitor_steps", "-1", "0 for no monitor"]),
         (["--monitor_text", "plain.txt"], ["monitor_text", "--eval_data"]),
         (["--stop_on_warning"], ["stop_on_warning", "--eval_data"]),
+        (["--stop_at_kl", "0.1"], ["stop_at_kl: the monitor is off", "--eval_data"]),
+        (["--stop_at_kl", "0"], ["stop_at_kl: must be above 0", "got 0"]),
+        (["--stop_at_kl", "-1"], ["stop_at_kl: must be above 0", "got -1"]),
+        (["--dpop_lambda", "0"], ["dpop_lambda: must be above 0", "got 0"]),
+        (["--rpo_alpha", "1", "--loss_type", "sft"], ["rpo_alpha: is the loss sft"]),
+        (["--rdpo_alpha", "0.1", "--loss_type", "simpo"], ["rdpo_alpha: changes the losses sigmoid and cdpo only"]),
+        (["--stop_at_kl", "nan"], ["stop_at_kl: must be above 0 and finite", "got nan"]),
     ],
 )
 def test_options(model, pairs, tmp_path, capsys, flags, parts):
@@ -132,7 +139,7 @@ def test_sequences_may_keep_their_end_instead(model, tmp_path, capsys):
         (["--target_modules", "all-linear", "q_proj"], ["'all-linear' stands for all layers"]),
         (["--torch_compile"], ["torch_compile: cannot be combined with packing", "--packing false"]),
         (["--torch_compile_mode", "default"], ["torch_compile: cannot be combined with packing"]),
-        (["--sync_ref_model"], ["sync_ref_model: an adapter's reference"]),
+        (["--sync_ref_model", "--precompute_ref_log_probs"], ["sync_ref_model: cannot be combined"]),
         (["--loss_type", "aot", "--use_weighting"], ["use_weighting: cannot be combined with the loss aot"]),
         (["--f_divergence_type", "kl"], ["f_divergence_type: there is no 'kl'"]),
         (["--optim", "lomo"], ["optim lomo: cannot be made", "lomo"]),

@@ -52,7 +52,7 @@ def assert_same_run(one, other):
     assert logged(one) == logged(other)
     records = [read_record(folder) for folder in (one, other)]
     assert records[0].metrics["warnings"]
-    for name in ("warnings", "held_out", "last", "train_loss", "steps"):
+    for name in ("warnings", "monitor", "held_out", "last", "train_loss", "steps"):
         found, expected = ({**record.metrics[name]} if name == "last" else record.metrics[name] for record in records)
         if name == "last":
             found, expected = ({key: last[key] for key in last if key not in TIMES} for last in (found, expected))

@@ -125,8 +125,11 @@ def test_the_monitor_watches_and_warns(model, pairs, tmp_path, capsys):
     measured = [entry for entry in logged(output) if "hacking/margin" in entry]
     assert [entry["step"] for entry in measured] == [3, 6]
     assert all("hacking/text_loss_rise" in entry for entry in measured)
-    warnings = read_record(output).metrics["warnings"]
+    warnings, last = (read_record(output).metrics[name] for name in ("warnings", "monitor"))
     assert warnings
+    assert last["step"] == 6
+    for name in ("kl_per_token", "kl_per_token_low", "kl_per_token_high", "margin"):
+        assert last[name] == measured[-1][f"hacking/{name}"]
     printed = capsys.readouterr().out
     assert printed.count("monitor   step") == 2
     for name, warning in warnings.items():
@@ -138,6 +141,19 @@ def test_a_warning_ends_training_where_asked(model, pairs, tmp_path):
     watch = ("--eval_data", held_out, "--monitor_steps", 2, "--stop_on_warning")
     assert train(model, pairs, output, *RECKLESS, *watch) == 0
     assert read_record(output).metrics["steps"] == 2
+
+
+def test_a_budget_of_kl_ends_training(model, pairs, tmp_path, capsys):
+    output, held_out = tmp_path / "out", write_pairs(tmp_path / "held_out.jsonl", MANY[:16])
+    watch = ("--eval_data", held_out, "--monitor_steps", 2, "--stop_at_kl", 0.01)
+    assert train(model, pairs, output, *RECKLESS, *watch) == 0
+    metrics = read_record(output).metrics
+    assert metrics["steps"] == 2
+    assert metrics["kl_budget"]["passed_kl_per_token"] > 0.01
+    assert metrics["kl_budget"]["kept_step"] == 0
+    assert metrics["held_out"]["margin"] == 0.0
+    printed = capsys.readouterr().out
+    assert "warning   step 2: KL(policy || reference) is " in printed
 
 
 @pytest.mark.parametrize("flags", [(), ("--monitor_steps", 0)], ids=["no held-out pairs", "switched off"])

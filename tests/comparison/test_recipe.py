@@ -67,6 +67,15 @@ def test_defaults_are_filled_in_and_places_resolved(folder, monkeypatch):
     assert file.written.data[0].train.source == "train.jsonl"
 
 
+def test_runs_with_validation_pairs_may_be_watched_and_ended(folder):
+    watched = GOOD.replace("  beta: 0.1", "  beta: 0.1\n  monitor_steps: 2\n  stop_at_kl: 0.1", 1)
+    check_commands(RecipeFile(write(folder, watched)))
+    rates, one = "    learning_rates: [1e-3, 2e-3]", "    learning_rate: 1e-3"
+    alone = watched.replace("    validation_share: 0.25\n", "", 1).replace(rates, one, 1)
+    with pytest.raises(UserError, match=r"mine.yaml:\d+: stop_at_kl: the monitor is off"):
+        check_commands(RecipeFile(write(folder, alone)))
+
+
 MISTAKES = [
     ("title: A comparison\n", "", r"mine.yaml:1: title is missing; add it"),
     ("model:", "modle:", r"mine.yaml:2: modle: is no key of a recipe; did you mean 'model'\?"),

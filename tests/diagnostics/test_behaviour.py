@@ -94,9 +94,18 @@ def test_kl_of_sampled_answers_lies_within_its_standard_error() -> None:
     assert found.per_token == pytest.approx(EXACT, rel=0.1)
     plain = (policy - reference).masked_fill(~mask, 0.0).sum(dim=1)
     assert found.standard_error < float(plain.std()) / math.sqrt(4000)  # the point of k3
+    assert found.per_token_interval is not None
+    low, high = found.per_token_interval
+    assert low < EXACT < high
+    # A ratio of sums: by the delta method its error is that of the residuals over the mean length.
+    ratio = reference - policy
+    k3 = torch.where(mask, ratio.expm1() - ratio, 0.0).sum(dim=1)
+    error = float((k3 - found.per_token * lengths).std()) / float(lengths.double().mean()) / math.sqrt(4000)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
 def test_kl_of_one_answer_has_no_standard_error() -> None:
     found = estimate_kl(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.5]]), torch.ones(1, 2, dtype=torch.bool))
     assert found.standard_error is None
+    assert found.per_token_interval is None
     assert found.per_answer == pytest.approx(2 * (math.exp(-0.5) - 1 + 0.5))

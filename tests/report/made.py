@@ -117,7 +117,12 @@ def make_run(data: str, method: str, seed: int, draw: random.Random) -> RunResul
         config={"method": method, "trainer": {}},
         model=Source(name="base", sha256="a" * 64),
         data={"train": Source(name="train.jsonl", sha256="b" * 64, counts={"pairs": 12})},
-        metrics={"trainable_share": 0.000151, "trainable_parameters": 1234},
+        metrics={
+            "trainable_share": 0.000151,
+            "trainable_parameters": 1234,
+            "monitor": {"step": 20, "kl_per_token": 0.0421, "kl_per_token_low": 0.031, "kl_per_token_high": 0.053},
+            "warnings": {"displacement": {"step": 10, "value": -0.2}},
+        },
         device="a device",
         git_commit=COMMIT,
     )

@@ -75,6 +75,9 @@ def test_the_tables_hold_what_the_suites_found_and_nothing_else(result, page):
         if run.diagnosis:
             summary = run.diagnosis.summary
             expected.update(map(repr, (summary.energy, summary.energy_change, summary.largest_cosine_change)))
+        if run.record:
+            expected.update(map(repr, run.record.metrics["monitor"].values()))
+    assert expected["0.0421"] > 1  # the divergence of runs that were watched
     assert count > 300
     assert not expected - seen  # each stands there as often as in the result, or more often
     means = Counter()

@@ -338,7 +338,10 @@ def test_a_reference_of_the_user_s_is_taken_with_an_adapter(tmp_path):
             {"given": {"ref_model": get_peft_model(tiny_model(), LoraConfig(**LORA))}},
             "ref_model: must be a model, not an adapter on a model",
         ),
-        ({"sync_ref_model": True}, "sync_ref_model: an adapter's reference"),
+        (
+            {"sync_ref_model": True, "given": {"ref_model": tiny_model(seed=5)}},
+            "sync_ref_model: an adapter's reference that moves is a copy of the adapter",
+        ),
         ({"eval_on_start": True}, "eval_on_start: there is nothing to evaluate"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: group_by_length needs one length"),
         (
@@ -373,6 +376,8 @@ def test_an_adapter_on_top_of_an_adapter_is_refused_as_by_trl(tmp_path):
         ({"loss_type": ["aot"], "use_weighting": True}, "use_weighting: cannot be combined with the loss aot"),
         ({"loss_type": ["exo_pair"]}, "label_smoothing: must be above 0 with the loss exo_pair, got 0.0"),
         ({"sync_ref_model": True, "precompute_ref_log_probs": True}, "sync_ref_model: cannot be combined"),
+        ({"sync_ref_model": True, "ref_model_mixup_alpha": 0.0}, r"ref_model_mixup_alpha: must be in \(0, 1\], got 0"),
+        ({"sync_ref_model": True, "ref_model_sync_steps": 0}, "ref_model_sync_steps: must be at least 1, got 0"),
         ({"push_to_hub": True}, "push_to_hub: cannot be done without the hub, and HF_HUB_OFFLINE is set"),
         ({"use_liger_kernel": True}, "use_liger_kernel: needs the library liger-kernel"),
         ({"eval_accumulation_steps": 0}, "eval_accumulation_steps: must be above 0, got 0"),

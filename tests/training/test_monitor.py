@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -209,6 +210,7 @@ def test_planted_failure_trips_its_warning_and_only_it(name: str | None, base: A
         [signal] = [signal for signal in SIGNALS if signal.name == name]
         [line] = lines
         assert line.startswith(f"step 1: {name}: {signal.meaning.format(value)} (warns ")
+        assert re.search(r"; try .*--\w+.* \(.*\d.*\)$", line), line  # flags, and the number that chose them
         assert ("by chance with p = " in line) == (name != "neuron_collapse")  # which is counted, not sampled
         assert logged(trainer, f"hacking/{signal.measure}") == [value]
         assert logged(trainer, f"hacking/warning/{name}") == [1.0]

@@ -90,8 +90,10 @@ def check_commands(file: RecipeFile) -> None:
     from ropo.comparison.recipe import lost_checkpoints
 
     recipe = file.recipe
+    watched = all(data.validation or data.validation_share for data in recipe.data)
+    files = ["--model", recipe.model, "--data", "-", "--output", "-", *(["--eval_data", "-"] if watched else [])]
     for number, method in enumerate(recipe.methods):
-        shared = ["--model", recipe.model, "--data", "-", "--output", "-", "--learning_rate", repr(method.rates[0])]
+        shared = [*files, "--learning_rate", repr(method.rates[0])]
         for place, options in (
             (("training",), recipe.training),
             (("methods", number), {"method": method.method, **recipe.training, **method.options}),

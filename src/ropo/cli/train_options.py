@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import SUPPRESS
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,6 +18,7 @@ from ropo.core.errors import UserError
 from ropo.methods import METHODS
 from ropo.runs.options import DTYPES, MONITOR_STEPS, TRAINER_DEFAULTS, TrainOptions
 from ropo.training.config import PreferenceConfig
+from ropo.training.remedies.options import RemedyOptions
 
 _TRAINER_TYPES = get_type_hints(PreferenceConfig)
 _SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "BOOL"}
@@ -137,7 +139,12 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
         "every option of the trainer" if show_all else "trainer (any option of trl.DPOConfig; these are the usual ones)"
     )
     _add_monitor_options(parser.add_argument_group("watching for reward hacking and forgetting (needs --eval_data)"))
-    _add_trainer_options(parser.add_argument_group(title), show_all)
+    remedies = {each.name for each in fields(RemedyOptions)}
+    _add_trainer_options(
+        parser.add_argument_group("remedies (docs/remedies.md says which for what)"), remedies, lambda action: True
+    )
+    others = {each.name for each in fields(PreferenceConfig)} - remedies
+    _add_trainer_options(parser.add_argument_group(title), others, lambda action: show_all or _is_usual(action))
     for action in parser._actions:
         action.default = SUPPRESS
 
@@ -154,11 +161,24 @@ def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--monitor_text", metavar="FILE", help="plain text whose loss shows forgetting")
     group.add_argument("--stop_on_warning", **_SWITCH, help="end training at the first warning (false)")
+    group.add_argument(
+        "--stop_at_kl",
+        type=float,
+        metavar="B",
+        help="end training where KL(policy || reference), in nats a token of the policy's own answers, is above B, and "
+        "keep the weights of the last measurement within it",
+    )
 
 
-def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None:
+def _is_usual(action: argparse.Action) -> bool:
+    return action.dest in _USUAL_OPTIONS and not action.option_strings[0].startswith("--no_")
+
+
+def _add_trainer_options(
+    group: argparse._ArgumentGroup, names: Collection[str], shown: Callable[[argparse.Action], bool]
+) -> None:
     for field in fields(PreferenceConfig):
-        if field.init and field.name != "output_dir":
+        if field.init and field.name in names and field.name != "output_dir":
             field.type = _TRAINER_TYPES[field.name]
             HfArgumentParser._parse_dataclass_field(group, field)  # type: ignore[arg-type]
     _add_negations(group)
@@ -167,7 +187,7 @@ def _add_trainer_options(group: argparse._ArgumentGroup, show_all: bool) -> None
         action.metavar, action.help = "VALUE", f"{action.help} ({default})"
         if action.type is string_to_bool:  # `--bf16` alone, which transformers leaves out where the default is None
             action.nargs, action.const = "?", True
-        if not show_all and (action.dest not in _USUAL_OPTIONS or action.option_strings[0].startswith("--no_")):
+        if not shown(action):
             action.help = SUPPRESS
 
 
@@ -226,6 +246,7 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
         monitor_steps=given.get("monitor_steps", MONITOR_STEPS),
         monitor_text=None if given.get("monitor_text") is None else Path(given["monitor_text"]),
         stop_on_warning=bool(given.get("stop_on_warning")),
+        stop_at_kl=given.get("stop_at_kl"),
         adapter={name: value for name in _ADAPTER_OPTIONS if (value := given.get(name)) is not None},
         trainer={name: value for name, value in given.items() if name in _TRAINER_TYPES and name != "output_dir"},
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ropo.core.errors import UserError
+from ropo.core.intervals import statistic_interval
 from ropo.diagnostics.measure import Measure
 
 
@@ -46,12 +48,21 @@ class Behaviour(Measure):
 
 
 class KlEstimate(Measure):
-    """Hold an estimate of KL(policy || reference) in nats; the standard error is None for one answer."""
+    """Hold an estimate of KL(policy || reference) in nats.
+
+    Attributes:
+        answers: Number of answers.
+        per_answer: Mean over answers of the sum over an answer's tokens.
+        standard_error: Of that mean; None for one answer.
+        per_token: The sum over all tokens, divided by their number.
+        per_token_interval: Its 95 % interval, bootstrapped over answers; None for one answer.
+    """
 
     answers: int
     per_answer: float
     standard_error: float | None
     per_token: float
+    per_token_interval: tuple[float, float] | None = None
 
 
 def dpo_margins(
@@ -146,15 +157,18 @@ def estimate_kl(
     Raises:
         UserError: If there is no token, or a log-prob is not finite.
 
-    Cost: one pass in float64.
+    Cost: one pass in float64, and a tenth of a second for the bootstrap.
     """
     divergence = kl_of_answers(log_probs, reference, mask)
     answers = len(divergence)
+    sums, lengths = divergence.cpu().numpy(), mask.sum(dim=1).cpu().numpy()
+    interval = statistic_interval(lambda drawn: _ratio(sums[drawn], lengths[drawn]), answers)
     return KlEstimate(
         answers=answers,
         per_answer=float(divergence.mean()),
         standard_error=float(divergence.std()) / math.sqrt(answers) if answers > 1 else None,
         per_token=float(divergence.sum() / mask.sum()),
+        per_token_interval=None if interval.low is None or interval.high is None else (interval.low, interval.high),
     )
 
 
@@ -185,6 +199,10 @@ def pearson(x: Float[Tensor, " values"], y: Float[Tensor, " values"]) -> float |
     if bool((x == x[0]).all()) or bool((y == y[0]).all()):
         return None
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+
+def _ratio(sums: Float[np.ndarray, " answers"], lengths: Int[np.ndarray, " answers"]) -> float | None:
+    return float(sums.sum() / lengths.sum()) if lengths.sum() else None
 
 
 def _check_log_probs(*tensors: Tensor) -> None:

@@ -119,6 +119,19 @@ class Comparison(Measure):
             readings["text_loss_rise"] = Reading(rise, losses)
         return readings
 
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers beside those of `readings` that are logged, and that choose what is tried."""
+        numbers: dict[str, float | None] = {}
+        if self.behaviour is not None:
+            shown = ("margin", "accuracy", "displacement", "length_reward_correlation")
+            numbers |= {name: getattr(self.behaviour, name) for name in shown}
+        if self.answers is not None:
+            numbers["truncated"] = self.answers.policy.truncated
+            if (kl := self.answers.kl) is not None:
+                low, high = kl.per_token_interval or (None, None)
+                numbers |= {"kl_per_token": kl.per_token, "kl_per_token_low": low, "kl_per_token_high": high}
+        return {name: value for name, value in numbers.items() if value is not None}
+
 
 def observe(
     model: Any, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, with_hidden_states: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ropo.core.record import Provenance
+from ropo.diagnostics.advice import advise
 from ropo.diagnostics.behaviour import Behaviour
 from ropo.diagnostics.comparison import AnswerComparison, Comparison, TextComparison
 from ropo.diagnostics.measure import Measure
@@ -62,10 +63,10 @@ def summarise_layers(layers: Sequence[LayerMeasure]) -> LayerSummary:
 
 
 def find_warnings(summary: LayerSummary, comparison: Comparison) -> list[str]:
-    """Say which signals the measured numbers trigger."""
+    """Say which signals the measured numbers trigger, and what to try."""
     readings = {} if summary.collapsed_pairs is None else {"collapsed_pairs": Reading(summary.collapsed_pairs)}
-    readings |= comparison.readings()
-    return [signal.describe(readings[signal.measure]) for signal in triggered(readings)]
+    readings |= {name: Reading(value) for name, value in comparison.numbers().items()} | comparison.readings()
+    return [signal.describe(readings[signal.measure]) + advise(signal.name, readings) for signal in triggered(readings)]
 
 
 def _energy_change(layers: Sequence[LayerMeasure]) -> float | None:

@@ -93,6 +93,9 @@ def _answer_table(answers: AnswerComparison) -> Table:
     if answers.kl is not None:
         error = digits(answers.kl.standard_error)
         rows.append(("KL per answer", f"{digits(answers.kl.per_answer)} ± {error} nats", ""))
+        interval = answers.kl.per_token_interval
+        between = "" if interval is None else f" ({digits(interval[0])} to {digits(interval[1])})"
+        rows.append(("KL per token", f"{digits(answers.kl.per_token)}{between} nats", ""))
     return make_table("Generated answers", ("", "model", "reference"), rows)
 
 

@@ -23,7 +23,7 @@ from ropo.report.figures.style import Chart, marks_of
 from ropo.report.figures.training import log_probs_chart, series_chart
 from ropo.report.figures.weights import cosines_chart, energy_chart, neurons_chart, weights_in_words
 from ropo.report.headline import LIKELIHOOD, Column, all_columns, suites_of
-from ropo.report.tables import Row, SuiteRow, change_lines, suite_table, summary_rows
+from ropo.report.tables import Row, SuiteRow, Watched, change_lines, suite_table, summary_rows, watched_runs
 from ropo.report.text import command_line, embedded_json, number, setting, visible
 
 
@@ -48,6 +48,7 @@ class _Panel:
     samples: list[Sample]
     selections: list[Selection]
     suites: list[tuple[DataSuite, list[Column], list[SuiteRow]]]
+    watched: list[Watched]
 
     @property
     def drawn(self) -> list[Chart]:
@@ -162,6 +163,7 @@ def _panel_of(result: ComparisonResult, data: str, key: str) -> _Panel:
         samples=[sample for sample in result.samples if sample.data == data],
         selections=[selection for selection in result.selections if selection.data == data],
         suites=[(suite, *suite_table(suite, runs)) for suite in suites],
+        watched=watched_runs(runs),
     )
 
 

@@ -60,6 +60,16 @@ class SuiteRow:
     changes: Mapping[str, Change]
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Hold what the monitor measured last in a run: its numbers, the KL divergence, and its warnings."""
+
+    run: RunResult
+    numbers: Mapping[str, float]
+    kl: Estimate
+    warnings: Sequence[str]
+
+
 def summary_rows(result: ComparisonResult, data: str, methods: Sequence[MethodRuns]) -> tuple[list[Column], list[Row]]:
     """Return the columns and rows of a data set's summary.
 
@@ -126,6 +136,19 @@ def suite_table(suite: DataSuite, runs: Sequence[RunResult]) -> tuple[list[Colum
         for model in suite.result.models
     ]
     return all_columns(suite), rows
+
+
+def watched_runs(runs: Sequence[RunResult]) -> list[Watched]:
+    """Return what the monitor measured last in each run that it watched, and what it warned of."""
+    found = []
+    for run in runs:
+        metrics = {} if run.record is None else run.record.metrics
+        if numbers := metrics.get("monitor"):
+            value, low, high = (numbers.get(f"kl_per_token{end}") for end in ("", "_low", "_high"))
+            kl = Estimate(value, low, high, 1)
+            warnings = [f"{name} (step {each['step']})" for name, each in metrics.get("warnings", {}).items()]
+            found.append(Watched(run, numbers, kl, warnings))
+    return found
 
 
 def _mean_change(column: Column, method: MethodRuns) -> Estimate | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class TrainOptions:
         monitor_steps: Steps from one measurement of the monitor to the next; 0 for no monitor.
         monitor_text: File of plain text for it, or None.
         stop_on_warning: Whether its first warning ends training.
+        stop_at_kl: Nats a token of KL(policy || reference) that end training, or None.
         adapter: The adapter options that were given.
         trainer: The options of `PreferenceConfig` that were given, by name.
 
@@ -73,6 +75,7 @@ class TrainOptions:
     monitor_steps: int = MONITOR_STEPS
     monitor_text: Path | None = None
     stop_on_warning: bool = False
+    stop_at_kl: float | None = None
     adapter: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -88,9 +91,12 @@ class TrainOptions:
             raise UserError(f"load_in_{self.bits}bit: quantised weights cannot be trained; choose another --method")
         if self.monitor_steps < 0:
             raise UserError(f"monitor_steps: must not be negative, got {self.monitor_steps}; give 0 for no monitor")
-        for name, given in (("monitor_text", self.monitor_text), ("stop_on_warning", self.stop_on_warning)):
-            if given and not self.monitors:
-                raise UserError(f"{name}: the monitor is off; give it held-out pairs with --eval_data")
+        budget = self.stop_at_kl
+        if budget is not None and not (budget > 0 and isfinite(budget)):
+            raise UserError(f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat a token are usual")
+        for name in ("monitor_text", "stop_on_warning", "stop_at_kl"):
+            if getattr(self, name) and not self.monitors:
+                raise UserError(f"{name}: the monitor is off; give --eval_data, and no --monitor_steps 0")
         if self.monitor_text is not None and not self.monitor_text.is_file():
             raise UserError(f"monitor_text: there is no file {self.monitor_text}; name a UTF-8 text file")
 

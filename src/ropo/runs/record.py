@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,15 @@ def describe(
     own = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("trainer", "adapter")}
     adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
     data = {"train": pairs} | ({"held_out": held_out} if held_out else {})
+    sources = {use: _as_source(each) for use, each in data.items()}
+    if anchor := trainer.args.anchor_text:
+        sources["anchor_text"] = Source(name=anchor, sha256=hashlib.sha256(Path(anchor).read_bytes()).hexdigest())
     return RunRecord(
         command=sys.argv[1:],
         seed=trainer.args.seed,
         config={**own, "method": method, "adapter": adapter, "trainer": trainer.args.to_dict()},
         model=Source(name=options.model, sha256=fingerprint),
-        data={use: _as_source(each) for use, each in data.items()},
+        data=sources,
         device=device_name(),
     )
 

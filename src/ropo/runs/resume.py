@@ -21,6 +21,7 @@ from ropo.training.checkpoints.folder import checkpoints_of, newest_whole
 FREE = {"model", "data", "eval_data", "base_model_name_or_path", "output", "overwrite", "resume"}
 FREE |= {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm", "push_to_hub", "local_rank"}
 FREE |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "project", "_n_gpu"}
+FREE |= {"anchor_text"}
 FREE |= {"skip_non_finite"}  # or a run that met such a step could not go on
 _FREE_PREFIXES = ("ddp_", "logging_", "log_", "save_", "hub_", "trackio_", "dataloader_prefetch")
 

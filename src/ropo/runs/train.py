@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
-from ropo.core.errors import RunStoppedError
+from ropo.core.errors import RunStoppedError, UserError
 from ropo.core.files import is_full_disk, read_text
 from ropo.core.output import check_output, display, finished_folder, working_folder
 from ropo.core.record import RunRecord, device_name
@@ -105,6 +105,9 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
+            metrics["monitor"] = monitor.last
+            if monitor.budget is not None:
+                metrics["kl_budget"] = monitor.budget.summary()
         record = record.finish(metrics)
         with _refuge_on_a_full_disk(trainer, options.output):
             save_trained(trainer, folder)
@@ -174,9 +177,13 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
     if not options.monitors:
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if options.stop_at_kl is not None:
+            raise UserError("stop_at_kl: the monitor is off where weights are sharded over processes; leave it out")
         console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
         return None
     if not trained_layers(trainer.model):
+        if options.stop_at_kl is not None:
+            raise UserError("stop_at_kl: the monitor is off, since this adapter trains no linear layer; leave it out")
         console.print("monitor   off: it watches linear layers, and this adapter trains none")
         return None
     text = None if options.monitor_text is None else read_text(options.monitor_text, "monitor_text")
@@ -185,6 +192,7 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
         text,
         every=options.monitor_steps,
         stop=options.stop_on_warning,
+        kl_budget=options.stop_at_kl,
         warn=lambda line: console.print(f"warning   {line}"),
     )
     trainer.add_callback(monitor)

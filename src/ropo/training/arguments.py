@@ -16,6 +16,7 @@ from transformers import Trainer, get_scheduler
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.reference import check_active
+from ropo.training.remedies.moving_reference import check_moving
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,7 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
             "model: transformers has put an adapter into it, which would be frozen while everything else is trained; "
             "load it with peft.PeftModel.from_pretrained(base, folder, is_trainable=True)"
         )
-    if adapted and config.sync_ref_model:
-        raise UserError(
-            "sync_ref_model: an adapter's reference is the model without it, which nothing can be mixed into; leave it "
-            "out, or train every weight (--method full)"
-        )
+    check_moving(config, adapted, ref_model is not None)
 
 
 def _warn_of_fixed_ranks(adapter: Any) -> None:

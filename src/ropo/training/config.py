@@ -17,6 +17,7 @@ from trl import DPOConfig
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.lm.tokens import Limits
+from ropo.training.remedies.options import OWN_LOSSES, RemedyOptions, check_remedies
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
 _LOSSES = (
@@ -35,8 +36,8 @@ LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  #
 
 
 @dataclass
-class PreferenceConfig(DPOConfig):
-    """Set the options of `PreferenceTrainer`: every option of `trl.DPOConfig`, and those of packing.
+class PreferenceConfig(RemedyOptions, DPOConfig):
+    """Set the options of `PreferenceTrainer`: every option of `trl.DPOConfig`, those of remedies, and those of packing.
 
     Unlike there, gradient checkpointing is off unless asked for, bf16 is on only on a CUDA device and without
     DeepSpeed, and pinned memory is used only where there is an accelerator to copy to.
@@ -91,6 +92,7 @@ class PreferenceConfig(DPOConfig):
         self._check_libraries()
         self._check_losses()
         self._check_compiling()
+        check_remedies(self)
         self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
         self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
         self._require(
@@ -127,7 +129,7 @@ class PreferenceConfig(DPOConfig):
 
     def _check_names(self) -> None:
         losses = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
-        check_names("loss_type", losses, _LOSSES)
+        check_names("loss_type", losses, (*_LOSSES, *OWN_LOSSES))
         check_names("f_divergence_type", [self.f_divergence_type], _DIVERGENCES)
         check_names("truncation_mode", [self.truncation_mode], _TRUNCATIONS)
         check_names("optim", [getattr(self.optim, "value", self.optim)], [each.value for each in OptimizerNames])
@@ -171,6 +173,9 @@ class PreferenceConfig(DPOConfig):
             "cannot be combined with precompute_ref_log_probs, which wants a fixed reference",
             "leave one of them out",
         )
+        alpha, steps = self.ref_model_mixup_alpha, self.ref_model_sync_steps
+        self._require("ref_model_mixup_alpha", 0 < alpha <= 1, "must be in (0, 1]", "1 copies the policy")
+        self._require("ref_model_sync_steps", steps >= 1, "must be at least 1", "512 in TR-DPO's paper")
 
     def _check_libraries(self) -> None:
         """Refuse what needs a library, a network or a device that is not there, before a model is loaded for it."""

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl.trainer.utils import use_adapter
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
-from ropo.diagnostics.comparison import Comparison, HeldOut, Observation, compare, observe, sampled_kl
+from ropo.diagnostics.advice import advise
+from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, sampled_kl
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
+from ropo.training.reference import keeps_reference, reference_of, unwrapped
+from ropo.training.remedies.average import as_saved
+from ropo.training.remedies.kl_budget import KlBudget
 
 NEURONS = 4096  # of a watched layer, the first ones
 WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
@@ -53,11 +55,13 @@ class HackingMonitor(TrainerCallback):
         layers: Trained linear layers to watch, spread evenly over the model.
         max_new_tokens: Longest sampled answer.
         stop: Whether the first warning ends training.
+        kl_budget: Nats a token of KL(policy || reference) on the policy's own answers; a measurement above it ends
+            training and brings back the weights of the last measurement within it, or of the start. None for no limit.
         signals: The warnings and their thresholds.
         warn: What prints a warning.
 
     Raises:
-        UserError: If the trainer has no held-out pairs, or a number is below 1.
+        UserError: If the trainer has no held-out pairs, a number is below 1, or there is a budget and no reference.
 
     Cost: `pairs` x 2 forward passes, `pairs` short answers one more pass over these answers for the KL
     divergence, and up to 1,024 tokens of text a measurement; copies of the
@@ -73,6 +77,7 @@ class HackingMonitor(TrainerCallback):
         layers: int = 8,
         max_new_tokens: int = 128,
         stop: bool = False,
+        kl_budget: float | None = None,
         signals: Sequence[Signal] = SIGNALS,
         warn: Callable[[str], None] = print,
     ) -> None:
@@ -100,7 +105,14 @@ class HackingMonitor(TrainerCallback):
         self.layers = spread(trained, layers)
         self.reference: tuple[Observation, _WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
+        self.last: dict[str, float] = {}
         self.last_step = -1
+        self.budget = None if kl_budget is None else KlBudget(trainer, kl_budget)
+        if self.budget is not None and not keeps_reference(trainer):
+            raise UserError(
+                "stop_at_kl: needs the reference in training, and its log-probs were computed in advance or it moves; "
+                "leave out precompute_ref_log_probs or sync_ref_model"
+            )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -111,17 +123,22 @@ class HackingMonitor(TrainerCallback):
         if state.is_world_process_zero:
             for reason in self._too_few():
                 self.warn(f"monitor: only {reason} trigger a warning; it takes {FEWEST}")
+        if self.budget is not None and not state.global_step:
+            self.budget.begin()
         for entry in state.log_history:
+            if "hacking/margin" in entry:
+                self.last = _as_numbers(entry)
             for signal in self.signals:
                 if f"hacking/warning/{signal.name}" in entry:
                     first = (int(entry["step"]), entry[f"hacking/{signal.measure}"])
                     self.warned.setdefault(signal.name, first)
-        if self.warned and self.stop:
+        passed = self.budget is not None and self.budget.passed_at is not None
+        if passed or (self.warned and self.stop):
             control.should_training_stop = True
 
     def measure_reference(self) -> None:
         """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""
-        with measuring(self.trainer), _reference_of(self.trainer) as reference:
+        with measuring(self.trainer), reference_of(self.trainer) as reference:
             self.reference = self._observe(reference)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -137,6 +154,7 @@ class HackingMonitor(TrainerCallback):
         found = triggered(readings, self.signals)
         logs = {f"hacking/{name}": reading.value for name, reading in readings.items()}
         logs |= {f"hacking/warning/{signal.name}": 1.0 for signal in found}
+        self.last = _as_numbers({"step": state.global_step, **logs})
         # Not the trainer's own `log`: TRL's would flush the training metrics of the unfinished interval into it. And
         # transformers takes any log for the one that is due at this step, which is still to come.
         due = control.should_log
@@ -147,21 +165,26 @@ class HackingMonitor(TrainerCallback):
                 reading = readings[signal.measure]
                 self.warned[signal.name] = (state.global_step, reading.value)
                 if state.is_world_process_zero:
-                    self.warn(f"step {state.global_step}: {signal.describe(reading)}")
+                    said = signal.describe(reading) + advise(signal.name, readings)
+                    self.warn(f"step {state.global_step}: {said}")
         if found and self.stop:
             control.should_training_stop = True
+        if self.budget is not None and self.budget.look(state.global_step, readings["kl_per_token"].value):
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                self.warn(f"step {state.global_step}: {self.budget.describe()}")
 
     def measure(self) -> dict[str, Reading]:
         """Measure the policy against the reference: every number by its name, with the sampled units behind it."""
         before: Any = self.reference
         policy = unwrapped(self.trainer)
-        with measuring(self.trainer):
+        with measuring(self.trainer), as_saved(self.trainer):
             found, weights = self._observe(policy)
             kl = None
-            if _keeps_reference(self.trainer):
-                kl = sampled_kl(policy, lambda: _reference_of(self.trainer), self.held_out.prompts, found.samples)
+            if keeps_reference(self.trainer):
+                kl = sampled_kl(policy, lambda: reference_of(self.trainer), self.held_out.prompts, found.samples)
         compared = compare(self.held_out, found, before[0], kl)
-        numbers = {**_numbers_of(compared), **_compare_weights(weights, before[1])}
+        numbers = {**compared.numbers(), **_compare_weights(weights, before[1])}
         return {name: Reading(value) for name, value in numbers.items()} | compared.readings()
 
     def _observe(self, model: Any) -> tuple[Observation, _WatchedWeights]:
@@ -178,15 +201,10 @@ class HackingMonitor(TrainerCallback):
             yield f"{len(self.held_out.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
 
 
-def _numbers_of(compared: Comparison) -> dict[str, float]:
-    """Return the numbers that are logged beside those that the warnings look at."""
-    behaviour: Any = compared.behaviour
-    answers: Any = compared.answers
-    numbers = {name: getattr(behaviour, name) for name in ("margin", "accuracy", "displacement")}
-    numbers["truncated"] = answers.policy.truncated
-    if answers.kl is not None:
-        numbers["kl_per_token"] = answers.kl.per_token
-    return numbers
+def _as_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return a measurement's step and numbers, without the prefix of the log and without the warnings."""
+    own = {name.removeprefix("hacking/"): value for name, value in entry.items() if name.startswith("hacking/")}
+    return {"step": entry["step"], **{name: value for name, value in own.items() if not name.startswith("warning/")}}
 
 
 def _compare_weights(found: _WatchedWeights, before: _WatchedWeights) -> dict[str, float]:
@@ -242,11 +260,6 @@ def changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) ->
     return (changes.largest, changes.collapsed) if changes is not None else (0.0, 0)
 
 
-def unwrapped(trainer: Any) -> Any:
-    """Return the policy without the wrappers of distributed training."""
-    return trainer.accelerator.unwrap_model(trainer.model)
-
-
 @contextmanager
 def measuring(trainer: Any) -> Iterator[None]:
     """Put the policy into evaluation mode, under the trainer's autocast and without gradients."""
@@ -258,25 +271,3 @@ def measuring(trainer: Any) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def _keeps_reference(trainer: Any) -> bool:
-    """Tell whether the reference can still be run once training has begun."""
-    return getattr(trainer, "ref_model", None) is not None or is_peft_model(unwrapped(trainer))
-
-
-@contextmanager
-def _reference_of(trainer: Any) -> Iterator[Any]:
-    """Give what the trainer takes as reference: its reference model, the frozen adapter or base, or the start.
-
-    A fully trained model whose reference log-probs were computed in advance has no reference model: the policy at the
-    start of training is it.
-    """
-    model = unwrapped(trainer)
-    if getattr(trainer, "ref_model", None) is not None:
-        yield trainer.accelerator.unwrap_model(trainer.ref_model)
-    elif is_peft_model(model):
-        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-            yield model
-    else:
-        yield model

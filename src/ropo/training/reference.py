@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,16 +46,36 @@ def check_active(model: PeftModel) -> None:
         )
 
 
+def add_reference(model: PeftModel) -> None:
+    """Put a frozen copy of the adapter beside it, as TRL does where training goes on from one.
+
+    Raises:
+        UserError: If PEFT keeps no second adapter of the method.
+    """
+    if REFERENCE in model.peft_config:
+        return
+    try:
+        model.add_adapter(REFERENCE, model.peft_config[POLICY])
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(
+            f"sync_ref_model: PEFT keeps no second {_method(model)} adapter to be the reference ({error}); leave it out"
+        ) from error
+
+
 def complete_reference(model: PeftModel) -> None:
     """Copy what TRL has left out of the adapter's copy that is to be its reference."""
-    if REFERENCE not in model.peft_config:
-        return
-    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            copy = tensors.get(_reference_name(name))
-            if copy is not None and copy is not tensor:
-                copy.copy_(tensor)
+        for tensor, copy in copied_tensors(model):
+            copy.copy_(tensor)
+
+
+def copied_tensors(model: PeftModel) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensors of the policy's adapter, each with its place in the copy; none where there is no copy."""
+    if REFERENCE not in model.peft_config:
+        return []
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found = ((tensor, tensors.get(_reference_name(name))) for name, tensor in tensors.items())
+    return [(tensor, copy) for tensor, copy in found if copy is not None and copy is not tensor]
 
 
 def _reference_name(name: str) -> str:
@@ -143,6 +163,39 @@ def check_scores(model: PeftModel) -> None:
             f"peft_config: a model with a {_method(model)} adapter gives no log-probs of answers ({reason:.160}); "
             "choose another method, such as RoPO or LoRA"
         ) from error
+
+
+def unwrapped(trainer: Any) -> Any:
+    """Return the policy without the wrappers of distributed training."""
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def keeps_reference(trainer: Any) -> bool:
+    """Tell whether the reference that training began with can still be run once it has begun."""
+    if getattr(trainer, "ref_model", None) is not None:
+        return not trainer.args.sync_ref_model  # which moves it, and keeps no other
+    return isinstance(unwrapped(trainer), PeftModel)
+
+
+@contextmanager
+def reference_of(trainer: Any) -> Iterator[Any]:
+    """Give the reference that training began with: the reference model, the frozen adapter or base, or the policy.
+
+    A fully trained model whose reference log-probs were computed in advance has no reference model: the policy at the
+    start of training is it.
+    """
+    model = unwrapped(trainer)
+    if getattr(trainer, "ref_model", None) is not None:
+        yield trainer.accelerator.unwrap_model(trainer.ref_model)
+    elif isinstance(model, PeftModel):
+        moving = getattr(trainer, "moving_reference", None)
+        with (
+            nullcontext() if moving is None else moving.at_start(),
+            use_adapter(model, REFERENCE if REFERENCE in model.peft_config else None),
+        ):
+            yield model
+    else:
+        yield model
 
 
 def _method(model: PeftModel) -> str:

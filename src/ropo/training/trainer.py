@@ -44,7 +44,21 @@ from ropo.training.distributed.sharding import (
 from ropo.training.finite import FiniteGuard
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
-from ropo.training.reference import check_reference, check_scores, complete_reference, probe
+from ropo.training.reference import (
+    add_reference,
+    check_reference,
+    check_scores,
+    complete_reference,
+    probe,
+    reference_of,
+)
+from ropo.training.remedies.anchor import AnchorText
+from ropo.training.remedies.average import Average
+from ropo.training.remedies.beta_schedule import BetaSchedule
+from ropo.training.remedies.losses import own_loss, split_losses
+from ropo.training.remedies.moving_reference import MovingReference, hidden_from_trl
+from ropo.training.remedies.options import check_unsharded
+from ropo.training.remedies.scores import PairScores, drift, pair_scores, seeing_scores
 from ropo.training.trainable import (
     check_records,
     keep_trainable,
@@ -95,7 +109,10 @@ class PreferenceTrainer(DPOTrainer):
         adapted = self._continued or kwargs.get("peft_config") is not None
         if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
             self._given = probe(model)
-        super().__init__(model, ref_model, args, **kwargs)
+        with hidden_from_trl(args, adapted):
+            super().__init__(model, ref_model, args, **kwargs)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        check_unsharded(args, adapted, sharded)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
         check_experts(self)
         check_sampling(self.args, self.train_dataset)
@@ -104,9 +121,28 @@ class PreferenceTrainer(DPOTrainer):
             check_deepspeed(self.model, self.args)
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
+        self._add_remedies(counting, sharded)
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
+
+    def _add_remedies(self, counting: dict[str, Counting], sharded: bool) -> None:
+        """Take from TRL the losses that are computed here, and add what the other remedies do at each step."""
+        args = self.args
+        theirs, self._own_losses = split_losses(args)
+        self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
+        self.moving_reference = MovingReference(self) if args.sync_ref_model and not sharded else None
+        self.average = None if args.ema_decay is None else Average(self, args.ema_decay)
+        self._anchor = None if args.anchor_text is None else AnchorText(self)
+        schedule = None if args.beta_final is None else BetaSchedule(self, args.beta_final)
+        for each in filter(None, (self.moving_reference, self.average, self._anchor, schedule)):
+            self.add_callback(each)
+        remembering = {"moving_reference": self.moving_reference, "average": self.average}
+        counting |= {name: each for name, each in remembering.items() if each is not None}
+
+    def keep_in_checkpoints(self, name: str, counting: Counting) -> None:
+        """Let checkpoints hold what somebody else sums up, under a name of its own."""
+        self._checkpointer.counting[name] = counting
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
@@ -119,6 +155,8 @@ class PreferenceTrainer(DPOTrainer):
         """Prepare reference, models and collator on first use, which `precompute_ref_log_probs` puts in `__init__`."""
         if self._packer is None:
             if is_peft_model(self.model) and self.ref_model is None and not is_cut(self.model):
+                if self.args.sync_ref_model:
+                    add_reference(self.model)
                 complete_reference(self.model)
                 with without_deepspeed(self.args):
                     check_reference(self.model, self._given, self._continued)
@@ -208,6 +246,8 @@ class PreferenceTrainer(DPOTrainer):
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
         result = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+        if self.average is not None:
+            self.average.finish()
         if not self.state.global_step:
             raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
         return result
@@ -232,16 +272,39 @@ class PreferenceTrainer(DPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         inputs = without_numbers(inputs)
         if not self.model.training:
-            return super()._compute_loss(model, inputs, return_outputs)
+            return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
         pairs = len(inputs["input_ids"]) // 2
         of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
         if bool((of_all == pairs).all()):
-            return super()._compute_loss(model, inputs, return_outputs)
-        with gathering_unequal(self.accelerator):
-            loss = super()._compute_loss(model, inputs, return_outputs)
-        # The mean over processes, which their gradients are averaged to, is then that over all pairs.
-        return loss * (pairs * len(of_all) / of_all.sum())
+            loss = self._loss_of_pairs(model, inputs, return_outputs)
+        else:
+            with gathering_unequal(self.accelerator):
+                loss = self._loss_of_pairs(model, inputs, return_outputs)
+            # The mean over processes, which their gradients are averaged to, is then that over all pairs.
+            loss = loss * (pairs * len(of_all) / of_all.sum())
+        return loss if self._anchor is None else loss + self._anchor.loss(reference_of(self))
+
+    def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """Add the losses that TRL does not have to those that it computes, from the same log-probs."""
+        with seeing_scores(self.model, self.ref_model) as seen:
+            result = super()._compute_loss(model, inputs, return_outputs)
+        scores = pair_scores(seen, inputs, self.ld_alpha)
+        self._log_drift(scores)
+        if not self._own_losses:
+            return result
+        own = own_loss(self._own_losses, scores, self.beta, self.args)
+        return (result[0] + own, result[1]) if return_outputs else result + own
+
+    def _log_drift(self, scores: PairScores) -> None:
+        """Log by how many nats a token the batch's answers have become less likely than under the reference."""
+        if not scores.plain:
+            return
+        lost = self.accelerator.gather(drift(scores).flatten()).view(-1, 2, 2).sum(dim=0)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, (nats, tokens) in zip(("chosen", "rejected"), lost.tolist(), strict=True):
+            metrics[f"drift/{name}_per_token"].append(nats / tokens if tokens else 0.0)
+        metrics["drift/per_token"].append(float(lost[:, 0].sum() / lost[:, 1].sum().clamp(min=1)))
 
     def _clip_grad_norm(self, model: Any) -> Any:
         average_gradients(self._kept_whole)

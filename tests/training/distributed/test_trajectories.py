@@ -272,6 +272,38 @@ def test_other_methods_give_the_trajectory_of_one_process(tmp_path, method, shar
         assert len(saved) > 10
 
 
+def test_remedies_give_the_trajectory_of_one_process(tmp_path):
+    flags = {"dpop_lambda": 2.0, "ema_decay": 0.8, "beta_final": 0.15, "sync_ref_model": True}
+    flags |= {"ref_model_sync_steps": 8, "ref_model_mixup_alpha": 0.1}
+    two = run_together(train_with, tmp_path / "log", tmp_path / "two", 2, flags)
+    one = train(tmp_path / "one", "ropo", 1, **flags)
+    assert_same_trajectory(two, one)
+
+
+@pytest.mark.parametrize("sharding", [{}, pytest.param(FSDP2, marks=pytest.mark.slow)], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["nll", pytest.param("kl", marks=pytest.mark.slow)])
+def test_processes_read_different_windows_of_an_anchor_text(tmp_path, kind, sharding):
+    (tmp_path / "plain.txt").write_text(" ".join(f"w{number * number % 50}" for number in range(5000)))
+    flags = {"anchor_text": str(tmp_path / "plain.txt"), "anchor_loss": kind, "anchor_weight": 5.0}
+    two = run_together(train_with, tmp_path / "log", tmp_path / "two", 2, flags, **sharding)
+    assert all(torch.equal(two[0]["weights"][name], two[1]["weights"][name]) for name in two[0]["weights"])
+    assert len([entry for entry in two[0]["logs"] if "loss" in entry]) >= 20
+    free = train(tmp_path / "one", "ropo", 1)
+    assert any((two[0]["weights"][name] - each).abs().max() > 1e-3 for name, each in free["weights"].items())
+
+
+@pytest.mark.parametrize(("flags", "said"), [({"ema_decay": 0.9}, "ema_decay"), ({"sync_ref_model": True}, "sync_ref")])
+def test_what_wants_whole_weights_is_refused_where_they_are_cut(tmp_path, flags, said):
+    found = run_together(refused_with, tmp_path / "log", tmp_path / "two", flags, **FSDP2)
+    assert all(each.startswith(said) and "no process has the whole weights" in each for each in found)
+
+
+def refused_with(folder, flags: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        train(folder, "ropo", 2, **flags)
+    return str(caught.value)
+
+
 @pytest.mark.slow
 def test_accumulated_batches_of_two_processes_are_those_of_one(tmp_path):
     flags = {"gradient_accumulation_steps": 2, "num_train_epochs": 6}

@@ -16,9 +16,10 @@ _Series = tuple[list[float | None], list[float | None]]  # steps and values
 
 CHOSEN, REJECTED = "logps/chosen", "logps/rejected"
 _SMOOTHED = 8  # a moving mean covers a logged point in so many: batches differ by what is in them
-FIRST = ("rewards/margins", "loss", "rewards/accuracies")  # then whatever else was logged, by name
+# Then whatever else was logged, by name.
+FIRST = ("rewards/margins", "hacking/kl_per_token", "loss", "rewards/accuracies")
 _NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
-NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "hacking/kl_per_token": "KL in nats a token"}
 
 
 def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:

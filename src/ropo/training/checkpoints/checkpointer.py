@@ -41,7 +41,7 @@ class Checkpointer(TrainerCallback):
     """
 
     def __init__(self, trainer: Any, counting: Mapping[str, Counting]) -> None:
-        self.trainer, self.counting = trainer, counting
+        self.trainer, self.counting = trainer, dict(counting)
         self.resumed: Path | None = None
 
     def save(self) -> None:
@@ -117,6 +117,11 @@ class Checkpointer(TrainerCallback):
         """Restore the counters after transformers has set them to zero and before the first step."""
         if self.resumed is not None and not self.trainer.args.save_only_model:
             kept = load_state(self._process_file(self.resumed))["counters"]
+            if missing := [name for name in self.counting if name not in kept]:
+                raise UserError(
+                    f"resume_from_checkpoint {self.resumed}: holds no state of {', '.join(missing)}; give the options "
+                    "that it was written with"
+                )
             for name, each in self.counting.items():
                 each.set_counters(kept[name])
 

@@ -1,0 +1,1 @@
+"""Remedies for what preference training does wrong: other losses, anchors, averages and limits, one idea a file."""
