@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ropo.adapter.layer import RopoLinear
 from ropo.cli.main import main
 from ropo.core.record import read_record
 from ropo.lm.loading import load_model, load_policy
@@ -78,3 +80,45 @@ def test_an_adapter_without_weights_is_refused(model, pairs, tmp_path, capsys):
     assert "the folder has no weights (adapter_model.safetensors)" in capsys.readouterr().err
     assert json.loads((tmp_path / "adapter" / "run.json").read_text())["status"] == "finished"
     assert not Path(tmp_path / "merged").exists()
+
+
+def test_it_says_how_near_the_merged_model_is(model, pairs, tmp_path, capsys):
+    assert train(model, pairs, tmp_path / "adapter", "--learning_rate", 0.01) == 0
+    capsys.readouterr()
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 0
+    told = capsys.readouterr().out.splitlines()[1]
+    assert re.fullmatch(
+        r"beside the adapter, in float32: 100\.0% of \d+ greedy tokens agree, logits differ by \de?\S+ at most, "
+        r"KL \S+ nats; the adapter itself is KL \S+ from its base",
+        told,
+    )
+    metrics = read_record(tmp_path / "merged").metrics
+    assert metrics["merged"]["agreeing"] == 1.0
+    assert metrics["merged"]["kl"] < 1e-6 < 1e-4 < metrics["base"]["kl"]
+
+
+def test_a_merge_that_is_another_model_is_refused_unless_forced(model, pairs, tmp_path, capsys, monkeypatch):
+    assert train(model, pairs, tmp_path / "adapter", "--learning_rate", 0.01) == 0
+    monkeypatch.setattr(RopoLinear, "_merged_weight", lambda self, name: self._neurons())
+    capsys.readouterr()
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 2
+    assert "merged, it is another model" in capsys.readouterr().err
+    assert not list(tmp_path.glob("merged*"))
+    assert merge(tmp_path / "adapter", tmp_path / "merged", "--force") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("ropo merge: warning: adapter ")
+    assert "it is another model" in err
+    assert "saved the merged model" in out
+
+
+def test_a_dtype_that_swallows_the_adapter_is_told_and_another_can_be_asked_for(model, pairs, tmp_path, capsys):
+    half = tmp_path / "half"
+    load_model(model).bfloat16().save_pretrained(half)
+    AutoTokenizer.from_pretrained(model).save_pretrained(half)
+    assert train(half, pairs, tmp_path / "adapter", "--learning_rate", 1e-5) == 0
+    capsys.readouterr()
+    assert merge(tmp_path / "adapter", tmp_path / "merged") == 0
+    assert "rounding to bfloat16 undoes what it learned: merge with --dtype float32" in capsys.readouterr().out
+    assert merge(tmp_path / "adapter", tmp_path / "wide", "--dtype", "float32") == 0
+    assert "undoes" not in capsys.readouterr().out
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "wide").dtype == torch.float32

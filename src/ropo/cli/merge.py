@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,33 @@ from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+
+    from ropo.lm.merging import Merged
+    from ropo.lm.sameness import Distance
 
 HELP = "fold an adapter into its base model, as a plain checkpoint"
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the flags."""
     parser.add_argument("adapter", help="folder of a PEFT adapter, of any method")
     parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument("--dtype", choices=_DTYPES, help="of the merged weights; the base model's own if left out")
+    parser.add_argument("--force", action="store_true", help="write the model even if it is another than the adapter's")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output there")
     parser.add_argument("--trust_remote_code", action="store_true", help="let code that ships with the base model run")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Merge in float32, save in the dtype of the base model, with the tokenizer."""
+    """Merge in float32, compare with the adapter, save in the dtype of the base model, with the tokenizer."""
+    import torch
+
     from ropo.cli.output import check_output, display, finished_folder
     from ropo.core.record import RunRecord
     from ropo.lm.fingerprint import fingerprint_source
-    from ropo.lm.loading import is_adapter, load_tokenizer
+    from ropo.lm.loading import adapter_base, is_adapter, load_tokenizer
+    from ropo.lm.merging import load_unmerged, merge, stored_dtype
 
     quiet_libraries()
     source, output = arguments.adapter, Path(arguments.output).resolve()
@@ -40,48 +49,46 @@ def run(arguments: argparse.Namespace) -> None:
     check_output(output, arguments.overwrite)
     record = RunRecord(command=sys.argv[1:], config=vars(arguments))
     tokenizer = load_tokenizer(source, arguments.trust_remote_code)
-    model = merge_adapter(source, arguments.trust_remote_code)
+    policy = load_unmerged(source, arguments.trust_remote_code)
+    named = arguments.dtype
+    dtype = getattr(torch, named) if named else stored_dtype(adapter_base(source), arguments.trust_remote_code)
+    merged = merge(policy, tokenizer, source)
+    del policy
+    _refuse_unless_forced(merged, arguments.force)
+    model: Any = merged.model
     with finished_folder(output, arguments.overwrite) as folder:
-        model.save_pretrained(folder)
+        model.to(dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        record.finish({"parameters": model.num_parameters(), "sha256": fingerprint_source(str(folder))}).write(folder)
-    print(f"saved the merged model ({model.num_parameters():,} parameters, {model.dtype}) in {display(output)}")
+        found = _compare_saved(merged, folder, arguments)
+        metrics = {"parameters": model.num_parameters(), "sha256": fingerprint_source(str(folder))}
+        record.finish(metrics | {"merged": asdict(found), "base": asdict(merged.effect)}).write(folder)
+    print(f"saved the merged model ({model.num_parameters():,} parameters, {dtype}) in {display(output)}")
+    print(_told(merged, found, dtype))
 
 
-def merge_adapter(source: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Return the base model with an adapter folded in.
-
-    Args:
-        source: Folder of a PEFT adapter.
-        trust_remote_code: Whether code that ships with the base model may run.
-
-    Returns:
-        A plain model in the dtype of the base model.
-
-    Raises:
-        UserError: If the merged weights are not finite, or those of the base model cannot be dequantised.
-
-    Cost: the base model in float32; each weight is rounded once, at the end.
-    """
-    import torch
-
-    from ropo.lm.loading import adapter_base, dequantised, load_adapter, load_model
-
-    name = adapter_base(source)
-    policy: Any = load_adapter(dequantised(load_model(name, torch.float32, trust_remote_code)), source)
-    dtype = _stored_dtype(name, trust_remote_code)
+def _refuse_unless_forced(merged: Merged, force: bool) -> None:
     try:
-        merged = policy.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(f"adapter {source}: cannot be merged ({error}); train it again") from error
-    return merged.to(dtype)
+        merged.check()
+    except UserError as error:
+        if not force:
+            raise
+        print(f"ropo merge: warning: {error} (--force was given)", file=sys.stderr)
 
 
-def _stored_dtype(model: str, trust_remote_code: bool = False) -> torch.dtype:
-    """Return the dtype a checkpoint is stored in; float32 for GGUF files, and where its configuration is silent."""
+def _compare_saved(merged: Merged, folder: Path, arguments: argparse.Namespace) -> Distance:
     import torch
-    from transformers import AutoConfig
 
-    if model.endswith(".gguf"):
-        return torch.float32
-    return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).dtype or torch.float32
+    from ropo.lm.loading import load_model
+
+    trust = arguments.trust_remote_code
+    if arguments.force:
+        return merged.distance_of(load_model(str(folder), torch.float32, trust))
+    return merged.check_saved(folder, trust)
+
+
+def _told(merged: Merged, found: Distance, dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    line = f"beside the adapter, in {name}: {found}; the adapter itself is KL {merged.effect.kl:.2g} from its base"
+    if found.kl >= merged.effect.kl > 0 and name != "float32":
+        line += f"; rounding to {name} undoes what it learned: merge with --dtype float32"
+    return line
