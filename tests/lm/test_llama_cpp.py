@@ -100,7 +100,8 @@ def probe(adapter) -> Probe:
 
 def merge(adapter: Path, kind: str) -> Path:
     output = adapter.parent / f"{kind}.gguf"
-    assert main(["merge", str(adapter), "--output", str(output), "--quantise", kind]) == 0
+    if not output.exists():
+        assert main(["merge", str(adapter), "--output", str(output), "--quantise", kind]) == 0
     return output
 
 

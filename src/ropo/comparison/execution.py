@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropo.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing then keeps a second comparison out of the folder
+    fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
 _PATIENCE = 120  # seconds that an interrupted command has to save what it has
@@ -43,7 +48,7 @@ def run_in_process_of_its_own(command: Sequence[str], log: Path, kept_open: Sequ
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            pass_fds=tuple(kept_open),
+            pass_fds=() if os.name == "nt" else tuple(kept_open),  # there without a lock, and refused
         )
         try:
             status = process.wait()
@@ -55,7 +60,7 @@ def run_in_process_of_its_own(command: Sequence[str], log: Path, kept_open: Sequ
 
 def stop(process: subprocess.Popen) -> None:
     """Interrupt a process, and end it where that does not help."""
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)  # Windows sends no other
     try:
         process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -82,7 +87,8 @@ def locked(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"output {folder}: another comparison, or a command of a killed one, still writes there; "
