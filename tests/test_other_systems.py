@@ -22,7 +22,7 @@ import trl.trainer.dpo_trainer
 sys.platform = {platform!r}
 for name in ("fcntl", "resource", "pwd", "grp", "termios", "syslog", "spwd"):
     sys.modules[name] = None
-for name in [each for each in dir(os) if each.startswith("sched_")] + ["sysconf", "fork", "getuid", "geteuid", "killpg"]:
+for name in [*filter(lambda each: each.startswith("sched_"), dir(os)), "sysconf", "fork", "getuid", "killpg"]:
     if hasattr(os, name):
         delattr(os, name)
 

@@ -35,12 +35,13 @@ from ropo.methods import METHODS, adapter_config, check_target_modules
 from ropo.preferences.data import PreferenceData, count_shared_prompts, load_preferences
 from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
+from ropo.training.card import CardFacts
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.lengths import check_templates, leave_out_long_prompts
 from ropo.training.monitor import HackingMonitor
-from ropo.training.run import build_trainer, run_trainer, save_trained
+from ropo.training.run import build_trainer, push, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
 
 Model = PreTrainedModel | PeftModel
@@ -107,9 +108,12 @@ def train(options: TrainOptions) -> None:
             metrics["warnings"] = {
                 name: {"step": step, "value": value} for name, (step, value) in monitor.warned.items()
             }
+        trainer.card_facts = CardFacts(record.command, options.data, options.eval_data, metrics)
         save_trained(trainer, folder)
         if rank() == 0:
             record.finish(metrics).write(folder)
+        if config.push_to_hub:
+            push(trainer, console)
     if not options.keeps_checkpoints and rank() == 0:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)
