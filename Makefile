@@ -10,7 +10,12 @@ BESIDE := $(VENV)/beside
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: test test-all test-lowest demo lint setup clean
+# llama.cpp itself, for the tests that ask it what `ropo merge` wrote; built from source, a quarter of an hour on two cores.
+llama-cpp: setup
+	CMAKE_ARGS="-DGGML_OPENMP=OFF -DMTMD_BUILD=OFF" $(RUN) -m pip install --disable-pip-version-check --no-deps \
+		--upgrade --target $(VENV)/llama-cpp llama-cpp-python==0.3.36 diskcache==5.6.3
+
+.PHONY: test test-all test-lowest demo lint setup clean llama-cpp
 
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
