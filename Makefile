@@ -10,7 +10,7 @@ BESIDE := $(VENV)/beside
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: test test-all test-lowest demo docs lint setup clean
+.PHONY: test test-all test-lowest demo docs lint setup clean llama-cpp
 
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
@@ -58,6 +58,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 		deepspeed==0.19.8 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 py-cpuinfo==9.0.0
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+# llama.cpp itself, for the tests that ask it what `ropo merge` wrote; built from source, a quarter of an hour on two cores.
+llama-cpp: setup
+	CMAKE_ARGS="-DGGML_OPENMP=OFF -DMTMD_BUILD=OFF" $(RUN) -m pip install --disable-pip-version-check --no-deps \
+		--upgrade --target $(VENV)/llama-cpp llama-cpp-python==0.3.36 diskcache==5.6.3
 
 clean:
 	rm -rf $(VENV) $(LOWEST)

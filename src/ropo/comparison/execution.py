@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from ropo.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing then keeps a second comparison out of the folder
+    fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
 _PATIENCE = 120  # seconds that an interrupted command has to save what it has
@@ -49,7 +54,7 @@ def run_in_process_of_its_own(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            pass_fds=tuple(kept_open),
+            pass_fds=() if os.name == "nt" else tuple(kept_open),  # there without a lock, and refused
         )
         try:
             status = _wait(process, log, tell)
@@ -73,7 +78,7 @@ def _wait(process: subprocess.Popen, log: Path, tell: Callable[[str], None]) -> 
 
 def stop(process: subprocess.Popen) -> None:
     """Interrupt a process, and end it where that does not help."""
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)  # Windows sends no other
     try:
         process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -100,7 +105,8 @@ def locked(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"output {folder}: another comparison, or a command of a killed one, still writes there; "

@@ -58,8 +58,13 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's list of names."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until the disk has a file, or a folder's list of names.
+
+    Windows waits only for files that are open for writing; it has no such list to wait for.
+    """
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

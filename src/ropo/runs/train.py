@@ -27,11 +27,12 @@ from ropo.runs.record import continued, describe
 from ropo.runs.resume import choose_checkpoint, is_finished, telling_of_full_disk
 from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
+from ropo.training.card import CardFacts
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.distributed.processes import by_the_first, rank, take_leave, telling_of_lost_processes
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.monitor import HackingMonitor, trained_layers
-from ropo.training.run import build_trainer, run_trainer, save_trained
+from ropo.training.run import build_trainer, push, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
 
 CHECKPOINT_SECONDS = 300.0
@@ -108,11 +109,14 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
             metrics["monitor"] = monitor.last
             if monitor.budget is not None:
                 metrics["kl_budget"] = monitor.budget.summary()
+        trainer.card_facts = CardFacts(record.command, options.data, options.eval_data, metrics)
         record = record.finish(metrics)
         with _refuge_on_a_full_disk(trainer, options.output):
             save_trained(trainer, folder)
             if rank() == 0:
                 record.write(folder)
+        if config.push_to_hub:
+            push(trainer, console)
     if not options.keeps_checkpoints and rank() == 0:
         for each in checkpoints_of(options.output):
             shutil.rmtree(each)

@@ -21,18 +21,6 @@ from ropo.training.config import PreferenceConfig
 from ropo.training.held_out import held_out_metrics
 from ropo.training.trainer import PreferenceTrainer
 
-_CARD = """# Adapter
-
-Trained with `ropo train`; `run.json` says how and on what. `import ropo` before PEFT loads it:
-
-    import ropo
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(base_model, "this folder")
-
-Base model: {base}. `ropo merge` makes a checkpoint that needs neither.
-"""
-"""Replaces PEFT's card, which is an empty form: without the import PEFT knows the method's name only as a KeyError."""
-
 
 def build_trainer(
     model: PreTrainedModel | PeftModel,
@@ -155,8 +143,15 @@ def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:
     if isinstance(model, PeftModel) and "ref" in model.peft_config:
         model.delete_adapter("ref")
     trainer.save_model(str(folder))
-    if isinstance(model, PeftModel) and trainer.args.should_save:
-        (folder / "README.md").write_text(_CARD.format(base=model.active_peft_config.base_model_name_or_path))
+
+
+def push(trainer: PreferenceTrainer, console: Any) -> None:
+    """Upload the output folder; what was trained stays here where that fails, which is said."""
+    try:
+        trainer.push_to_hub()
+    except (OSError, HfHubHTTPError) as error:  # requests' and httpx's errors of connections among them
+        reason = " ".join(str(error).split())
+        console.print(f"warning   push_to_hub: failed ({reason:.200}); upload the folder later with `hf upload`")
 
 
 def _log_probs(trainer: PreferenceTrainer) -> Any:

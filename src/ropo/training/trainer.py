@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ropo.training.arguments import (
     check_steps,
     check_trainable,
 )
+from ropo.training.card import CardFacts, write_card
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
@@ -82,6 +84,9 @@ class PreferenceTrainer(DPOTrainer):
     second of wall time since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once
     an answer), and `packing_ratio`, padded over unique tokens.
 
+    Attributes:
+        card_facts: What the model card says of the run beside what the trainer knows.
+
     Args:
         model: As in `trl.DPOTrainer`.
         ref_model: As in `trl.DPOTrainer`.
@@ -97,6 +102,7 @@ class PreferenceTrainer(DPOTrainer):
     model_wrapped: Any
     ref_model: Any
     _signature_columns: Any
+    card_facts: CardFacts = CardFacts()
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
         args = args or PreferenceConfig()
@@ -393,7 +399,23 @@ class PreferenceTrainer(DPOTrainer):
         with quiet_about_words(self.model):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
-            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            folder = Path(output_dir or str(self.args.output_dir))
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            self._write_card(folder)
+
+    def create_model_card(  # type: ignore[override]  # TRL's, whose arguments are not transformers'
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: Any = None
+    ) -> None:
+        """Write our own card, also before `push_to_hub`."""
+        if self.is_world_process_zero():
+            more = [tags] if isinstance(tags, str) else tags or ()
+            self._write_card(Path(str(self.args.output_dir)), model_name, dataset_name, more)
+
+    def _write_card(self, folder: Path, name: str | None = None, data: str | None = None, tags: Any = ()) -> None:
+        facts = replace(self.card_facts, data=data) if data else self.card_facts
+        losses = self.args.loss_type
+        loss = losses if isinstance(losses, str) else "+".join(losses)
+        write_card(folder, self.accelerator.unwrap_model(self.model), loss, facts, name, tags)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._checkpointer.save()
