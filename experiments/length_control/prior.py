@@ -35,7 +35,7 @@ MEAN_ASKED, MOST_ASKED, ROOM = 1.6, 5.0, 0.8
 
 
 class Model(NamedTuple):
-    """Hold a model's verdicts, lengths and difficulties, and its published rate."""
+    """A model's verdicts, lengths and difficulties, and its published rate."""
 
     name: str
     wins: np.ndarray
@@ -52,7 +52,7 @@ class Model(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Hold what was published: coefficients by model (phi with our sign, psi), difficulties, models, the gamed one."""
+    """What was published: coefficients by model (phi with our sign, psi), difficulties, models, the gamed one."""
 
     coefficients: dict[str, tuple[float, float]]
     difficulties: dict[str, float]

@@ -19,7 +19,7 @@ _TREES = {"bidirectional": 2, "forward": 1, "none": 0}
 
 
 class RopoParameters(nn.Module):
-    """Hold the angles, reflection vectors and magnitudes of one adapter on one layer.
+    """The angles, reflection vectors and magnitudes of one adapter on one layer.
 
     - `givens`: (trees, d - 1) radians, the forward tree first; zero at start.
     - `reflections`: (k, d), in equal pairs at start, so that each pair is the identity and still has a gradient. Their

@@ -18,7 +18,7 @@ CACHE = "cache"
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold one command to run.
+    """One command to run.
 
     Attributes:
         kind: The command's name.
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Training(Cell):
-    """Hold one training run to make."""
+    """One training run to make."""
 
     data: str
     method: MethodRecipe

@@ -25,7 +25,7 @@ _TOKENS_FROM = 512  # training pairs that the mean length is taken over, from th
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Hold the files of one data set, and the optimizer steps that its budget allows.
+    """The files of one data set, and the optimizer steps that its budget allows.
 
     Attributes:
         name: The data set's.

@@ -27,7 +27,7 @@ _FIRST, _LONGEST = 30.0, 300.0  # seconds until a running command is told of fir
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold the exit status of a command and the last line that it wrote."""
+    """The exit status of a command and the last line that it wrote."""
 
     status: int
     last_line: str

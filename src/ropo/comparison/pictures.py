@@ -20,7 +20,7 @@ QUERY_AND_VALUE = ("q_proj", "v_proj")
 
 
 class Pictures(Measure):
-    """Hold the pictures of one run."""
+    """The pictures of one run."""
 
     cosines: list[CosineHistogram]
     neurons: NeuronProjection | None

@@ -26,7 +26,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
 
 
 class RecipeFile:
-    """Hold a recipe and the lines that its keys stand in.
+    """A recipe and the lines that its keys stand in.
 
     Attributes:
         path: The file.

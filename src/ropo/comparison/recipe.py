@@ -67,7 +67,7 @@ class PairSource(Part):
 
 
 class DataSet(Part):
-    """Hold one data set; runs are comparable within it.
+    """One data set; runs are comparable within it.
 
     Attributes:
         name: What its runs are called after.
@@ -106,7 +106,7 @@ class DataSet(Part):
 
 
 class Budget(Part):
-    """Hold what every run may use: pairs, or tokens (a shared prompt counted once), and the batch."""
+    """What every run may use: pairs, or tokens (a shared prompt counted once), and the batch."""
 
     pairs: int | None = Field(None, ge=1)
     tokens: int | None = Field(None, ge=1)
@@ -120,7 +120,7 @@ class Budget(Part):
 
 
 class MethodRecipe(_OpenPart):
-    """Hold one method: its label, its name in `ropo.methods.METHODS`, its rate or rates, and options of `ropo train`.
+    """One method: its label, its name in `ropo.methods.METHODS`, its rate or rates, and options of `ropo train`.
 
     `learning_rates` are tried with the first seed, with a frontier with every seed, and the best on the validation
     pairs is kept.
@@ -150,7 +150,7 @@ class MethodRecipe(_OpenPart):
 
 
 class Frontier(Part):
-    """Hold what is measured along every run; see `ropo.evaluation.path.PathSettings`.
+    """What is measured along every run; see `ropo.evaluation.path.PathSettings`.
 
     Attributes:
         checkpoints: Checkpoints a run, evenly spread, the last step included.
@@ -195,7 +195,7 @@ class Frontier(Part):
 
 
 class Evaluation(_OpenPart):
-    """Hold one evaluation: the suite, the data sets that it is for (all where empty), and the suite's flags."""
+    """One evaluation: the suite, the data sets that it is for (all where empty), and the suite's flags."""
 
     suite: str
     only: tuple[Name, ...] = ()
@@ -214,7 +214,7 @@ class Evaluation(_OpenPart):
 
 
 class Recipe(Part):
-    """Hold a whole comparison.
+    """A whole comparison.
 
     Attributes:
         title: What is compared, in words.

@@ -42,7 +42,7 @@ class NeuronProjection(Measure):
 
 
 class RunResult(Measure):
-    """Hold one training run and what was found in it.
+    """One training run and what was found in it.
 
     Attributes:
         name: Unique in the comparison, such as `uf/ropo/seed0`; the name of its model in every suite's result.
@@ -79,7 +79,7 @@ class RunResult(Measure):
 
 
 class Candidate(Measure):
-    """Hold one learning rate that was tried, and what it reached on the validation split."""
+    """One learning rate that was tried, and what it reached on the validation split."""
 
     learning_rate: float
     status: Status
@@ -99,7 +99,7 @@ class Selection(Measure):
 
 
 class RunPath(Measure):
-    """Hold one run of a frontier, measured along its way.
+    """One run of a frontier, measured along its way.
 
     Attributes:
         data: Name of the data set.
@@ -123,7 +123,7 @@ class RunPath(Measure):
 
 
 class Bounds(Measure):
-    """Hold a number with the ends of its 95 % interval; None where there is none."""
+    """A number with the ends of its 95 % interval; None where there is none."""
 
     value: float | None
     low: float | None = None
@@ -165,7 +165,7 @@ class EqualGain(Measure):
 
 
 class DataSuite(Measure):
-    """Hold a suite's result for the runs of one data set; the reference is its first model.
+    """A suite's result for the runs of one data set; the reference is its first model.
 
     Attributes:
         data: Name of the data set.
@@ -179,7 +179,7 @@ class DataSuite(Measure):
 
 
 class Sample(Measure):
-    """Hold the first answers of several models to one prompt. All of it is untrusted text.
+    """The first answers of several models to one prompt. All of it is untrusted text.
 
     Attributes:
         data: Name of the data set.
@@ -195,7 +195,7 @@ class Sample(Measure):
 
 
 class ComparisonResult(WrittenResult):
-    """Hold a whole comparison.
+    """A whole comparison.
 
     Attributes:
         title: What was compared, in words.

@@ -22,7 +22,7 @@ _QUANTILE = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hold a value, the ends of its interval (None where the data give none), and the number of units."""
+    """A value, the ends of its interval (None where the data give none), and the number of units."""
 
     value: float | None
     low: float | None
@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison(Estimate):
-    """Hold the estimate of a paired difference, with the two-sided p-value of a test where one was made."""
+    """The estimate of a paired difference, with the two-sided p-value of a test where one was made."""
 
     p_value: float | None = None
     test: str | None = None

@@ -48,7 +48,7 @@ class Behaviour(Measure):
 
 
 class KlEstimate(Measure):
-    """Hold an estimate of KL(policy || reference) in nats.
+    """An estimate of KL(policy || reference) in nats.
 
     Attributes:
         answers: Number of answers.

@@ -30,7 +30,7 @@ _OpenReference = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Hold what both models are measured on; what is empty is not measured.
+    """What both models are measured on; what is empty is not measured.
 
     Args:
         pairs: Preference pairs whose answers keep a token each when they are cut.
@@ -68,7 +68,7 @@ class TextMeasure(Measure):
 
 @dataclass(frozen=True)
 class Observation:
-    """Hold what one model says of the held-out data."""
+    """What one model says of the held-out data."""
 
     log_probs: Float[Tensor, "pairs 2"] | None
     samples: list[list[Answer]]
@@ -77,7 +77,7 @@ class Observation:
 
 
 class AnswerComparison(Measure):
-    """Hold the measures of generated answers, and of the reference's on the same prompts and random numbers."""
+    """The measures of generated answers, and of the reference's on the same prompts and random numbers."""
 
     policy: AnswerMeasure
     reference: AnswerMeasure | None
@@ -86,14 +86,14 @@ class AnswerComparison(Measure):
 
 
 class TextComparison(Measure):
-    """Hold the measures on plain text, and the reference's."""
+    """The measures on plain text, and the reference's."""
 
     policy: TextMeasure
     reference: TextMeasure | None
 
 
 class Comparison(Measure):
-    """Hold how a policy differs from its reference; what was not measured is None."""
+    """How a policy differs from its reference; what was not measured is None."""
 
     behaviour: Behaviour | None
     answers: AnswerComparison | None

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Measure(BaseModel):
-    """Hold measured numbers; a number that is undefined for the input is None, and NaN or infinity is refused."""
+    """Measured numbers; a number that is undefined for the input is None, and NaN or infinity is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

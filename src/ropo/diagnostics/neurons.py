@@ -16,7 +16,7 @@ MOST = 300
 
 
 class _Projection(NamedTuple):
-    """Hold the places of some neurons before and after, (neurons, 2), and the variance that the axes explain."""
+    """The places of some neurons before and after, (neurons, 2), and the variance that the axes explain."""
 
     explained: tuple[float, float]
     before: list[tuple[float, float]]

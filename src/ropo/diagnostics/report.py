@@ -29,7 +29,7 @@ class LayerSummary(Measure):
 
 
 class DiagnosticReport(Measure, Provenance):
-    """Hold everything that `ropo diagnose` measured; what was not asked for is None.
+    """Everything that `ropo diagnose` measured; what was not asked for is None.
 
     `warnings` are sentences of `ropo.diagnostics.signals`.
     """

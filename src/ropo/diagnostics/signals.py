@@ -16,7 +16,7 @@ FEWEST = math.ceil(-math.log2(SURE))  # units below which no change can be that 
 
 @dataclass(frozen=True)
 class Reading:
-    """Hold a measured number, and the changes of the sampled units that it sums up; None where it is no sample."""
+    """A measured number, and the changes of the sampled units that it sums up; None where it is no sample."""
 
     value: float
     changes: tuple[float, ...] | None = None

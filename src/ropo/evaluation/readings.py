@@ -23,7 +23,7 @@ from ropo.evaluation.results import Change, Metric
 
 @dataclass(frozen=True)
 class Reading:
-    """Hold one number a unit, from which a metric and its paired changes are computed.
+    """One number a unit, from which a metric and its paired changes are computed.
 
     Args:
         values: Bool where the metric is a share, float where it is a mean.

@@ -18,7 +18,7 @@ FILE_NAME = "results.json"
 
 
 class Metric(Measure):
-    """Hold one number with how sure it is.
+    """One number with how sure it is.
 
     Attributes:
         name: Short and stable: what a table's row is called.
@@ -43,7 +43,7 @@ class Metric(Measure):
 
 
 class Change(Metric):
-    """Hold the paired change of a metric: this model minus the reference on the same units, with its interval.
+    """The paired change of a metric: this model minus the reference on the same units, with its interval.
 
     Attributes:
         reference: Name of the model that it is the change from.
@@ -62,7 +62,7 @@ class Change(Metric):
 
 
 class ModelResult(Measure):
-    """Hold what a suite measured of one model.
+    """What a suite measured of one model.
 
     Attributes:
         name: The model's name on the command line.
@@ -90,7 +90,7 @@ class ModelResult(Measure):
 
 
 class WrittenResult(Measure, Provenance):
-    """Hold what a result that is written to `results.json` says of how it was made.
+    """What a result that is written to `results.json` says of how it was made.
 
     Attributes:
         schema_version: Version of this schema; readers refuse others.
@@ -106,7 +106,7 @@ class WrittenResult(Measure, Provenance):
 
 
 class SuiteResult(WrittenResult):
-    """Hold the result of one suite for one or many models.
+    """The result of one suite for one or many models.
 
     Attributes:
         suite: Name of the suite.

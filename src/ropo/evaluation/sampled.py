@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SampledSettings(Settings):
-    """Hold how answers are sampled.
+    """How answers are sampled.
 
     Attributes:
         prompts: JSON Lines with one prompt a line.

@@ -39,7 +39,7 @@ def _no_progress(description: str, total: int) -> Iterator[Callable[[int], None]
 
 @dataclass(frozen=True)
 class Workplace:
-    """Hold what every suite gets beside its settings.
+    """What every suite gets beside its settings.
 
     Attributes:
         cache: Folder for whatever is costly and kept by content: answers, verdicts, scores.

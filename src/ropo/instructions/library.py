@@ -15,7 +15,7 @@ HELD_OUT_FAMILY = "punctuation"
 
 @dataclass(frozen=True)
 class Instruction:
-    """Hold one kind of verifiable instruction.
+    """One kind of verifiable instruction.
 
     Args:
         name: Its name in records.

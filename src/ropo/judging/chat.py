@@ -53,7 +53,7 @@ Which answer is better? Reply with one letter and nothing else: A or B."""
 
 @dataclass(frozen=True)
 class Reply:
-    """Hold what a chat model answered.
+    """What a chat model answered.
 
     Args:
         text: The answer, which may be nonsense; empty only where it was cut while the judge was still thinking.

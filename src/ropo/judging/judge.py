@@ -20,7 +20,7 @@ MANY = 0.1  # share of missing verdicts from which it is said loudly
 
 @dataclass(frozen=True)
 class Duel:
-    """Hold a prompt and two answers to it, in the order in which the judge sees them."""
+    """A prompt and two answers to it, in the order in which the judge sees them."""
 
     prompt: PromptRecord
     first: str
@@ -33,7 +33,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Hold what a judge decided, or why it decided nothing.
+    """What a judge decided, or why it decided nothing.
 
     Args:
         value: A grade of one answer, or the probability that the second of two is the better one (0.5 a tie); None
@@ -174,7 +174,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class OrderCheck:
-    """Hold what the two orders of some duels gave.
+    """What the two orders of some duels gave.
 
     Args:
         agree: For each duel judged in both orders, whether the same answer (or a tie) won in both.

@@ -21,7 +21,7 @@ _Price = Annotated[float, Field(ge=0)]
 
 
 class JudgeOptions(Settings):
-    """Hold which judge there is and how it is asked; the descriptions are the help of the flags of the same names.
+    """Which judge there is and how it is asked; the descriptions are the help of the flags of the same names.
 
     `jsonargparse` or `pydantic-settings` would declare flags from fields too. The dozen lines of `add_judge_arguments`
     do it without a dependency, and keep `--help` free of anything but what a user needs.

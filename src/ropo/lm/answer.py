@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold one sampled answer.
+    """One sampled answer.
 
     Args:
         text: Without special tokens, stripped.

@@ -22,7 +22,7 @@ BETA = 0.1
 
 @dataclass(frozen=True)
 class HeldOutPairs:
-    """Hold pairs and their tokens, and what was done with the others.
+    """Pairs and their tokens, and what was done with the others.
 
     Args:
         data: What was read.

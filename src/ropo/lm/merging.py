@@ -19,7 +19,7 @@ from ropo.lm.sameness import Distance, Probe, arithmetic_distance, distance, log
 
 @dataclass(frozen=True)
 class Merged:
-    """Hold a merged model and how it was found to differ from the adapter.
+    """A merged model and how it was found to differ from the adapter.
 
     Attributes:
         model: Plain, in float32 until the caller rounds it.

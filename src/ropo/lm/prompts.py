@@ -25,7 +25,7 @@ Turn = dict[str, Any]
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """Hold one prompt: its record, the conversation to continue, and what the chat template gets beside it.
+    """One prompt: its record, the conversation to continue, and what the chat template gets beside it.
 
     Attributes:
         fields: The record as it is in the file.

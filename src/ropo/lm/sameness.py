@@ -33,7 +33,7 @@ _DRAWS = 2
 
 @dataclass(frozen=True)
 class Probe:
-    """Hold what models are compared on: prompts, and what one of them answered greedily.
+    """What models are compared on: prompts, and what one of them answered greedily.
 
     Attributes:
         prompts: Token ids of each prompt.

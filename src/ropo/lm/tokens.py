@@ -21,7 +21,7 @@ ANSWERS = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Hold one preference pair as token ids: the prompt and its two answers, each with its end token."""
+    """One preference pair as token ids: the prompt and its two answers, each with its end token."""
 
     prompt: Sequence[int]
     chosen: Sequence[int]
@@ -84,7 +84,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class TextWindow:
-    """Hold a piece of plain text as token ids: a context of at least one token, and the tokens that it predicts."""
+    """A piece of plain text as token ids: a context of at least one token, and the tokens that it predicts."""
 
     context: Sequence[int]
     tokens: Sequence[int]

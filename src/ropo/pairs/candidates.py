@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold one scored answer: its text, length in tokens, whether the model ended it, and its score."""
+    """One scored answer: its text, length in tokens, whether the model ended it, and its score."""
 
     text: str
     tokens: int
@@ -17,7 +17,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Pair:
-    """Hold a chosen and a rejected answer to prompt number `prompt`; the chosen one has the higher score."""
+    """A chosen and a rejected answer to prompt number `prompt`; the chosen one has the higher score."""
 
     prompt: int
     chosen: Candidate

@@ -22,7 +22,7 @@ from ropo.pairs.summary import Row, summarise
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold the pairs that were written, why prompts gave none, and the figures of each kind of instruction."""
+    """The pairs that were written, why prompts gave none, and the figures of each kind of instruction."""
 
     pairs: list[Pair]
     dropped: Counter[str]

@@ -49,7 +49,7 @@ STRATEGIES: dict[str, Callable[[Sequence[Candidate], float, Random], list[tuple[
 
 @dataclass(frozen=True)
 class Selection:
-    """Hold how pairs are chosen.
+    """How pairs are chosen.
 
     Args:
         strategy: A key of `STRATEGIES`.

@@ -17,7 +17,7 @@ _EVERYTHING = "all"
 
 @dataclass(frozen=True)
 class Row:
-    """Hold the figures of one kind of instruction, or of everything.
+    """The figures of one kind of instruction, or of everything.
 
     Args:
         kind: The instructions' names joined by `+`, or "all".

@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Hold the pairs of one source, and what was left out of them.
+    """The pairs of one source, and what was left out of them.
 
     Attributes:
         source: The name it was loaded by.

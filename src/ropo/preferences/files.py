@@ -23,7 +23,7 @@ MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 
 
 class Row(NamedTuple):
-    """Hold one record: its place, such as `pairs.jsonl:17`, its number in the file, and its fields."""
+    """One record: its place, such as `pairs.jsonl:17`, its number in the file, and its fields."""
 
     where: str
     number: int

@@ -29,7 +29,7 @@ from ropo.report.text import command_line, embedded_json, number, setting, visib
 
 @dataclass(frozen=True)
 class _Panel:
-    """Hold what the page shows of one data set; a chart that has nothing to draw is None or not there."""
+    """What the page shows of one data set; a chart that has nothing to draw is None or not there."""
 
     key: str
     name: str

@@ -17,7 +17,7 @@ _KINDS = (QUALITY, (KNOWLEDGE,))
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold one cell of the summary: the mean over seeds, each seed's metric, and how it stands in its column.
+    """One cell of the summary: the mean over seeds, each seed's metric, and how it stands in its column.
 
     `change` is the mean of the paired changes from the reference, None for the reference and what has none; `units` the
     number of pairs, prompts or questions behind a seed's number.
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one method's row of the summary."""
+    """One method's row of the summary."""
 
     method: MethodRuns
     rates: tuple[float, ...]
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SuiteRow:
-    """Hold what one suite found of one run: metrics and changes by name."""
+    """What one suite found of one run: metrics and changes by name."""
 
     model: ModelResult
     run: RunResult | None
@@ -62,7 +62,7 @@ class SuiteRow:
 
 @dataclass(frozen=True)
 class Watched:
-    """Hold what the monitor measured last in a run: its numbers, the KL divergence, and its warnings."""
+    """What the monitor measured last in a run: its numbers, the KL divergence, and its warnings."""
 
     run: RunResult
     numbers: Mapping[str, float]

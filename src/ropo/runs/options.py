@@ -30,7 +30,7 @@ _POSITIVE = (
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Hold the checked options of one run.
+    """The checked options of one run.
 
     Attributes:
         model: Hub id, folder, `.gguf` file, or adapter to train further.

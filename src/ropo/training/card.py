@@ -32,7 +32,7 @@ _WHOLE = """    from transformers import AutoModelForCausalLM
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Hold what a trainer does not know of its run.
+    """What a trainer does not know of its run.
 
     Attributes:
         command: The command line, without the program's name; empty in Python.

@@ -31,7 +31,7 @@ WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise fro
 
 @dataclass(frozen=True)
 class _WatchedWeights:
-    """Hold the first neurons of the watched layers, and their energy in all."""
+    """The first neurons of the watched layers, and their energy in all."""
 
     neurons: dict[str, Tensor]
     energy: float

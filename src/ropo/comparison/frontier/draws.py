@@ -18,7 +18,7 @@ RESAMPLES = 2000
 
 @dataclass
 class Draws:
-    """Hold how often each unit and each seed is drawn; the first draw takes each once, and is the estimate itself.
+    """How often each unit and each seed is drawn; the first draw takes each once, and is the estimate itself.
 
     Units of one kind are drawn once for all runs, which are measured on the same ones, and seeds once for all methods,
     which share data order and split by them: so what two runs have in common cancels from their difference.
@@ -45,7 +45,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class MethodPaths:
-    """Hold the runs of one method on one data set by rate, of the rates all of whose seeds were measured.
+    """The runs of one method on one data set by rate, of the rates all of whose seeds were measured.
 
     Attributes:
         method: The method's label.

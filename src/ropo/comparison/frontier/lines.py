@@ -15,7 +15,7 @@ _LEVELS = 61  # gains at which an envelope is drawn
 
 @dataclass(frozen=True)
 class PathLine:
-    """Hold one path as it is drawn.
+    """One path as it is drawn.
 
     Attributes:
         rate: The learning rate.
@@ -34,7 +34,7 @@ class PathLine:
 
 @dataclass(frozen=True)
 class Envelope:
-    """Hold a method's least cost of each gain, with the lowest and the highest of its seeds where there are several."""
+    """A method's least cost of each gain, with the lowest and the highest of its seeds where there are several."""
 
     gains: tuple[float, ...]
     costs: tuple[float, ...]
@@ -43,7 +43,7 @@ class Envelope:
 
 @dataclass(frozen=True)
 class MethodLines:
-    """Hold what is drawn of one method; several seeds have a line each and their mean."""
+    """What is drawn of one method; several seeds have a line each and their mean."""
 
     method: str
     lines: tuple[PathLine, ...]

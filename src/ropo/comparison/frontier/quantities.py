@@ -60,7 +60,7 @@ QUANTITIES = GAINS | COSTS | LOOKS
 
 @dataclass(frozen=True)
 class Series:
-    """Hold a quantity along a path, beginning with the reference at step 0.
+    """A quantity along a path, beginning with the reference at step 0.
 
     Attributes:
         steps: Optimizer steps of the points.

@@ -30,7 +30,7 @@ HELP = "win rate against reference outputs, raw and length-controlled, by a judg
 
 
 class AlpacaEvalSettings(JudgeOptions):
-    """Hold the settings of the suite.
+    """The settings of the suite.
 
     Attributes:
         prompts: JSON Lines with `instruction`; None takes the instructions of the reference outputs.

@@ -28,7 +28,7 @@ _DIFFICULTIES = "instruction_difficulty.csv"  # of its instructions, as fitted o
 
 @dataclass(frozen=True)
 class Outputs:
-    """Hold one output a prompt, and the name of what wrote them."""
+    """One output a prompt, and the name of what wrote them."""
 
     generator: str
     texts: list[str]

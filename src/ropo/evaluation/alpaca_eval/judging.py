@@ -18,7 +18,7 @@ from ropo.lm.prompts import PromptRecord
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Hold what a judge said of a model's outputs.
+    """What a judge said of a model's outputs.
 
     Args:
         wins: Probability that the model's output is better, for each prompt; 0.5 without a verdict.

@@ -32,7 +32,7 @@ _DECREMENT = 1e-12  # of Newton's method: twice what the next step could still g
 
 
 class Prior(NamedTuple):
-    """Hold a normal prior on the coefficients.
+    """A normal prior on the coefficients.
 
     Attributes:
         mean: Of phi and psi.
@@ -73,7 +73,7 @@ PUBLISHED = Prior(
 
 
 class LengthControl(NamedTuple):
-    """Hold a fitted model: quality, the judge's taste for length, and the weight of the difficulties (or None)."""
+    """A fitted model: quality, the judge's taste for length, and the weight of the difficulties (or None)."""
 
     theta: float
     phi: float

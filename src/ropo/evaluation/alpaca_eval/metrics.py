@@ -30,7 +30,7 @@ _ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal leng
 
 @dataclass(frozen=True)
 class Judged:
-    """Hold the verdicts on one model's outputs, with what the length-controlled rate needs."""
+    """The verdicts on one model's outputs, with what the length-controlled rate needs."""
 
     verdicts: Verdicts
     lengths: Int[np.ndarray, " n"]

@@ -20,7 +20,7 @@ HELP = "variety of sampled answers: distinct-n, EAD, self-BLEU, embeddings, leng
 
 
 class DiversitySettings(SampledSettings):
-    """Hold the settings of the suite.
+    """The settings of the suite.
 
     Attributes:
         samples: Answers a prompt; at least two, or nothing varies.

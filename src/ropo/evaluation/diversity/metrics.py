@@ -32,7 +32,7 @@ _NGRAMS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold one answer: its text, its token ids for EAD, its length as sampled, and whether the model ended it."""
+    """One answer: its text, its token ids for EAD, its length as sampled, and whether the model ended it."""
 
     text: str
     ids: tuple[int, ...]

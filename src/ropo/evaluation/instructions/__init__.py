@@ -18,7 +18,7 @@ HELP = "share of sampled answers that follow their prompt's checkable instructio
 
 
 class InstructionSettings(SampledSettings):
-    """Hold the settings of the suite; prompts need `instructions`, as `ropo.instructions.generate_prompts` writes."""
+    """The settings of the suite; prompts need `instructions`, as `ropo.instructions.generate_prompts` writes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

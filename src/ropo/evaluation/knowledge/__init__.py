@@ -27,7 +27,7 @@ STANDARD = (
 
 
 class KnowledgeSettings(Settings):
-    """Hold the settings of the suite.
+    """The settings of the suite.
 
     Attributes:
         tasks: Names of lm-eval's tasks or groups, and local `.jsonl` files of questions

@@ -26,7 +26,7 @@ MEAN: dict[str, Any] = {"aggregation": "mean", "higher_is_better": True}
 
 @dataclass(frozen=True)
 class LocalTask:
-    """Hold one file of questions: its name without folder and suffix, its records, and its lm-eval configuration."""
+    """One file of questions: its name without folder and suffix, its records, and its lm-eval configuration."""
 
     name: str
     records: list[Record]

@@ -15,7 +15,7 @@ _Kind = Literal["mean", "perplexity", "ratio", "alone"]
 
 
 class Outcome(Measure):
-    """Hold one metric of one task as lm-eval computed it, and the questions' part in it.
+    """One metric of one task as lm-eval computed it, and the questions' part in it.
 
     Attributes:
         value: lm-eval's number.

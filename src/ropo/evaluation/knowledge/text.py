@@ -20,7 +20,7 @@ from ropo.lm.tokens import TextWindow, text_windows
 
 @dataclass(frozen=True)
 class TextScores:
-    """Hold a model's losses on a text: `tokens` names how it was cut, so that only equal cuts are compared."""
+    """A model's losses on a text: `tokens` names how it was cut, so that only equal cuts are compared."""
 
     readings: dict[str, Reading]
     tokens: str

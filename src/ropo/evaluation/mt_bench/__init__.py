@@ -34,7 +34,7 @@ HELP = "two-turn questions graded by a chat model, or compared with the first mo
 
 
 class MtBenchSettings(JudgeOptions):
-    """Hold the settings of the suite.
+    """The settings of the suite.
 
     Attributes:
         questions: JSON Lines with `question_id`, `category` and two `turns`; None takes those that FastChat publishes.

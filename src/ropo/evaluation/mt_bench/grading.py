@@ -20,7 +20,7 @@ _SECOND_WINS = {"A": 0.0, "B": 1.0, "C": 0.5}
 
 @dataclass(frozen=True)
 class Grades:
-    """Hold what a judge made of a model's answers.
+    """What a judge made of a model's answers.
 
     Args:
         values: A number for each question and turn, NaN without a verdict.

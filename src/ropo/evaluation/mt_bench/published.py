@@ -13,7 +13,7 @@ from ropo.evaluation.mt_bench.questions import Answers, Question, read_answers, 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Hold what is asked, what the judge takes for right, and how it is asked.
+    """What is asked, what the judge takes for right, and how it is asked.
 
     Attributes:
         name: Of the file of questions, for records.

@@ -34,7 +34,7 @@ Answers = dict[int, list[str]]  # question id: the text of each turn
 
 @dataclass(frozen=True)
 class Question:
-    """Hold a question: its number in the benchmark, category, and the user's two turns."""
+    """A question: its number in the benchmark, category, and the user's two turns."""
 
     number: int
     category: str

@@ -10,7 +10,7 @@ from ropo.core.settings import Settings
 
 
 class PathSettings(Settings):
-    """Hold what is measured at every checkpoint.
+    """What is measured at every checkpoint.
 
     Attributes:
         pairs: Held-out pairs, as in `ropo.preferences.load_preferences`.

@@ -23,7 +23,7 @@ from ropo.lm.tokens import TextWindow, text_windows
 
 @dataclass(frozen=True)
 class PathData:
-    """Hold pairs, prompts and windows as the model's tokenizer has them, and how they are used.
+    """Pairs, prompts and windows as the model's tokenizer has them, and how they are used.
 
     Args:
         tokenizer: The run's own.

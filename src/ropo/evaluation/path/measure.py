@@ -33,14 +33,14 @@ _KEPT = "paths"
 
 
 class KeptPoint(Measure):
-    """Hold a measured checkpoint with what it was made from."""
+    """A measured checkpoint with what it was made from."""
 
     made_from: str
     point: PathPoint
 
 
 class _ReferenceNumbers(Measure):
-    """Hold what the reference says of the held-out data: its log-probs of each pair, losses and answers."""
+    """What the reference says of the held-out data: its log-probs of each pair, losses and answers."""
 
     log_probs: list[tuple[float, float]]
     text: list[float]

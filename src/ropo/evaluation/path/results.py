@@ -14,7 +14,7 @@ from ropo.evaluation.results import FILE_NAME, WrittenResult
 
 
 class SampledAnswers(Measure):
-    """Hold what the answers of a checkpoint did.
+    """What the answers of a checkpoint did.
 
     Attributes:
         measure: Length, repetition and variety.
@@ -29,7 +29,7 @@ class SampledAnswers(Measure):
 
 
 class PathPoint(Measure):
-    """Hold the numbers of one checkpoint.
+    """The numbers of one checkpoint.
 
     Attributes:
         step: Optimizer steps done.
@@ -47,7 +47,7 @@ class PathPoint(Measure):
 
 
 class PathResult(WrittenResult):
-    """Hold the path of one run.
+    """The path of one run.
 
     Attributes:
         run: Name of its folder.

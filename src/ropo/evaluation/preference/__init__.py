@@ -19,7 +19,7 @@ HELP = "held-out pairs: accuracy, margin, and accuracy by which answer is longer
 
 
 class PreferenceSettings(Settings):
-    """Hold the settings of the suite.
+    """The settings of the suite.
 
     Attributes:
         data: Held-out pairs, as in `ropo.preferences.load_preferences`.

@@ -19,7 +19,7 @@ from ropo.lm.log_probs import pair_log_probs
 
 @dataclass(frozen=True)
 class PairScores:
-    """Hold what one model says of the answers; columns are chosen, rejected.
+    """What one model says of the answers; columns are chosen, rejected.
 
     Args:
         log_probs: Summed over an answer's tokens, in nats.

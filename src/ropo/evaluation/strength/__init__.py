@@ -23,7 +23,7 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 class StrengthSettings(Settings):
-    """Hold the settings of the suite.
+    """The settings of the suite.
 
     Attributes:
         data: Held-out pairs, as in `ropo.preferences.load_preferences`.

@@ -28,7 +28,7 @@ _Score = tuple[float, float]  # of one answer: its log-prob, and the KL divergen
 
 @dataclass(frozen=True)
 class Curve:
-    """Hold what an adapter says at each strength, and what its base model says.
+    """What an adapter says at each strength, and what its base model says.
 
     Args:
         reference: The base's log-probs of the answers, in nats; columns chosen, rejected.
@@ -108,7 +108,7 @@ def score_strengths(
 
 @dataclass(frozen=True)
 class _Dialled:
-    """Hold a model with its adapter on, what turns it, and where to."""
+    """A model with its adapter on, what turns it, and where to."""
 
     model: Any
     turn: Callable[[float], None]

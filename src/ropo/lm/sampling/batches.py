@@ -21,7 +21,7 @@ from ropo.lm.sampling.settings import SamplingSettings
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold the answers of one planned batch: `answers[i]` belong to prompt number `prompts[i]`."""
+    """The answers of one planned batch: `answers[i]` belong to prompt number `prompts[i]`."""
 
     number: int
     prompts: list[int]

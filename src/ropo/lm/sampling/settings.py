@@ -9,7 +9,7 @@ from ropo.core.errors import UserError
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Hold the sampling settings that a recorded answer needs to be made again.
+    """The sampling settings that a recorded answer needs to be made again.
 
     Args:
         samples: Answers a prompt.

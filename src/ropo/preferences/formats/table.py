@@ -36,7 +36,7 @@ def _always(record: Record) -> bool:
 
 @dataclass(frozen=True)
 class Format:
-    """Hold one format of preference pairs.
+    """One format of preference pairs.
 
     Attributes:
         name: What people call it.

@@ -37,7 +37,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class View:
-    """Hold one state of a figure."""
+    """One state of a figure."""
 
     label: str
     figure: go.Figure
@@ -53,7 +53,7 @@ class View:
 
 @dataclass(frozen=True)
 class Chart:
-    """Hold a figure with its states, of which the reader chooses one.
+    """A figure with its states, of which the reader chooses one.
 
     Attributes:
         key: Unique on the page.

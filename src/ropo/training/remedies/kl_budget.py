@@ -13,7 +13,7 @@ from ropo.training.remedies.average import as_saved
 
 
 class KlBudget:
-    """Hold a budget of KL(policy || reference), in nats a token, and the last trained weights that were within it.
+    """A budget of KL(policy || reference), in nats a token, and the last trained weights that were within it.
 
     At a matched gain, forgetting follows this divergence (arXiv 2509.04259). What is compared is the monitor's estimate
     itself, not the end of its interval, and only where the monitor looks.

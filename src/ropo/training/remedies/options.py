@@ -15,7 +15,7 @@ OWN_LOSSES = ("cdpo", "simpo")  # beside TRL's
 
 @dataclass
 class RemedyOptions:
-    """Hold the options of `ropo.training.remedies`; docs/remedies.md says when to try which.
+    """The options of `ropo.training.remedies`; docs/remedies.md says when to try which.
 
     Args:
         dpop_lambda: Weight of DPO-Positive's penalty; see `positive_penalty`.

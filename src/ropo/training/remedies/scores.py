@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PairScores:
-    """Hold the summed log-probs of pairs of answers, in nats; columns chosen, rejected.
+    """The summed log-probs of pairs of answers, in nats; columns chosen, rejected.
 
     Args:
         policy: Under the policy, with gradients.
