@@ -1,4 +1,4 @@
-"""How many tokens a second are sampled, with the adapter merged and not."""
+"""How many tokens per second are sampled, with the adapter merged and not."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def make_trainer(
 
 
 def print_comparison(results: list[dict[str, Any]]) -> None:
-    """Print one row a method; cosine changes are over all neuron pairs of a layer, shown for the worst layer."""
+    """Print one row per method; cosine changes are over all neuron pairs of a layer, shown for the worst layer."""
     columns = ["method", "params", "steps", "margin", "accuracy", "chosen", "rejected", "text loss"]
     columns += ["energy change", "its largest", "cos change p99", "cos change max", "R-I"]
     table = Table(*columns)

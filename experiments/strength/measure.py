@@ -124,13 +124,13 @@ class Bench:
             }
 
     def units(self, checkpoint: Path, strength: float) -> dict[str, np.ndarray]:
-        """Return each measure's numbers, one a pair or a window."""
+        """Return each measure's numbers, one per pair or window."""
         if (checkpoint, strength) not in self._units:
             self.measure(checkpoint, (strength,))
         return self._units[checkpoint, strength]
 
     def means(self, checkpoint: Path, strength: float) -> dict[str, float]:
-        """Return the means over pairs or windows; `kl` is the mean over pairs of nats a token."""
+        """Return the means over pairs or windows; `kl` is the mean over pairs of nats per token."""
         return {name: float(values.mean()) for name, values in self.units(checkpoint, strength).items()}
 
 

@@ -177,7 +177,7 @@ def test_a_journal_of_another_run_is_refused(model, tmp_path, capsys):
     [
         ("raise RuntimeError('out of luck')", "failed with RuntimeError: out of luck"),
         ("return [float('nan')] * len(answers)", "must return finite numbers, got [nan"),
-        ("return [1.0]", "must return 4 scores, one an answer, got 1"),
+        ("return [1.0]", "must return 4 scores, one per answer, got 1"),
     ],
 )
 def test_a_scorer_that_fails_half_way_loses_no_answer(model, tmp_path, capsys, monkeypatch, body, message):

@@ -26,25 +26,25 @@ CASES = [
     (
         "displacement",
         {"chosen_change_per_token": -0.35, "rejected_change_per_token": -0.8},
-        "; try --dpop_lambda 5 or --rpo_alpha 1 (chosen -0.35, rejected -0.80 nats a token: the chosen answers pay for "
-        "the margin)",
+        "; try --dpop_lambda 5 or --rpo_alpha 1 (chosen -0.35, rejected -0.80 nats per token: the chosen answers pay "
+        "for the margin)",
     ),
     (
         "displacement",
         {"chosen_change_per_token": -0.8, "rejected_change_per_token": -0.7, "kl_per_token": 0.3},
-        "; try a lower --learning_rate or --stop_at_kl 0.1 (chosen -0.80, rejected -0.70 nats a token: no margin is "
+        "; try a lower --learning_rate or --stop_at_kl 0.1 (chosen -0.80, rejected -0.70 nats per token: no margin is "
         "gained by it)",
     ),
     (
         "rejected_collapse",
         {"chosen_change_per_token": -0.05, "rejected_change_per_token": -1.4},
-        "; try --rpo_alpha 1 or a higher --beta (chosen -0.05 nats a token: both are pushed down)",
+        "; try --rpo_alpha 1 or a higher --beta (chosen -0.05 nats per token: both are pushed down)",
     ),
     (
         "rejected_collapse",
         {"rejected_change_per_token": -1.4},
-        "; try --loss_type cdpo --label_smoothing 0.1 or --loss_type ipo (chosen +0.10 nats a token: the margin has no "
-        "end)",
+        "; try --loss_type cdpo --label_smoothing 0.1 or --loss_type ipo (chosen +0.10 nats per token: the margin has "
+        "no end)",
     ),
     (
         "length_growth",
@@ -66,12 +66,12 @@ CASES = [
     (
         "repetition",
         {"repetition_rise": 0.4, "kl_per_token": 0.6},
-        "; try --stop_at_kl 0.3 or a lower --learning_rate (KL 0.60 nats a token: it went far)",
+        "; try --stop_at_kl 0.3 or a lower --learning_rate (KL 0.60 nats per token: it went far)",
     ),
     (
         "repetition",
         {"repetition_rise": 0.4, "kl_per_token": 0.05},
-        "; try --rpo_alpha 1 or --ema_decay 0.95 (KL 0.05 nats a token: it did not go far)",
+        "; try --rpo_alpha 1 or --ema_decay 0.95 (KL 0.05 nats per token: it did not go far)",
     ),
     ("repetition", {"repetition_rise": 0.4}, "; try --rpo_alpha 1 or --ema_decay 0.95 (no KL was measured)"),
     (
@@ -82,12 +82,12 @@ CASES = [
     (
         "forgetting",
         {"text_loss_rise": 0.31, "kl_per_token": 0.42},
-        "; try --anchor_text FILE or --stop_at_kl 0.2 (+0.31 nats a token on plain text, KL 0.42 nats a token)",
+        "; try --anchor_text FILE or --stop_at_kl 0.2 (+0.31 nats per token on plain text, KL 0.42 nats per token)",
     ),
     (
         "forgetting",
         {"text_loss_rise": 0.31},
-        "; try --anchor_text FILE or a lower --learning_rate (+0.31 nats a token on plain text)",
+        "; try --anchor_text FILE or a lower --learning_rate (+0.31 nats per token on plain text)",
     ),
 ]
 

@@ -93,7 +93,7 @@ def test_units_are_pairs_prompts_and_windows() -> None:
     assert changes["chosen_change_per_token"].value == pytest.approx(-0.2)
     found = read(answers=compared("a a a a a a", "b c d e"))
     assert found["length_ratio"].value == 1.0
-    assert found["length_ratio"].changes == (0.0,) * PROMPTS  # (6 + 4) / 2 tokens a prompt, before and after
+    assert found["length_ratio"].changes == (0.0,) * PROMPTS  # (6 + 4) / 2 tokens per prompt, before and after
     assert found["repetition_rise"].changes == pytest.approx((1 / 3,) * PROMPTS)  # 2 of 3 repeated in one of two
     assert found["repetition_rise"].value == pytest.approx(1 / 3)
     assert read(text=text(0.3))["text_loss_rise"].value == pytest.approx(0.3)

@@ -79,7 +79,7 @@ def test_reward_model_without_its_scoring_layer(tmp_path):
     ("function", "message"),
     [
         (lambda record, answers: 1 / 0, "failed with ZeroDivisionError"),
-        (lambda record, answers: [1.0], "must return 2 scores, one an answer, got 1"),
+        (lambda record, answers: [1.0], "must return 2 scores, one per answer, got 1"),
         (lambda record, answers: [1.0, float("nan")], "must return finite numbers"),
         (lambda record, answers: [1.0, "good"], "failed with ValueError"),
         (lambda record, answers: None, "failed with TypeError"),

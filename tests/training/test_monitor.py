@@ -52,7 +52,7 @@ PAIRS = Dataset.from_list(
         {"prompt": chat(prompt), "chosen": reply(chosen), "rejected": reply(rejected)}
         for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
     ]
-    * 16  # so many answers a prompt are sampled
+    * 16  # so many answers per prompt are sampled
 )
 
 

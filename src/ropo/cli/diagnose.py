@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_pairs", type=int, default=64, metavar="N", help="pairs to use, the first N (64)")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompts to answer: length, variety, KL")
     parser.add_argument("--max_prompts", type=int, default=32, metavar="N", help="prompts to use, the first N (32)")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="answers a prompt, at temperature 1 (4)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="answers per prompt, at temperature 1 (4)")
     parser.add_argument("--max_new_tokens", type=int, default=128, metavar="N", help="longest answer in tokens (128)")
     parser.add_argument("--text", type=Path, metavar="FILE", help="plain text: the loss that shows forgetting")
     parser.add_argument("--layers", action="store_true", help="show the table of layers too; FILE.json always has it")

@@ -13,9 +13,10 @@ from ropo.cli.parser import Parser
 from ropo.core.errors import ProcessLostError, RunStoppedError, UserError
 from ropo.core.files import is_full_disk
 from ropo.core.names import did_you_mean
-from ropo.training.distributed.processes import let_the_first_speak
+from ropo.training.distributed.processes import let_the_first_speak, rank
 
 COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path", "report", "env", "cache")
+_HELP = {"-h", "--help", "--help_all"}
 
 
 def entry() -> None:
@@ -81,6 +82,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
         hint = did_you_mean(name, commands) or f"; choose from {', '.join(commands)}"
         raise UserError(f"there is no command {name!r}{hint}")
     command = import_module(f"ropo.cli.{name}")
+    if hasattr(command, "FIRST_LINE") and not rank() and not _HELP & set(flags):
+        print(command.FIRST_LINE, flush=True)
     parser = Parser(prog=f"ropo {name}", description=command.HELP)
     command.add_arguments(parser)
     command.run(parser.parse_args(flags))

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="best-worst", help="best-worst, best-random or all (default best-worst)")
     parser.add_argument("--margin", type=float, default=0.0, help="least difference of the scores (default 0)")
     parser.add_argument("--threshold", type=float, default=1.0, help="score from which an answer passes (default 1)")
-    parser.add_argument("--max_pairs", type=int, default=1, help="most pairs a prompt (default 1)")
+    parser.add_argument("--max_pairs", type=int, default=1, help="most pairs per prompt (default 1)")
     parser.add_argument(
         "--match_lengths",
         action=argparse.BooleanOptionalAction,

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, metavar="FILE", help="prompts to answer: KL, pass rate, length, variety"
     )
     parser.add_argument("--max_prompts", type=int, default=48, metavar="N", help="prompts to use, the first N (48)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a prompt, at temperature 1 (1)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers per prompt, at temperature 1 (1)")
     parser.add_argument("--max_new_tokens", type=int, default=96, metavar="N", help="longest answer in tokens (96)")
     parser.add_argument("--text", type=Path, metavar="FILE", help="plain text: the loss that shows forgetting")
     parser.add_argument("--window", type=int, default=256, metavar="N", help="tokens of a window of the text (256)")

@@ -19,7 +19,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, samples: int, temper
     parser.add_argument("--prompts", type=Path, required=True, help="JSON Lines with `prompt` or `instruction`")
     parser.add_argument("--output", type=Path, required=True, help="the JSON Lines file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    parser.add_argument("--samples", type=int, default=samples, help="answers a prompt (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=samples, help="answers per prompt (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy (default %(default)s)")
     parser.add_argument("--top_p", type=float, default=top_p, help="mass of the nucleus (default %(default)s)")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="longest answer (default %(default)s)")

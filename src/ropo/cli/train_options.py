@@ -165,7 +165,7 @@ def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
         "--stop_at_kl",
         type=float,
         metavar="B",
-        help="end training where KL(policy || reference), in nats a token of the policy's own answers, is above B, and "
+        help="end training where KL(policy || reference), in nats per token of the policy's own answers, exceeds B and "
         "keep the weights of the last measurement within it",
     )
 

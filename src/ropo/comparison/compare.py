@@ -65,7 +65,7 @@ def compare(
     Raises:
         UserError: If the model cannot be found.
 
-    Cost: rates + seeds - 1 training runs a method and data set, with a frontier rates * seeds; evaluations of seeds.
+    Cost: rates + seeds - 1 training runs per method and data set, with a frontier rates * seeds; evaluations of seeds.
     """
     bench = Bench(output, execute, _count_cells(recipe), say)
     model = fingerprint_source(recipe.model)

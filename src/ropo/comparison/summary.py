@@ -17,7 +17,7 @@ from ropo.evaluation.results import Metric
 
 @dataclass(frozen=True)
 class MethodRuns:
-    """All runs of one method on one data set, one a seed."""
+    """All runs of one method on one data set, one per seed."""
 
     method: str
     runs: tuple[RunResult, ...]

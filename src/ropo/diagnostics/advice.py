@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from ropo.diagnostics.signals import Reading
 
-# Chosen, not fitted: where a policy's own answers are this many nats a token from its reference, the run went far, and
-# ending it sooner comes before changing its loss; and length explains a reward from this correlation on.
+# Chosen, not fitted: where a policy's own answers are this many nats per token from its reference, the run went far,
+# and ending it sooner comes before changing its loss; and length explains a reward from this correlation on.
 FAR, BY_LENGTH = 0.1, 0.2
 
 Numbers = Mapping[str, float]
@@ -32,7 +32,7 @@ def advise(name: str, readings: Mapping[str, Reading]) -> str:
 
 def _displacement(numbers: Numbers) -> tuple[str, str]:
     chosen, rejected = numbers["chosen_change_per_token"], numbers["rejected_change_per_token"]
-    both = f"chosen {chosen:+.2f}, rejected {rejected:+.2f} nats a token"
+    both = f"chosen {chosen:+.2f}, rejected {rejected:+.2f} nats per token"
     if rejected < chosen:
         return "--dpop_lambda 5 or --rpo_alpha 1", f"{both}: the chosen answers pay for the margin"
     return f"a lower --learning_rate or {_budget(numbers)}", f"{both}: no margin is gained by it"
@@ -41,9 +41,9 @@ def _displacement(numbers: Numbers) -> tuple[str, str]:
 def _rejected_collapse(numbers: Numbers) -> tuple[str, str]:
     chosen = numbers["chosen_change_per_token"]
     if chosen < 0:
-        return "--rpo_alpha 1 or a higher --beta", f"chosen {chosen:+.2f} nats a token: both are pushed down"
+        return "--rpo_alpha 1 or a higher --beta", f"chosen {chosen:+.2f} nats per token: both are pushed down"
     smoothed = "--loss_type cdpo --label_smoothing 0.1"
-    return f"{smoothed} or --loss_type ipo", f"chosen {chosen:+.2f} nats a token: the margin has no end"
+    return f"{smoothed} or --loss_type ipo", f"chosen {chosen:+.2f} nats per token: the margin has no end"
 
 
 def _length_growth(numbers: Numbers) -> tuple[str, str]:
@@ -58,16 +58,16 @@ def _length_growth(numbers: Numbers) -> tuple[str, str]:
 def _repetition(numbers: Numbers) -> tuple[str, str]:
     kl = numbers.get("kl_per_token")
     if kl is not None and kl > FAR:
-        return f"{_budget(numbers)} or a lower --learning_rate", f"KL {kl:.2f} nats a token: it went far"
-    why = "no KL was measured" if kl is None else f"KL {kl:.2f} nats a token: it did not go far"
+        return f"{_budget(numbers)} or a lower --learning_rate", f"KL {kl:.2f} nats per token: it went far"
+    why = "no KL was measured" if kl is None else f"KL {kl:.2f} nats per token: it did not go far"
     return "--rpo_alpha 1 or --ema_decay 0.95", why
 
 
 def _forgetting(numbers: Numbers) -> tuple[str, str]:
     rise, kl = numbers["text_loss_rise"], numbers.get("kl_per_token")
     second = "a lower --learning_rate" if kl is None or kl <= FAR else _budget(numbers)
-    known = "" if kl is None else f", KL {kl:.2f} nats a token"
-    return f"--anchor_text FILE or {second}", f"{rise:+.2f} nats a token on plain text{known}"
+    known = "" if kl is None else f", KL {kl:.2f} nats per token"
+    return f"--anchor_text FILE or {second}", f"{rise:+.2f} nats per token on plain text{known}"
 
 
 def _neuron_collapse(numbers: Numbers) -> tuple[str, str]:

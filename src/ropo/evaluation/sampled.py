@@ -1,4 +1,4 @@
-"""What the suites that sample several answers a prompt share: settings, flags, and where the prompts came from."""
+"""What the suites that sample several answers per prompt share: settings, flags, and where the prompts came from."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add_sampling_arguments(
     """
     parser.add_argument("--prompts", type=Path, required=True, help=f"JSON Lines with {fields}")
     parser.add_argument("--max_prompts", type=int, metavar="N", help="prompts to use, the first N (all)")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="answers a prompt (4)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="answers per prompt (4)")
     parser.add_argument(
         "--temperature", type=float, default=temperature, help=f"divisor of the logits ({temperature:g})"
     )

@@ -86,7 +86,7 @@ class _ScoreJudge:
         except Exception as error:  # it may be the user's code: whatever it raises is told in one line
             raise UserError(f"{where} failed with {type(error).__name__}: {error}") from error
         if len(scores) != len(answers):
-            raise UserError(f"{where} must return {len(answers)} scores, one an answer, got {len(scores)}")
+            raise UserError(f"{where} must return {len(answers)} scores, one per answer, got {len(scores)}")
         finite = [score for score in scores if score is not None and math.isfinite(score)]
         if len(finite) != len(scores):
             raise UserError(f"{where} must return finite numbers, got {scores}")

@@ -87,7 +87,7 @@ def read_held_out(
     Raises:
         UserError: If a record is malformed, the chat template refuses it, or no pair is left.
 
-    Cost: two thousand pairs a second.
+    Cost: two thousand pairs per second.
     """
     data = load_preferences(source, split, wraps_prompts(tokenizer, plain_prompts))
     records: list[dict[str, Any]] = []

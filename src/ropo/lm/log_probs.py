@@ -130,7 +130,7 @@ def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "t
         windows: From `ropo.lm.tokens.text_windows`.
 
     Returns:
-        One row a token, in float32, on the model's device.
+        One row per token, in float32, on the model's device.
 
     Cost: one forward pass a window, without logits; the rows of all windows are held.
     """

@@ -52,7 +52,7 @@ class Distance:
         tokens: Positions that were compared.
         agreeing: Share of them at which both would greedily take the same token.
         largest: The largest difference of a logit.
-        kl: Mean of KL(expected || found), nats a token.
+        kl: Mean of KL(expected || found), nats per token.
     """
 
     tokens: int

@@ -67,7 +67,7 @@ class RotationBlocks(NamedTuple):
         """Return x @ R for rows x, in their dtype, at the cost of two small matrix products for each block.
 
         Cost: 2 tokens d (B + 2 + 2 k) multiplications forward, three times that backward. Arithmetic in the blocks'
-        dtype, one rounding. For the backward pass it keeps x itself and d / B + k numbers a token.
+        dtype, one rounding. For the backward pass it keeps x itself and d / B + k numbers per token.
         """
         return _Rotate.apply(x, self.packed, self.reflections)
 

@@ -55,7 +55,7 @@ class Selection:
         strategy: A key of `STRATEGIES`.
         margin: Least difference of the scores; a pair always has a positive one.
         threshold: Score from which an answer passes.
-        max_pairs: Largest number of pairs a prompt.
+        max_pairs: Largest number of pairs per prompt.
         match_lengths: Whether chosen and rejected shall be as long on average (`ropo.pairs.length`).
 
     Raises:

@@ -103,7 +103,7 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
             rows.append({**pair, "where": where})
     read = formats.total()
     if not read:
-        raise UserError(f"data {source}: holds no record; it needs one preference pair a line")
+        raise UserError(f"data {source}: holds no record; it needs one preference pair per line")
     if not rows:
         raise UserError(f"data {source}: chosen equals rejected in all {read} records; nothing can be learnt from them")
     _check_one_kind(rows)

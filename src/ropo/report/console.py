@@ -56,7 +56,7 @@ def _print_equal_gains(found: Sequence[EqualGain], console: Console) -> None:
     columns = ("cost", "gain", first.method, first.against, "difference")
     console.print(make_table(title, columns, rows))
     console.print(
-        "forgetting and KL in nats a token, length in tokens; at a half and all of the gain that both reach; * where "
+        "forgetting and KL in nats per token, length in tokens; at a half and all of the gain that both reach; * where "
         f"the 95 % interval excludes 0; {behind(first)}",
         highlight=False,
         markup=False,

@@ -8,7 +8,7 @@ from ropo.comparison.results import Bounds, ComparisonResult, EqualGain
 from ropo.report.text import number
 
 GAIN_WORDS = {"pass": "pass rate", "loss": "DPO loss", "margin": "DPO margin"}
-COST_WORDS = {"forgetting": "forgetting, nats a token", "kl": "KL, nats a token", "length": "growth, tokens"}
+COST_WORDS = {"forgetting": "forgetting, nats per token", "kl": "KL, nats per token", "length": "growth, tokens"}
 _COST_NAMES = {"forgetting": "forgetting", "kl": "KL", "length": "growth of answers"}
 FIRST = ("pass", "loss")  # gains that a headline is about; a margin grows while a model breaks
 

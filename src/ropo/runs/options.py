@@ -12,7 +12,7 @@ from ropo.training.config import PreferenceConfig
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-# What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines a run; a NaN shown as a
+# What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines per run; a NaN shown as a
 # NaN; and no search of every step's graph for parameters without gradient, which adapters do not have.
 TRAINER_DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
 TRAINER_DEFAULTS |= {"ddp_find_unused_parameters": False}
@@ -93,7 +93,9 @@ class TrainOptions:
             raise UserError(f"monitor_steps: must not be negative, got {self.monitor_steps}; give 0 for no monitor")
         budget = self.stop_at_kl
         if budget is not None and not (budget > 0 and isfinite(budget)):
-            raise UserError(f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat a token are usual")
+            raise UserError(
+                f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat per token are usual"
+            )
         for name in ("monitor_text", "stop_on_warning", "stop_at_kl"):
             if getattr(self, name) and not self.monitors:
                 raise UserError(f"{name}: the monitor is off; give --eval_data, and no --monitor_steps 0")

@@ -138,7 +138,7 @@ def fitted_to_gpu(options: TrainOptions, make: Callable[[], Plan], console: Cons
 
 
 def pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Lengths]:
-    """Return each pair's tokens, cut where `max_length` cuts them; two thousand pairs a second."""
+    """Return each pair's tokens, cut where `max_length` cuts them; two thousand pairs per second."""
     found = []
     for pair in data.pairs:
         tokens = tokenize_pair(tokenizer, pair)

@@ -59,7 +59,7 @@ def check_templates(data: PreferenceData, tokenizer: PreTrainedTokenizerBase) ->
     Raises:
         UserError: With the place of the first pair that it refuses.
 
-    Cost: ten thousand pairs a second.
+    Cost: ten thousand pairs per second.
     """
     for pair in data.pairs:
         if not isinstance(pair["prompt"], str) and not holds_templated_prompt(tokenizer, pair):

@@ -24,7 +24,9 @@ from ropo.core.errors import UserError
 logger = logging.getLogger(__name__)
 
 POLICY, REFERENCE = "default", "ref"  # the names that TRL gives the two adapters
-SAME = 1e-3  # nats a token, in float32: an identity's rounding is below 1e-4, an odd reflection is off by 0.1 and more
+SAME = (
+    1e-3  # nats per token, in float32: an identity's rounding is below 1e-4, an odd reflection is off by 0.1 and more
+)
 
 
 def check_active(model: PeftModel) -> None:
@@ -134,7 +136,7 @@ def check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabulary
     off = (policy - reference).abs().max()
     if continued:
         raise UserError(
-            f"model: the reference differs from this {method} adapter by up to {off:.2g} nats a token before any "
+            f"model: the reference differs from this {method} adapter by up to {off:.2g} nats per token before any "
             "training; merge the adapter and start a new one, or pass ref_model"
         )
     logger.warning(

@@ -303,7 +303,7 @@ class PreferenceTrainer(DPOTrainer):
         return (result[0] + own, result[1]) if return_outputs else result + own
 
     def _log_drift(self, scores: PairScores) -> None:
-        """Log by how many nats a token the batch's answers have become less likely than under the reference."""
+        """Log by how many nats per token the batch's answers have become less likely than under the reference."""
         if not scores.plain:
             return
         lost = self.accelerator.gather(drift(scores).flatten()).view(-1, 2, 2).sum(dim=0)

@@ -148,7 +148,7 @@ def test_what_is_shown_and_drawn(models, files, tmp_path, capsys):
     for name in ("ropo@0", "ropo@0.5", "other<@1", "forgetting", "kl", "margin"):
         assert name in shown
     assert "kl is KL(adapter || base) at the tokens of these answers, exact over the vocabulary" in shown
-    assert shown.count("of the strengths that forget at most 5 nats a token") == 2
+    assert shown.count("of the strengths that forget at most 5 nats per token") == 2
     assert "chosen on these pairs and this text, so measure it on others" in shown
     picture = ElementTree.parse(tmp_path / "out" / "strength.svg").getroot()
     tag = "{http://www.w3.org/2000/svg}"
@@ -172,10 +172,10 @@ def result(strength: float, loss: float, forgetting: float) -> ModelResult:
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        (0.001, "a: of the strengths that forget at most 0.001 nats a token, 0 gains most: DPO loss 0.69"),
-        (0.01, "a: of the strengths that forget at most 0.01 nats a token, 0.5 gains most: DPO loss 0.65"),
-        (0.02, "a: of the strengths that forget at most 0.02 nats a token, 1 gains most: DPO loss 0.63"),
-        (1.0, "a: of the strengths that forget at most 1 nats a token, 1 gains most: DPO loss 0.63"),
+        (0.001, "a: of the strengths that forget at most 0.001 nats per token, 0 gains most: DPO loss 0.69"),
+        (0.01, "a: of the strengths that forget at most 0.01 nats per token, 0.5 gains most: DPO loss 0.65"),
+        (0.02, "a: of the strengths that forget at most 0.02 nats per token, 1 gains most: DPO loss 0.63"),
+        (1.0, "a: of the strengths that forget at most 1 nats per token, 1 gains most: DPO loss 0.63"),
     ],
 )
 def test_the_strength_within_a_budget(budget, expected):
@@ -184,7 +184,7 @@ def test_the_strength_within_a_budget(budget, expected):
     assert choose("a", results, budget).startswith(expected)
     assert [each.details.get("chosen", False) for each in results].count(True) == 1
     assert choose("a", results[1:], 0.001) == (
-        "a: every strength forgets more than 0.001 nats a token; try weaker ones (--strengths)"
+        "a: every strength forgets more than 0.001 nats per token; try weaker ones (--strengths)"
     )
 
 

@@ -41,8 +41,8 @@ GAINS = {
 COSTS = {
     each.name: each
     for each in (
-        Quantity("forgetting", "rise of plain-text loss, nats a token", "windows"),
-        Quantity("kl", "KL from the reference, nats a token", "prompts"),
+        Quantity("forgetting", "rise of plain-text loss, nats per token", "windows"),
+        Quantity("kl", "KL from the reference, nats per token", "prompts"),
         Quantity("length", "growth of sampled answers, tokens", "prompts"),
     )
 }

@@ -30,7 +30,7 @@ def answer_questions(
     Returns:
         The texts of both turns of each question.
 
-    Cost: two answers a question, and one loading of the model; questions of one temperature share batches.
+    Cost: two answers per question, and one loading of the model; questions of one temperature share batches.
     """
     answers: Answers = {question.number: [] for question in questions}
     with Sampler(contestant.source) as sampler:

@@ -50,7 +50,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     Raises:
         UserError: If questions, answers or prompts break their format, or the judge cannot be asked or answers nothing.
 
-    Cost: two answers a question and model; two verdicts on them where graded, four where compared.
+    Cost: two answers per question and model; two verdicts on them where graded, four where compared.
     """
     if settings.mode == "pairwise" and len(contestants) < 2:
         raise UserError("mode pairwise: needs a second model to compare with the first, got one; name another")

@@ -137,7 +137,7 @@ def describe(point: PathPoint, text: Sequence[float], beta: float) -> str:
         parts.append(f"text loss {mean(point.text) - mean(text):+.4f}")
     if point.answers is not None:
         tokens = point.answers.measure.tokens
-        parts.append(f"KL {mean(point.answers.kl) / tokens:.4f} nats a token, {tokens:.0f} tokens an answer")
+        parts.append(f"KL {mean(point.answers.kl) / tokens:.4f} nats per token, {tokens:.0f} tokens per answer")
         if point.answers.passed is not None:
             parts.append(f"{mean(point.answers.passed):.0%} pass")
     return ", ".join(parts)

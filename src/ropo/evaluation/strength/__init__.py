@@ -29,7 +29,7 @@ class StrengthSettings(Settings):
         data: Held-out pairs, as in `ropo.preferences.load_preferences`.
         text: Plain text for the forgetting.
         strengths: Where to measure, each within 0 .. 2, in ascending order.
-        forgetting_budget: Most nats a token that the loss of the text may rise by; None chooses no strength.
+        forgetting_budget: Most nats per token that the loss of the text may rise by; None chooses no strength.
         split: Split of a folder or hub dataset.
         max_pairs: Pairs to use, the first ones; None uses all.
         beta: Strength of the pull to the reference in the DPO margin; None takes that of the first adapter's training,
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--forgetting_budget",
         type=float,
         metavar="B",
-        help="name the strength that gains most while the text's loss rises by at most B nats a token",
+        help="name the strength that gains most while the text's loss rises by at most B nats per token",
     )
     parser.add_argument("--split", default="test", help="split of --data, where it has splits (test)")
     parser.add_argument("--max_pairs", type=int, metavar="N", help="pairs to use, the first N (all)")

@@ -9,8 +9,8 @@ from ropo.evaluation.results import Metric, ModelResult
 
 _PANELS = {
     "margin": "DPO margin, nats",
-    "kl": "KL from the base, nats a token",
-    "forgetting": "forgetting, nats a token",
+    "kl": "KL from the base, nats per token",
+    "forgetting": "forgetting, nats per token",
 }
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, told apart by all
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP, _LINE = 250, 190, 60, 34, 80, 14  # pixels

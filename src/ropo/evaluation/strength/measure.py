@@ -95,16 +95,16 @@ def choose(name: str, results: Sequence[ModelResult], budget: float) -> str:
     Args:
         name: The adapter's.
         results: It at each strength.
-        budget: Most nats a token that the loss of the text may rise by.
+        budget: Most nats per token that the loss of the text may rise by.
     """
     within = [each for each in results if (each.metric("forgetting").value or 0.0) <= budget]
     if not within:
-        return f"{name}: every strength forgets more than {budget:g} nats a token; try weaker ones (--strengths)"
+        return f"{name}: every strength forgets more than {budget:g} nats per token; try weaker ones (--strengths)"
     best = min(within, key=lambda each: each.metric("loss").value or 0.0)
     loss, margin, forgetting = (best.metric(each) for each in ("loss", "margin", "forgetting"))
     best.details["chosen"] = True
     return (
-        f"{name}: of the strengths that forget at most {budget:g} nats a token, {best.details['strength']:g} gains "
+        f"{name}: of the strengths that forget at most {budget:g} nats per token, {best.details['strength']:g} gains "
         f"most: DPO loss {loss.value:.4g}, margin {margin.value:.3g}, forgetting {forgetting.value:.3g}"
         f"{_interval(forgetting.low, forgetting.high)}; chosen on these pairs and this text, so measure it on others"
     )

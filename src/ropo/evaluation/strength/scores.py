@@ -35,7 +35,7 @@ class Curve:
         log_probs: The adapter's.
         kl: KL(adapter || base) summed over the tokens of both answers of a pair, in nats.
         tokens: Tokens of both answers of a pair.
-        reference_losses: The base's loss on each window of the text, in nats a token.
+        reference_losses: The base's loss on each window of the text, in nats per token.
         losses: The adapter's.
     """
 

@@ -20,7 +20,7 @@ def pick_tokens(
 
     Args:
         logits: Next-token logits, any floating dtype.
-        uniforms: Numbers in [0, 1), one a row; a row's token depends on no other row.
+        uniforms: Numbers in [0, 1), one per row; a row's token depends on no other row.
         temperature: Divisor of the logits; 0 takes the most likely token.
         top_p: Mass of the nucleus in (0, 1].
 

@@ -19,7 +19,7 @@ _SMOOTHED = 8  # a moving mean covers a logged point in so many: batches differ 
 # Then whatever else was logged, by name.
 FIRST = ("rewards/margins", "hacking/kl_per_token", "loss", "rewards/accuracies")
 _NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
-NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "hacking/kl_per_token": "KL in nats a token"}
+NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "hacking/kl_per_token": "KL in nats per token"}
 
 
 def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:

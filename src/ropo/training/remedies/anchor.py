@@ -40,7 +40,7 @@ class AnchorText(TrainerCallback):
     Raises:
         UserError: If the text has fewer than two tokens, or `kl` has no reference.
 
-    Cost: 512 tokens a batch, one forward and backward pass; `kl` one more forward pass, and logits of the whole
+    Cost: 512 tokens per batch, one forward and backward pass; `kl` one more forward pass, and logits of the whole
     vocabulary twice.
     """
 

@@ -13,7 +13,7 @@ from ropo.training.remedies.average import as_saved
 
 
 class KlBudget:
-    """A budget of KL(policy || reference), in nats a token, and the last trained weights that were within it.
+    """A budget of KL(policy || reference), in nats per token, and the last trained weights that were within it.
 
     At a matched gain, forgetting follows this divergence (arXiv 2509.04259). What is compared is the monitor's estimate
     itself, not the end of its interval, and only where the monitor looks.
@@ -21,7 +21,7 @@ class KlBudget:
     Args:
         trainer: A `ropo.PreferenceTrainer`, whose checkpoints hold the kept weights too, so that a resumed run can go
             back to them.
-        budget: Most nats a token.
+        budget: Most nats per token.
 
     Raises:
         UserError: If the budget is not above 0, or another rule chooses the weights that are kept.
@@ -31,7 +31,9 @@ class KlBudget:
 
     def __init__(self, trainer: Any, budget: float) -> None:
         if not (budget > 0 and math.isfinite(budget)):
-            raise UserError(f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat a token are usual")
+            raise UserError(
+                f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat per token are usual"
+            )
         if not hasattr(trainer, "keep_in_checkpoints"):
             raise UserError("stop_at_kl: needs ropo.PreferenceTrainer, whose checkpoints hold the kept weights too")
         if trainer.args.load_best_model_at_end:
@@ -55,7 +57,7 @@ class KlBudget:
 
         Args:
             step: Optimizer steps done.
-            kl: KL(policy || reference) in nats a token.
+            kl: KL(policy || reference) in nats per token.
         """
         if kl <= self.budget:
             self._keep(step, kl)
@@ -72,8 +74,8 @@ class KlBudget:
         """Say in one line what ended the run, and what is kept."""
         assert self.passed_at is not None
         return (
-            f"KL(policy || reference) is {self.passed_at[1]:.3f} nats a token, above the budget of {self.budget:g}; "
-            f"training ends with the weights of step {self.kept_at[0]} ({self.kept_at[1]:.3f} nats a token)"
+            f"KL(policy || reference) is {self.passed_at[1]:.3f} nats per token, above the budget of {self.budget:g}; "
+            f"training ends with the weights of step {self.kept_at[0]} ({self.kept_at[1]:.3f} nats per token)"
         )
 
     def summary(self) -> dict[str, Any]:
