@@ -82,7 +82,7 @@ def test_a_wrong_command_line_is_one_line_and_status_2(arguments, message, capsy
     captured = capsys.readouterr()
     assert (
         captured.out.removeprefix(f"{FIRST_LINE}\n") == ""
-    )  # `ropo train` says that it loads before it knows its flags
+    )  # train says that it loads before it reads flags
     assert captured.err.count("\n") == 1
     assert message in captured.err
 
