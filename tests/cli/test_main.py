@@ -80,9 +80,7 @@ def test_the_help_of_train_names_every_trainer_option_only_on_request(capsys):
 def test_a_wrong_command_line_is_one_line_and_status_2(arguments, message, capsys):
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert (
-        captured.out.removeprefix(f"{FIRST_LINE}\n") == ""
-    )  # train says that it loads before it reads flags
+    assert captured.out.removeprefix(f"{FIRST_LINE}\n") == ""  # train says that it loads before it reads flags
     assert captured.err.count("\n") == 1
     assert message in captured.err
 

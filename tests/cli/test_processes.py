@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from ropo.cli.main import main
+from ropo.cli.train import FIRST_LINE
 from ropo.core.errors import ProcessLostError
 from ropo.core.record import read_record
 from ropo.runs import train as one_run
@@ -120,8 +121,9 @@ def test_a_mistake_is_told_by_the_first_process(model, data, tmp_path, monkeypat
     (tmp_path / "out" / "something").touch()
     statuses, said = run(tmp_path / "log", flags(model, data, tmp_path / "out"))
     assert statuses == [2, 2]
-    assert said[0].count("\n") == 0
-    assert said[0].startswith(f"ropo train: error: output {tmp_path}/out: the folder is not empty")
+    first, told = said[0].splitlines()
+    assert first == FIRST_LINE
+    assert told.startswith(f"ropo train: error: output {tmp_path}/out: the folder is not empty")
     waited = []
     monkeypatch.setattr(processes.time, "sleep", waited.append)
     processes.let_the_first_speak()

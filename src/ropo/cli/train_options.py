@@ -97,7 +97,6 @@ FOREIGN |= {
     "generate_during_eval": "the monitor samples answers to held-out prompts (--eval_data); leave it out",
     "ref_model": "the reference is the model that training starts from; leave it out, or use PreferenceTrainer",
     "reference_free": "TRL has no such option any more; leave it out",
-    "rpo_alpha": "give --loss_type sigmoid sft --loss_weights 1 ALPHA",
     "peft_config": "name the method with --method, and give its options as flags of their own",
     "model_adapter_name": "give --model the adapter's folder to train it further",
     "ref_adapter_name": "the reference is the model that training starts from; leave it out",
