@@ -158,7 +158,7 @@ def test_evaluation_after_training_is_of_the_average(tmp_path: Any) -> None:
 
 def test_bad_input(tmp_path: Any) -> None:
     for value in (0.0, 1.0, -0.5, float("nan")):
-        with pytest.raises(UserError, match="ema_decay: must be (above 0 and below 1|a finite number)"):
+        with pytest.raises(UserError, match=r"ema_decay: must be (above 0 and below 1|a finite number)"):
             make(tmp_path, ema_decay=value)
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
     with pytest.raises(UserError, match="ema_decay: cannot be combined with load_best_model_at_end"):

@@ -51,5 +51,5 @@ def test_a_resumed_run_goes_on_with_it(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.1, float("inf")])
 def test_bad_input(value: float, tmp_path: Any) -> None:
-    with pytest.raises(UserError, match="beta_final: must be (above 0 and finite|a finite number)"):
+    with pytest.raises(UserError, match=r"beta_final: must be (above 0 and finite|a finite number)"):
         make(tmp_path, beta_final=value)
