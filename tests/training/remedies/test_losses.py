@@ -190,7 +190,7 @@ def test_the_drift_is_the_mean_over_tokens(tmp_path: Any) -> None:
     ("flags", "said"),
     [
         ({"dpop_lambda": 0.0}, "dpop_lambda: must be above 0, got 0"),
-        ({"dpop_lambda": math.nan}, "dpop_lambda: must be above 0, got nan"),
+        ({"dpop_lambda": math.nan}, "dpop_lambda: must be a finite number, got nan"),
         ({"rdpo_alpha": -0.1}, "rdpo_alpha: must be above 0, got -0.1"),
         ({"rpo_alpha": 0.0}, "rpo_alpha: must be above 0"),
         ({"rpo_alpha": 1.0, "loss_type": ["sigmoid", "sft"]}, "rpo_alpha: is the loss sft, which is given too"),
