@@ -1,14 +1,43 @@
-"""Say in a few words why the hub gave nothing."""
+"""Say that the hub is asked, and in a few words why it gave nothing."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 _LONGEST = 160  # characters of somebody else's message
 _NO_ANSWER = {
     *("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "LocalEntryNotFoundError"),
     "OfflineModeIsEnabled",
 }
+
+
+@functools.cache
+def tell_asking(what: str, name: str) -> None:
+    """Say once that the hub is asked for a model or data: without network its client tries for a minute, silently.
+
+    Nothing is said where the hub is not asked, or where the configuration of a model of that name is in its cache.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        return  # no name of the hub's: the loader says so at once
+    if not constants.HF_HUB_OFFLINE and not cached:
+        logger.warning(
+            f"{what} {name}: not on this machine, asking the hub; without network that takes a minute or two, "
+            "HF_HUB_OFFLINE=1 ends it"
+        )
+
+
+def no_answer(error: BaseException) -> bool:
+    """Tell whether the hub could not be reached, so that asking it again is no use."""
+    return bool(_kinds(error) & _NO_ANSWER)
 
 
 def hub_reason(error: BaseException) -> str:
@@ -18,7 +47,7 @@ def hub_reason(error: BaseException) -> str:
     """
     from huggingface_hub import constants
 
-    kinds = {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
+    kinds = _kinds(error)
     said = str(error).strip()
     if "HFValidationError" in kinds:
         return "it could not be called so there"
@@ -32,6 +61,10 @@ def hub_reason(error: BaseException) -> str:
         return f"it {asked}; its cache on this machine was looked into"
     first = said.splitlines()[0] if said else type(error).__name__
     return f"{first:.{_LONGEST}}"
+
+
+def _kinds(error: BaseException) -> set[str]:
+    return {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

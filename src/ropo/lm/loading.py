@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ropo.core.errors import UserError
-from ropo.core.hub import hub_reason
+from ropo.core.hub import hub_reason, no_answer, tell_asking
 from ropo.lm.adapter_values import check_values
 from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model, telling_of_bad_files
 from ropo.lm.limits import embedding_rows
@@ -329,6 +329,8 @@ def _resize_embeddings(base: PreTrainedModel, source: str) -> None:
 
 
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
+    if not Path(source).exists():
+        tell_asking("model", source)
     try:
         return loader.from_pretrained(source, **options)
     except (torch.OutOfMemoryError, MemoryError):
@@ -339,7 +341,7 @@ def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
                 f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
                 "--trust_remote_code (trust_remote_code=True)"
             ) from error
-        if _is_encoder_decoder(source, options):
+        if not no_answer(error) and _is_encoder_decoder(source, options):
             raise UserError(
                 f"model {source}: is an encoder-decoder model, such as T5, and answers here come from "
                 "decoders alone; give a causal language model"

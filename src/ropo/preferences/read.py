@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropo.core.errors import UserError
-from ropo.core.hub import hub_reason
+from ropo.core.hub import hub_reason, tell_asking
 from ropo.preferences.files import kind_of, known_kinds, read_file
 from ropo.preferences.splits import files_of_split
 from ropo.preferences.tables import records_of
@@ -69,6 +69,7 @@ def _read_folder(folder: Path, split: str) -> Iterator[Record]:
 def _read_hub(name: str, split: str) -> Iterator[Record]:
     from datasets import load_dataset
 
+    tell_asking("data", name)
     try:
         rows = load_dataset(name, split=split)
     except Exception as error:  # the hub answers with a dozen unrelated exception types
