@@ -31,11 +31,11 @@ from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
 from ropo.lm.strength import check_strength, check_whole
 
-QUERY_AND_VALUE = ["q_proj", "v_proj"]
+_QUERY_AND_VALUE = ["q_proj", "v_proj"]
 _LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
 # PEFT adapts phi's MLP as well; the method is about queries and values. A view: what PEFT's mapping gains is seen.
 _DEFAULT_TARGETS: ChainMap[str, Any] = ChainMap(
-    {"phi": QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    {"phi": _QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 )
 _FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
 
@@ -108,8 +108,8 @@ class RopoModel(BaseTuner):
         if targets is not None:
             return targets if isinstance(targets, str) else set(targets)
         names = {name.rpartition(".")[2] for name in _linear_names(self.model)}
-        if names.issuperset(QUERY_AND_VALUE):
-            return set(QUERY_AND_VALUE)
+        if names.issuperset(_QUERY_AND_VALUE):
+            return set(_QUERY_AND_VALUE)
         if fused := names & set(_FUSED):
             return fused
         raise UserError(

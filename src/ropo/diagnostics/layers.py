@@ -19,7 +19,7 @@ from ropo.core.errors import UserError
 
 
 @runtime_checkable
-class Factor(Protocol):
+class _Factor(Protocol):
     """A rotation, such as those of `ropo.ops`."""
 
     def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -28,11 +28,11 @@ class Factor(Protocol):
 
 
 @runtime_checkable
-class FactorProduct(Factor, Protocol):
+class FactorProduct(_Factor, Protocol):
     """A product of rotations of R^dim."""
 
     dim: int
-    factors: Sequence[Factor]
+    factors: Sequence[_Factor]
 
 
 @runtime_checkable

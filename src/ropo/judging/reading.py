@@ -14,9 +14,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-LOWEST, HIGHEST = 1.0, 10.0  # grades
-MOST = 0.5  # share of a token's mass above which its letters are what the judge was about to write
-NEGLIGIBLE = 0.01  # what a letter that was not told may change a preference by
+_LOWEST, _HIGHEST = 1.0, 10.0  # grades
+_MOST = 0.5  # share of a token's mass above which its letters are what the judge was about to write
+_NEGLIGIBLE = 0.01  # what a letter that was not told may change a preference by
 SOURCES = LOG_PROBS, TEXT = "log-probabilities", "text"  # what a verdict was read from
 
 _THINKING = r"(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad"
@@ -174,7 +174,7 @@ def read_preference(
             if written in mass:
                 mass[written] += math.exp(log_prob)
         total = sum(mass.values())
-        if total > MOST and (min(mass.values()) > 0.0 or _untold(first_token) <= NEGLIGIBLE * total):
+        if total > _MOST and (min(mass.values()) > 0.0 or _untold(first_token) <= _NEGLIGIBLE * total):
             return mass["B"] / total, LOG_PROBS
     return None if letter is None else (float(letter == "B"), TEXT)
 
@@ -328,4 +328,4 @@ def _in_scale(found: list[Any]) -> float | None:
         match = re.fullmatch(rf"\s*{_NUMBER}\s*(?:(?:/|out of)\s*10)?\s*", str(value))
         numbers.add(float(match[1]) if match and not isinstance(value, bool) else None)
     grade = numbers.pop() if len(numbers) == 1 else None
-    return grade if grade is not None and LOWEST <= grade <= HIGHEST else None
+    return grade if grade is not None and _LOWEST <= grade <= _HIGHEST else None

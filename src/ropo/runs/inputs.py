@@ -20,7 +20,7 @@ from ropo.runs.options import TrainOptions
 from ropo.training.config import PreferenceConfig
 from ropo.training.lengths import check_templates, leave_out_long_prompts
 
-Model = PreTrainedModel | PeftModel
+_Model = PreTrainedModel | PeftModel
 
 
 def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
@@ -67,7 +67,7 @@ def load_pairs(
     return data
 
 
-def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[Model, PreTrainedModel | None]:
+def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[_Model, PreTrainedModel | None]:
     """Load the model to train, and the frozen reference that full fine-tuning needs beside it."""
     dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code

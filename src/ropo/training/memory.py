@@ -32,7 +32,7 @@ from ropo.training.packing.layout import Pack, build_pack, split_by_budget
 from ropo.training.packing.model import _architecture_reason, _keep_scored, _packed_forward
 
 _META = torch.device("meta")
-HEAD, PASS = "head", "activations"
+_HEAD, _PASS = "head", "activations"
 
 # bytes a weight: 4 bits and a float32 for every 64 of them; 8 bits (a float32 a row is next to nothing)
 _QUANTISED_BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
@@ -137,8 +137,8 @@ def estimate(
         adapter=0 if adapter is None else in_float32,
         optimizer=2 * in_float32,
         gradients=at_peak["gradients"],
-        activations=at_peak[PASS] + dequantised + cached,
-        head=at_peak[HEAD],
+        activations=at_peak[_PASS] + dequantised + cached,
+        head=at_peak[_HEAD],
     )
 
 
@@ -208,7 +208,7 @@ class _LiveBytes(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.stage = PASS
+        self.stage = _PASS
         # held, so that no other storage gets the address of one that an adapter lets go
         self._held = [each.untyped_storage() for each in (*model.parameters(), *model.buffers())]
         self._known = {storage._cdata for storage in self._held}
@@ -246,7 +246,7 @@ class _LiveBytes(TorchDispatchMode):
         for event in self._events[: self._peak_event]:
             alive.add(event) if event >= 0 else alive.remove(~event)
         kept = {self._numbers[each.untyped_storage()._cdata] for each in gradients}
-        found = {PASS: 0, HEAD: 0, "gradients": 0}
+        found = {_PASS: 0, _HEAD: 0, "gradients": 0}
         for number in alive:
             size, stage = self._sizes[number]
             found["gradients" if number in kept else stage] += size
@@ -264,7 +264,7 @@ def _as_on(device: str, live: _LiveBytes, vocabulary: int) -> Iterator[None]:
 
     def in_head(call: Callable[..., Any]) -> Callable[..., Any]:
         def marked(*args: Any, **kwargs: Any) -> Any:
-            stage, live.stage = live.stage, HEAD
+            stage, live.stage = live.stage, _HEAD
             try:
                 return call(*args, **kwargs)
             finally:

@@ -45,7 +45,7 @@ def build_trainer(
     Raises:
         UserError: If the options or the adapter do not go with the model or the data.
     """
-    with refusing(config):
+    with _refusing(config):
         trainer = PreferenceTrainer(
             model=model,
             ref_model=reference,
@@ -62,7 +62,7 @@ def build_trainer(
 
 
 @contextmanager
-def refusing(config: PreferenceConfig) -> Iterator[None]:
+def _refusing(config: PreferenceConfig) -> Iterator[None]:
     """Turn what the libraries raise about options, while a trainer is made, into the user's error.
 
     Raises:

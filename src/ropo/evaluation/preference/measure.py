@@ -72,7 +72,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         models=model_results(contestants, fingerprints, compared),
         notes=[
             f"pairs {used.data.reading}",
-            *notes_on(reference, lengths, any(each != base for each in fingerprints)),
+            *_notes_on(reference, lengths, any(each != base for each in fingerprints)),
             *used.notes(),
         ],
         seed=workplace.seed,
@@ -109,7 +109,7 @@ def _answer_lengths(pairs: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "pair
     return np.array([[_characters(pair[name]) for name in ("chosen", "rejected")] for pair in pairs])
 
 
-def notes_on(reference: Contestant, lengths: Int[np.ndarray, "pairs 2"], rewarded: bool) -> list[str]:
+def _notes_on(reference: Contestant, lengths: Int[np.ndarray, "pairs 2"], rewarded: bool) -> list[str]:
     """Say what the numbers are measured from, and what they leave out."""
     notes = [f"accuracy, margin and gains are measured from {reference.name}"]
     if not rewarded:

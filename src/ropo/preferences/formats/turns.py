@@ -9,7 +9,7 @@ from typing import Any
 from ropo.core.json_lines import parse_json
 
 Messages = list[dict[str, Any]]
-Text = str | Messages
+_Text = str | Messages
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _OTHER_NAMES = {

@@ -63,14 +63,14 @@ def pair_scores(
         ld_alpha: Weight of the tokens beyond the shorter answer's length (LD-DPO, arXiv 2409.06411); None for 1.
     """
     mask = inputs["completion_mask"][:, 1:].bool()
-    weights = answer_weights(mask, ld_alpha)
+    weights = _answer_weights(mask, ld_alpha)
     sums = [_pairs((scores[:, -mask.shape[1] :] * weights).sum(dim=1)) for scores in seen[:2]]
     if len(sums) < 2:
         sums.append(torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1))
     return PairScores(sums[0], sums[1], _pairs(mask.sum(dim=1)), plain=ld_alpha is None)
 
 
-def answer_weights(mask: Bool[Tensor, "rows columns"], ld_alpha: float | None) -> Float[Tensor, "rows columns"]:
+def _answer_weights(mask: Bool[Tensor, "rows columns"], ld_alpha: float | None) -> Float[Tensor, "rows columns"]:
     """Weigh the tokens of answers: 1, and `ld_alpha` beyond the length of the shorter answer of the pair."""
     weights = mask.float()
     if ld_alpha is None:
