@@ -14,7 +14,8 @@ from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from ropo.cli.main import main
 from ropo.core.errors import UserError
-from ropo.lm.loading import load_adapter, load_model, load_policy, load_tokenizer
+from ropo.lm.adapters import load_adapter
+from ropo.lm.loading import load_model, load_policy, load_tokenizer
 from tests.lm.sampling.tiny import save_tiny, tiny_model, write_prompts
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import say
+from ropo.core.once import say
 from ropo.lm.prompts import encode_prompts
 from ropo.lm.sampling import describe_prompts, read_prompts
 from tests.tiny_tokenizer import tiny_tokenizer

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ropo.core.cache import SOURCE, cache_root, keep_folder, size_of
 from ropo.core.errors import UserError
-from ropo.lm.limits import embedding_rows
+from ropo.lm.capacity import embedding_rows
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.loading import adapter_base, dequantised, load_adapter, load_model
+from ropo.lm.adapters import adapter_base, load_adapter
+from ropo.lm.loading import dequantised, load_model
 from ropo.lm.sameness import Distance, Probe, arithmetic_distance, distance, logits_on, make_probe
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import adapter_base, adapter_config_of, check_trainable, is_adapter, load_adapter
 from ropo.lm.held_out import wraps_prompts
-from ropo.lm.loading import adapter_base, adapter_config_of, check_trainable, is_adapter, load_adapter, load_model
+from ropo.lm.loading import load_model
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import adapter_config

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.environment import device_name
-from ropo.lm.loading import adapter_config_of, is_adapter, load_shapes, load_tokenizer
+from ropo.lm.adapters import adapter_config_of, is_adapter
+from ropo.lm.loading import load_shapes, load_tokenizer
 from ropo.lm.tokens import tokenize_pair
 from ropo.preferences.data import PreferenceData
 from ropo.runs.inputs import choose_method, load_pairs, weights_dtype

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import _tokenize, extract_prompt
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import check_ids
+from ropo.lm.capacity import check_ids
 from ropo.lm.templating import template_options
 from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_pair, tokenize_prompt
 from ropo.training.packing.collator import NUMBER
@@ -92,7 +92,7 @@ def check_records(model: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerBa
     """Refuse records with tokens that the model has no embedding for; the padding is looked up too.
 
     Raises:
-        UserError: If there is one; see `ropo.lm.limits.check_ids`.
+        UserError: If there is one; see `ropo.lm.capacity.check_ids`.
     """
     columns = [column for column in ("prompt_ids", "chosen_ids", "rejected_ids") if column in dataset.column_names]
     largest = [pyarrow.compute.max(pyarrow.compute.list_flatten(dataset.data[column])).as_py() for column in columns]

@@ -18,8 +18,8 @@ from trl import DPOTrainer
 from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
+from ropo.lm.capacity import cap_length
 from ropo.lm.gguf import quiet_about_words
-from ropo.lm.limits import cap_length
 from ropo.training import reference_cache
 from ropo.training.arguments import (
     check_arguments,

@@ -16,9 +16,10 @@ from ropo.evaluation.preference.scores import PairScores, score_pairs
 from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.lm.adapters import adapter_base, is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
-from ropo.lm.loading import adapter_base, is_adapter, load_tokenizer
+from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import Limits
 

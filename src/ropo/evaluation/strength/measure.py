@@ -20,9 +20,10 @@ from ropo.evaluation.strength import StrengthSettings
 from ropo.evaluation.strength.curves import draw_curves
 from ropo.evaluation.strength.scores import Curve, score_strengths
 from ropo.evaluation.suites import Workplace
+from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
-from ropo.lm.loading import is_adapter, load_tokenizer
+from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
 from ropo.lm.tokens import Limits

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import (
+from ropo.lm.capacity import (
     cap_answers,
     check_ids,
     close_to_rounding,

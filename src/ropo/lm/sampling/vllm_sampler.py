@@ -16,8 +16,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import is_adapter
 from ropo.lm.answer import Answer
-from ropo.lm.loading import is_adapter
 from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches
 from ropo.lm.sampling.settings import SamplingSettings
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ropo.core.errors import UserError
 from ropo.core.files import read_text
-from ropo.lm.limits import check_ids, position_limit
+from ropo.lm.capacity import check_ids, position_limit
 from ropo.lm.tokens import first_tokens, text_windows
 from ropo.training.reference import keeps_reference
 

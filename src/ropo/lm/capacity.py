@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-
-logger = logging.getLogger(__name__)
+from ropo.core.once import say
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 _LONGEST_NAMES = ("max_position_embeddings", "max_seq_len")
@@ -235,9 +232,3 @@ def telling_of_other_models(model: Any, doing: str) -> Iterator[None]:
 def _name_of(model: Any) -> str:
     """Return what messages call a model."""
     return model.config._name_or_path or type(model).__name__
-
-
-@functools.cache
-def say(line: str) -> None:
-    """Say a line once in a process: the same models and prompts come by again and again."""
-    logger.warning(line)
