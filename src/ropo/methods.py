@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["METHODS", "adapter_config", "check_target_modules"]
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import time
 from collections import Counter
 from collections.abc import Callable

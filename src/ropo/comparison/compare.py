@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["compare"]
+
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence

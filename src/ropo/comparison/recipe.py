@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["REFERENCE", "lost_checkpoints"]
+
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["hub_reason"]
+
 from collections.abc import Iterator
 
 _LONGEST = 160  # characters of somebody else's message

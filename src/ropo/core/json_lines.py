@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["opened", "parse_json", "read_json", "read_json_lines"]
+
 import gzip
 import json
 import zlib

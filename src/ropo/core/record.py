@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "FILE_NAME",
+    "LIBRARIES",
+    "Provenance",
+    "RunRecord",
+    "Source",
+    "device_name",
+    "git_commit",
+    "library_versions",
+    "read_record",
+    "read_typed",
+]
+
 import os
 import platform
 import subprocess

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["read_mapping", "value_of"]
+
 from pathlib import Path
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["layer_weight", "linear_layers"]
+
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

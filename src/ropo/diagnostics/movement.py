@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["cosine_changes"]
+
 import math
 from collections.abc import Iterable
 

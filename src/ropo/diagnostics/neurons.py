@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["cosine_counts", "cosine_edges", "project_neurons"]
+
 from typing import NamedTuple
 
 import torch

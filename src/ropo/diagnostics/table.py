@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["digits", "make_table", "print_report"]
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["LayerMeasure"]
+
 from collections.abc import Iterator
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import hashlib
 from collections.abc import Collection
 from functools import cache

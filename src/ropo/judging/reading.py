@@ -7,6 +7,8 @@ lost is seen in those counts, a verdict misread is not, so the rules below prefe
 
 from __future__ import annotations
 
+__all__ = ["TEXT", "read_letter"]
+
 import json
 import math
 import re

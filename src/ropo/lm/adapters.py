@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["adapter_base", "adapter_config_of", "check_trainable", "is_adapter", "load_adapter"]
+
 import re
 import warnings
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["cap_length", "check_ids", "fit_sequences", "ignores_padding", "position_limit"]
+
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

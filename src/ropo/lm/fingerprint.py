@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["fingerprint_folder", "fingerprint_source"]
+
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

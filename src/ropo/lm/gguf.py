@@ -7,6 +7,8 @@ safetensors, under a name made from the file's content and the versions that dec
 
 from __future__ import annotations
 
+__all__ = ["quiet_about_words"]
+
 import functools
 import hashlib
 import json

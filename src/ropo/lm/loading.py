@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["load_model", "load_policy", "load_shapes", "load_tokenizer"]
+
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "BATCH",
+    "answer_distributions",
+    "answer_log_probs",
+    "hidden_states",
+    "mean_loss",
+    "pair_log_probs",
+    "text_losses",
+]
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Merged", "load_unmerged", "merge", "stored_dtype"]
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

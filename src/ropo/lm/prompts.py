@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PromptRecord", "Turn"]
+
 import hashlib
 import json
 from collections import Counter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_strength", "check_whole", "split_strength", "strength_dial", "with_strength"]
+
 import math
 from collections.abc import Callable
 from contextlib import suppress

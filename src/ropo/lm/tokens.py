@@ -7,6 +7,17 @@ answers end with the end-of-sequence token.
 
 from __future__ import annotations
 
+__all__ = [
+    "Limits",
+    "TextWindow",
+    "TokenPair",
+    "first_tokens",
+    "holds_templated_prompt",
+    "text_windows",
+    "tokenize_pair",
+    "tokenize_prompt",
+]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

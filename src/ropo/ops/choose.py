@@ -10,6 +10,8 @@ Kernels are used only where they have reproduced plain PyTorch on that very devi
 
 from __future__ import annotations
 
+__all__ = ["Family", "kernels_on", "try_rotation"]
+
 import os
 import warnings
 from collections.abc import Callable

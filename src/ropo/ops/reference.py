@@ -5,6 +5,8 @@ The fast forms are tested against these; merging and diagnostics use them, since
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

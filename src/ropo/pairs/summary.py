@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["summary_table"]
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Row", "read_file"]
+
 import csv
 import io
 import re

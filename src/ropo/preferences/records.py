@@ -10,6 +10,8 @@ whose common beginning is the prompt. A pair comes out as plain text or as messa
 
 from __future__ import annotations
 
+__all__ = ["check_options", "check_text"]
+
 import json
 from typing import Any
 

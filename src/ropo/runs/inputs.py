@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["choose_method"]
+
 from typing import Any
 
 import torch

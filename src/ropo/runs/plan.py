@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["print_plan"]
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,7 +15,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.environment import device_name
+from ropo.core.record import device_name
 from ropo.lm.adapters import adapter_config_of, is_adapter
 from ropo.lm.loading import load_shapes, load_tokenizer
 from ropo.lm.tokens import tokenize_pair

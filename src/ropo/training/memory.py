@@ -7,6 +7,8 @@ by hand: attention that keeps no scores, and the LM head's tiles.
 
 from __future__ import annotations
 
+__all__ = ["Lengths", "Memory", "estimate", "trained_parameters"]
+
 import contextlib
 import types
 import weakref

@@ -7,6 +7,8 @@ with the adapter's name (HRA), and knows nothing of initialisations that change 
 
 from __future__ import annotations
 
+__all__ = ()
+
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

@@ -7,6 +7,8 @@ shares an entry; a change of anything that matters gives another key.
 
 from __future__ import annotations
 
+__all__ = ()
+
 import hashlib
 from pathlib import Path
 from typing import Any

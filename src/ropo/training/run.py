@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["build_trainer", "push", "run_trainer", "save_trained"]
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

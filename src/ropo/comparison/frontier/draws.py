@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MethodPaths", "methods_of_paths"]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

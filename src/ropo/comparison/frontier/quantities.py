@@ -6,6 +6,8 @@ point of every run: all runs are measured on the same units.
 
 from __future__ import annotations
 
+__all__ = ["COSTS", "GAINS", "LOOKS", "QUANTITIES", "series_of"]
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

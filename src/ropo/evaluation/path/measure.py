@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["measure_path"]
+
 import copy
 import time
 from collections.abc import Callable, Sequence

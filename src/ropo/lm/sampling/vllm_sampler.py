@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import gc
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Safekeeping"]
+
 import signal
 import time
 from collections.abc import Callable

@@ -11,6 +11,8 @@ of the whole softmax and then gives each part's share of the gradients, so that 
 
 from __future__ import annotations
 
+__all__ = ()
+
 from typing import Any
 
 import torch

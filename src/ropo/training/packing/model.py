@@ -7,6 +7,8 @@ their answer tokens only, and puts every score where the padded batch would have
 
 from __future__ import annotations
 
+__all__ = ()
+
 import functools
 import types
 from typing import Any, cast

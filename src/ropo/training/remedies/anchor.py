@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
