@@ -21,9 +21,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
-from tests.adapter.models import logits, relative_difference
-from tests.adapter.test_trl import PAIRS
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import PAIRS, logits, relative_difference
+from tests.tiny.tokenizer import tiny_tokenizer
 
 pytestmark = [
     pytest.mark.skipif(find_spec("gptqmodel") is None, reason="gptqmodel is not installed"),

@@ -8,8 +8,8 @@ import pytest
 
 from ropo.cli.main import main
 from ropo.core import once
-from tests.lm.zoo import POSITIONS, make
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
+from tests.tiny.zoo import POSITIONS, make
 
 PAIRS = [
     {"prompt": "the cat", "chosen": "sat on the mat .", "rejected": "ran"},

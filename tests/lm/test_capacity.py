@@ -14,8 +14,8 @@ from ropo.core.errors import UserError
 from ropo.lm.capacity import cap_length, embedding_rows, fit_sequences, ignores_padding, position_limit, readable_tokens
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs
 from ropo.lm.tokens import TextWindow, TokenPair
-from tests.lm.zoo import ALL, LEARNED, POSITIONS, VOCABULARY, make
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
+from tests.tiny.zoo import ALL, LEARNED, POSITIONS, VOCABULARY, make
 
 
 @pytest.mark.parametrize("name", ALL)

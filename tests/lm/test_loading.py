@@ -16,7 +16,7 @@ from ropo.cli.main import main
 from ropo.core.errors import UserError
 from ropo.lm.adapters import load_adapter
 from ropo.lm.loading import load_model, load_policy, load_tokenizer
-from tests.lm.sampling.tiny import save_tiny, tiny_model, write_prompts
+from tests.tiny.sampled import save_tiny, tiny_model, write_prompts
 
 
 def _configured(**changes: object) -> Callable[[Path], None]:

@@ -11,7 +11,7 @@ from ropo.core.errors import UserError
 from ropo.core.once import say
 from ropo.lm.prompts import encode_prompts
 from ropo.lm.sampling import describe_prompts, read_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

@@ -14,8 +14,8 @@ from ropo.lm.sampling.batches import draw_uniforms
 from ropo.lm.sampling.decoding import Decoder
 from ropo.lm.sampling.picking import pick_tokens
 from ropo.lm.sampling.settings import SamplingSettings
-from tests.lm.zoo import ALL, ATTENTION, HYBRID, LEARNED, POSITIONS, RECURRENT, make
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
+from tests.tiny.zoo import ALL, ATTENTION, HYBRID, LEARNED, POSITIONS, RECURRENT, make
 
 SETTINGS = SamplingSettings(samples=2, max_new_tokens=8, seed=1)
 PROMPTS = [[5, 6, 7, 8, 9], [9, 8], [4, 5, 6, 7, 8, 9, 10, 11, 12], [12, 13]]
