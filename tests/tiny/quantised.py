@@ -28,14 +28,18 @@ def options(kind: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: Any) -> str:
+def save_plain(folder: Any) -> str:
+    """Save the model that is quantised, of sizes that every library takes."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
-    path = str(tmp_path_factory.mktemp("plain"))
-    LlamaForCausalLM(LlamaConfig(**sizes, **heads, eos_token_id=2, initializer_range=0.2)).save_pretrained(path)
-    return path
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads, eos_token_id=2, initializer_range=0.2)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> str:
+    return save_plain(tmp_path_factory.mktemp("plain"))
 
 
 def load(folder: str, kind: str) -> Any:
