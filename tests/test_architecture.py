@@ -125,3 +125,58 @@ for name in {SUBCOMMANDS}:
     loaded = modules_after(code)
     assert "ropo.cli.env" in loaded
     assert not loaded & (HEAVY - {"pydantic"})  # whose fields are some commands' options; 0.1 s
+
+
+TESTS = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(Path(__file__).parent.rglob("*.py"))}
+
+
+def calls_in(node: ast.AST) -> set[str]:
+    """Return the last names of what is called in a piece of code: `raises` of `pytest.raises(...)`."""
+    calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+
+
+def can_fail(node: ast.AST, checks: set[str]) -> bool:
+    """Tell whether code asserts something about what it made, or calls what does."""
+    asserts = [each.test for each in ast.walk(node) if isinstance(each, ast.Assert)]
+    return any(not isinstance(test, ast.Constant) for test in asserts) or bool(calls_in(node) & checks)
+
+
+def checks_of_files() -> dict[Path, set[str]]:
+    """Return what checks in each file: pytest's and PyTorch's, and helpers that assert, of the file or imported."""
+    known = {"raises", "warns", "fail", "assert_close", "assert_allclose", "assert_array_equal"}
+    checks = {file: set(known) for file in TESTS}
+    while True:
+        before = sum(map(len, checks.values()))
+        for file, tree in TESTS.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("test_"):
+                    checks[file] |= {node.name} if can_fail(node, checks[file]) else set()
+                elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("tests."):
+                    source = SOURCE.parent / f"{node.module.replace('.', '/')}.py"
+                    checks[file] |= {each.name for each in node.names} & checks.get(source, set())
+        if sum(map(len, checks.values())) == before:
+            return checks
+
+
+def test_no_test_takes_from_another():
+    assert len(TESTS) > 200
+    for file, tree in TESTS.items():
+        for node in ast.walk(tree):
+            names = {f"{node.module}.{each.name}" for each in node.names} if isinstance(node, ast.ImportFrom) else set()
+            assert not {name for name in names if name.startswith("tests.") and ".test_" in name}, file
+
+
+def test_tiny_tokenizers_are_made_in_one_place():
+    makers = {file for file, tree in TESTS.items() if "PreTrainedTokenizerFast" in calls_in(tree)}
+    assert makers
+    assert {file.parent.name for file in makers} == {"tiny"}
+
+
+def test_every_test_can_fail():
+    checks = checks_of_files()
+    assert not can_fail(ast.parse("def test(): run()\nassert True"), checks[Path(__file__)] - {"run"})
+    tests = [(file, node) for file, tree in TESTS.items() for node in ast.walk(tree)]
+    tests = [each for each in tests if isinstance(each[1], ast.FunctionDef) and each[1].name.startswith("test_")]
+    assert len(tests) > 1000
+    assert not [f"{file}: {node.name}" for file, node in tests if not can_fail(node, checks[file])]

@@ -20,8 +20,8 @@ import torch
 from peft import get_peft_model
 
 from ropo import RopoConfig
-from tests.adapter.models import tiny_llama
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import tiny_llama
+from tests.tiny.tokenizer import tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ from ropo.cli.parser import Parser
 from ropo.cli.train_options import add_train_options, read_train_options
 from ropo.runs.inputs import choose_method
 from ropo.runs.options import trainer_config
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]

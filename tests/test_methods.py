@@ -7,7 +7,7 @@ from peft import get_peft_model
 
 from ropo.core.errors import UserError
 from ropo.methods import METHODS, adapter_config, check_target_modules
-from tests.lm.sampling.tiny import tiny_model
+from tests.tiny.sampled import tiny_model
 
 
 def test_every_method_is_there():

@@ -12,7 +12,7 @@ import pytest
 from ropo.comparison import execution
 from ropo.core import files
 from tests.cli.conftest import write_pairs
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 # Libraries come first, for the real system; ropo then sees the other one.
 OTHER_SYSTEM = """

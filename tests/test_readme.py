@@ -8,8 +8,8 @@ import pytest
 from peft import PeftConfig
 
 from ropo import RopoConfig
-from tests.adapter.models import tiny_llama
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import tiny_llama
+from tests.tiny.tokenizer import tiny_tokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

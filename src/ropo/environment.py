@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["describe_environment", "untested_lines"]
+
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, requires

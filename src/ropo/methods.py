@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["METHODS", "adapter_config", "check_target_modules"]
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +20,7 @@ _ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output 
 
 
 @dataclass(frozen=True)
-class Method:
+class _Method:
     """Describe a training method.
 
     Attributes:
@@ -32,12 +34,12 @@ class Method:
     options: Mapping[str, Any]
 
 
-METHODS: dict[str, Method] = {
-    "ropo": Method(RopoConfig, 2e-3, {"reflections": 2, "givens": "bidirectional", "magnitude": True}),
-    "lora": Method(LoraConfig, 2e-4, {"r": 8, "lora_alpha": 16, "use_dora": False}),
-    "oft": Method(OFTConfig, 2e-4, {"oft_block_size": 32}),
-    "hra": Method(HRAConfig, 2e-4, {"r": 8}),
-    "full": Method(None, 1e-6, {}),
+METHODS: dict[str, _Method] = {
+    "ropo": _Method(RopoConfig, 2e-3, {"reflections": 2, "givens": "bidirectional", "magnitude": True}),
+    "lora": _Method(LoraConfig, 2e-4, {"r": 8, "lora_alpha": 16, "use_dora": False}),
+    "oft": _Method(OFTConfig, 2e-4, {"oft_block_size": 32}),
+    "hra": _Method(HRAConfig, 2e-4, {"r": 8}),
+    "full": _Method(None, 1e-6, {}),
 }
 
 

@@ -35,9 +35,8 @@ from transformers import (
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLinear, RopoModel
 from ropo.core.errors import UserError
-from tests.adapter.models import VOCABULARY, logits, relative_difference
-from tests.adapter.test_trl import PAIRS
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import PAIRS, VOCABULARY, logits, relative_difference
+from tests.tiny.tokenizer import tiny_tokenizer
 
 SPECIAL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SIZES = {**SPECIAL, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3}

@@ -4,7 +4,7 @@ from torch import nn
 
 from ropo import RopoConfig
 from ropo.core.errors import UserError
-from tests.adapter.models import tiny_llama
+from tests.tiny.adapted import tiny_llama
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from peft import get_peft_model, set_peft_model_state_dict
 
 from ropo import RopoConfig
 from ropo.adapter import parameters as parameters_module
-from tests.adapter.models import logits, tiny_llama
+from tests.tiny.adapted import logits, tiny_llama
 
 pytestmark = pytest.mark.usefixtures("way")
 with_blocks = pytest.mark.parametrize("way", ["blocks"], indirect=True)

@@ -10,7 +10,7 @@ from peft import get_peft_model
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.ops import plain
-from tests.adapter.models import relative_difference, tiny_llama
+from tests.tiny.adapted import relative_difference, tiny_llama
 
 
 def layer_of(make) -> RopoLinear:

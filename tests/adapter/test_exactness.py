@@ -7,7 +7,7 @@ from peft import get_peft_model
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.diagnostics import hyperspherical_energy
-from tests.adapter.models import tiny_llama, tiny_qwen2, tokens
+from tests.tiny.adapted import tiny_llama, tiny_qwen2, tokens
 
 
 def train(model, steps: int, learning_rate: float) -> None:

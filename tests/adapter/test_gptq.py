@@ -16,14 +16,14 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
-from tests.adapter.models import logits, relative_difference
-from tests.adapter.test_trl import PAIRS
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import PAIRS, logits, relative_difference
+from tests.tiny.quantised import save_plain
+from tests.tiny.tokenizer import tiny_tokenizer
 
 pytestmark = [
     pytest.mark.skipif(find_spec("gptqmodel") is None, reason="gptqmodel is not installed"),
@@ -44,11 +44,7 @@ model.save(sys.argv[2])
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: Any) -> str:
     """Quantise a tiny model."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
-    plain, path = (str(tmp_path_factory.mktemp(name)) for name in ("plain", "quantised"))
-    LlamaForCausalLM(LlamaConfig(**sizes, **heads, eos_token_id=2, initializer_range=0.2)).save_pretrained(plain)
+    plain, path = save_plain(tmp_path_factory.mktemp("plain")), str(tmp_path_factory.mktemp("quantised"))
     tiny_tokenizer().save_pretrained(plain)
     command = [sys.executable, "-c", QUANTISE, plain, path]
     subprocess.run(command, check=True, capture_output=True, timeout=240, cwd=path)  # where it leaves logs

@@ -13,7 +13,7 @@ from ropo import RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.ops import build_blocks
 from ropo.ops.choose import kernels_on, try_rotation, try_stretch
-from tests.adapter.models import logits, relative_difference, tiny_llama, tiny_qwen2
+from tests.tiny.adapted import logits, relative_difference, tiny_llama, tiny_qwen2
 
 pytestmark = pytest.mark.gpu
 

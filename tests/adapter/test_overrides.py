@@ -19,7 +19,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear, RopoModel
 from ropo.core.errors import UserError
-from tests.adapter.models import logits, relative_difference, tiny_llama
+from tests.tiny.adapted import logits, relative_difference, tiny_llama
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 

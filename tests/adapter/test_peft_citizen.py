@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear
-from tests.adapter.models import logits, relative_difference, tiny_gpt2, tiny_llama, tiny_qwen2
+from tests.tiny.adapted import logits, relative_difference, tiny_gpt2, tiny_llama, tiny_qwen2
 
 MODELS = pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2, tiny_gpt2])
 

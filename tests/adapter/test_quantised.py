@@ -11,51 +11,19 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
-from tests.adapter.models import logits, relative_difference
-from tests.adapter.test_trl import PAIRS
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import PAIRS, logits, relative_difference
+from tests.tiny.quantised import LOSS, folder, load, options, pytestmark
+from tests.tiny.tokenizer import tiny_tokenizer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:MatMul8bitLt"),  # bitsandbytes says of every product that it rounds the inputs
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao"),
-]
+__all__ = ["folder", "pytestmark"]  # a fixture, and marks
+
 
 # Relative error of a weight that is quantised once more: margins over the 0.09 (4 bits) and 0.006 (8 bits) seen here.
-LOSS = {"bnb 4bit": 0.12, "bnb 8bit": 0.02, "torchao": 0.02}
-
-
-def options(kind: str) -> Any:
-    if kind == "torchao":
-        pytest.importorskip("torchao", reason="torchao is not installed")
-        from torchao.quantization import Int8WeightOnlyConfig
-        from transformers import TorchAoConfig
-
-        return TorchAoConfig(Int8WeightOnlyConfig())
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    if kind == "bnb 8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: Any) -> str:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
-    path = str(tmp_path_factory.mktemp("plain"))
-    LlamaForCausalLM(LlamaConfig(**sizes, **heads, eos_token_id=2, initializer_range=0.2)).save_pretrained(path)
-    return path
-
-
-def load(folder: str, kind: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=options(kind), device_map="cpu", dtype=torch.float32
-    )
 
 
 def layers(model: nn.Module) -> list[RopoLinear]:

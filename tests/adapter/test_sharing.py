@@ -13,7 +13,7 @@ from ropo import RopoConfig
 from ropo.adapter import RopoLinear, sharing
 from ropo.adapter.parameters import RopoParameters
 from ropo.ops import rotate
-from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
+from tests.tiny.adapted import VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
 
 pytestmark = pytest.mark.usefixtures("way")
 with_blocks = pytest.mark.parametrize("way", ["blocks"], indirect=True)

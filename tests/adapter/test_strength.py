@@ -20,7 +20,7 @@ from ropo.core.errors import UserError
 from ropo.diagnostics import hyperspherical_energy
 from ropo.ops import GivensTree, Reflections, ropo_rotation
 from ropo.ops.reference import tree_levels
-from tests.adapter.models import tiny_gpt2, tiny_llama, tiny_qwen2, tokens
+from tests.tiny.adapted import tiny_gpt2, tiny_llama, tiny_qwen2, tokens
 
 STRENGTHS = (0.0, 0.2, 0.5, 1.0, 1.3, 2.0)
 

@@ -10,16 +10,8 @@ from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from ropo import RopoConfig
-from tests.adapter.models import logits, tiny_llama, tokens
-from tests.tiny_tokenizer import tiny_tokenizer
-
-PAIRS = Dataset.from_list(
-    [
-        {"prompt": "the cat sat ", "chosen": "on the mat .", "rejected": "ran fast ."},
-        {"prompt": "one two ", "chosen": "three", "rejected": "no ."},
-    ]
-    * 8
-)
+from tests.tiny.adapted import PAIRS, logits, tiny_llama, tokens
+from tests.tiny.tokenizer import tiny_tokenizer
 
 
 def dpo_trainer(model, tmp_path, peft_config=None, **options) -> DPOTrainer:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from ropo.cli.main import main
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 PAIRS = [
     {"prompt": "the cat sat", "chosen": "on the mat .", "rejected": "on the dog ."},
@@ -40,3 +42,17 @@ def train(model, data, output, *flags) -> int:
     """Train two steps on the command line, in this process."""
     arguments = ["train", "--model", model, "--data", data, "--output", output, "--max_steps", 2, "--use_cpu", *flags]
     return main([str(argument) for argument in arguments])
+
+
+LN2 = math.log(2)
+
+
+def logged(output) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+PROBE = torch.arange(14)[None]
+
+
+def merge(adapter, output, *flags) -> int:
+    return main(["merge", str(adapter), "--output", str(output), *flags])

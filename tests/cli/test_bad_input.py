@@ -219,7 +219,7 @@ def test_an_adapter_whose_base_model_is_gone(model, pairs, tmp_path, capsys):
 
 
 def test_conversations_need_a_chat_template(model, tmp_path, capsys):
-    from tests.tiny_tokenizer import tiny_tokenizer
+    from tests.tiny.tokenizer import tiny_tokenizer
 
     folder = tmp_path / "model"
     folder.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ropo.cli.main import main
 from ropo.core.cache import cache_root, size_of
 from ropo.lm.loading import load_model
-from tests.lm.tiny_gguf import write_gguf
+from tests.tiny.gguf import write_gguf
 
 
 def test_it_lists_and_clears(tmp_path, monkeypatch, capsys):

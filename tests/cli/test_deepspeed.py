@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from ropo.cli.main import main
 from ropo.core.record import read_record
 from tests.cli.conftest import MANY, write_pairs
-from tests.test_accelerate_configs import FOLDER
 
 FOUND = importlib.util.find_spec("deepspeed")
 pytestmark = [
@@ -27,6 +26,7 @@ pytestmark = [
 
 TRAJECTORY = 1e-4  # the issue's bound over twenty steps
 STEPS = 20
+SHIPPED = Path(__file__).parents[2] / "examples" / "accelerate"
 RATES = {"ropo": 1e-2, "full": 1e-4}
 PAIRS = [{**pair, "prompt": f"{words} {pair['prompt']}"} for words in ("yes", "no", "one") for pair in MANY]
 
@@ -64,12 +64,12 @@ def launch(file: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]
 def configuration(name: str, folder: Path) -> Path:
     """Return a shipped file, or one by which ZeRO-3 cuts a tiny model's weights too, as it does not by default."""
     if name != "zero3 cut":
-        return FOLDER / f"{name}.yaml"
+        return SHIPPED / f"{name}.yaml"
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
     auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     (folder / "cut.json").write_text(json.dumps({"zero_optimization": zero, **dict.fromkeys(auto, "auto")}))
     own = {"deepspeed_config_file": str(folder / "cut.json"), "zero3_init_flag": False}
-    shipped = yaml.safe_load((FOLDER / "zero3.yaml").read_text())
+    shipped = yaml.safe_load((SHIPPED / "zero3.yaml").read_text())
     del shipped["mixed_precision"]  # accelerate wants it in DeepSpeed's own file
     (folder / "cut.yaml").write_text(yaml.safe_dump({**shipped, "deepspeed_config": own}))
     return folder / "cut.yaml"
@@ -117,7 +117,7 @@ def test_two_processes_give_the_trajectory_of_one(model, data, tmp_path, name, m
 
 def test_another_stage_is_refused_by_deepspeed(model, data, tmp_path):
     """So that the trajectory above is DeepSpeed's, and not that of processes that never asked it."""
-    text = (FOLDER / "zero2.yaml").read_text()
+    text = (SHIPPED / "zero2.yaml").read_text()
     assert text.count("zero_stage: 2") == 1
     (tmp_path / "zero7.yaml").write_text(text.replace("zero_stage: 2", "zero_stage: 7"))
     ended = launch(tmp_path / "zero7.yaml", flags(model, data, tmp_path / "two", "ropo", 2))

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from ropo import RopoConfig
 from ropo.cli.main import main
 from ropo.diagnostics import DiagnosticReport
-from tests.adapter.models import tiny_qwen2
 from tests.cli.conftest import write_pairs
-from tests.lm.sampling.tiny import tiny_model, write_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import tiny_qwen2
+from tests.tiny.sampled import tiny_model, write_prompts
+from tests.tiny.tokenizer import tiny_tokenizer
 
 
 def save_adapter(base: str, folder, config) -> str:

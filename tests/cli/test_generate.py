@@ -9,8 +9,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from ropo.cli.main import main
-from tests.lm.sampling.tiny import TEXTS, save_tiny, tiny_model, write_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.sampled import TEXTS, save_tiny, tiny_model, write_prompts
+from tests.tiny.tokenizer import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

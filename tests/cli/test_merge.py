@@ -13,17 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropo import RopoConfig
 from ropo.adapter.layer import RopoLinear
-from ropo.cli.main import main
 from ropo.core.record import read_record
 from ropo.lm.loading import load_model, load_policy, load_tokenizer
-from tests.cli.conftest import train
-from tests.lm.tiny_gguf import LAYERS, write_gguf
-
-PROBE = torch.arange(14)[None]
-
-
-def merge(adapter, output, *flags) -> int:
-    return main(["merge", str(adapter), "--output", str(output), *flags])
+from tests.cli.conftest import PROBE, merge, train
+from tests.tiny.gguf import LAYERS, write_gguf
 
 
 @pytest.mark.parametrize(

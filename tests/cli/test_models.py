@@ -7,9 +7,9 @@ import json
 import pytest
 
 from ropo.cli.main import main
-from ropo.lm import limits
-from tests.lm.zoo import POSITIONS, make
-from tests.tiny_tokenizer import tiny_tokenizer
+from ropo.core import once
+from tests.tiny.tokenizer import tiny_tokenizer
+from tests.tiny.zoo import POSITIONS, make
 
 PAIRS = [
     {"prompt": "the cat", "chosen": "sat on the mat .", "rejected": "ran"},
@@ -23,7 +23,7 @@ PAIRS = [
 def run(tmp_path, monkeypatch, capsys, caplog):
     """Return a function that saves a model of the zoo and runs a command on it: its status and standard error."""
     monkeypatch.chdir(tmp_path)
-    limits.say.cache_clear()
+    once.say.cache_clear()
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
     rule = {"prompt": "the cat", "instructions": [{"name": "at_most_words", "parameters": {"limit": 4}}]}
     (tmp_path / "rules.jsonl").write_text(json.dumps(rule) + "\n")

@@ -15,9 +15,9 @@ import pytest
 from ropo.cli.main import main
 from ropo.instructions.counting import words
 from tests.evaluation.fake_endpoint import serving
-from tests.lm.sampling.tiny import save_tiny, write_prompts
-from tests.tiny_reward import rewards, save_tiny_reward
-from tests.tiny_tokenizer import WORDS
+from tests.tiny.reward import rewards, save_tiny_reward
+from tests.tiny.sampled import save_tiny, write_prompts
+from tests.tiny.tokenizer import WORDS
 
 TEXTS = tuple(f"{first} {second}" for first in WORDS[:12] for second in WORDS[:5])
 INSTRUCTIONS = [{"name": "at_most_words", "parameters": {"limit": 4}}]

@@ -18,8 +18,7 @@ from ropo.core.errors import ProcessLostError
 from ropo.core.record import read_record
 from ropo.runs import train as one_run
 from ropo.training.distributed import processes
-from tests.cli.conftest import write_pairs
-from tests.cli.test_resume import MANY
+from tests.cli.conftest import MANY, write_pairs
 from tests.training.together import start_together
 
 STEPS = 6

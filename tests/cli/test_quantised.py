@@ -13,21 +13,18 @@ from ropo.core.errors import UserError
 from ropo.lm.loading import load_policy, load_tokenizer
 from ropo.lm.sampling import load_sampler_model
 from ropo.lm.sampling.vllm_sampler import plain_checkpoint
-from tests.adapter import test_quantised
-from tests.adapter.models import relative_difference
-from tests.cli.conftest import train
-from tests.cli.test_merge import PROBE, merge
-from tests.cli.test_train import LN2, logged
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.cli.conftest import LN2, PROBE, logged, merge, train
+from tests.tiny.adapted import relative_difference
+from tests.tiny.quantised import LOSS, folder, load, pytestmark
+from tests.tiny.tokenizer import tiny_tokenizer
 
-pytestmark = test_quantised.pytestmark
-folder = test_quantised.folder  # the fixture
+__all__ = ["folder", "pytestmark"]  # a fixture, and marks
 
 
-@pytest.fixture(params=test_quantised.LOSS)
+@pytest.fixture(params=LOSS)
 def quantised(request, folder, tmp_path) -> str:
     """A tiny model, quantised and saved."""
-    test_quantised.load(folder, request.param).save_pretrained(tmp_path / "quantised")
+    load(folder, request.param).save_pretrained(tmp_path / "quantised")
     tiny_tokenizer().save_pretrained(tmp_path / "quantised")
     assert "quantization_config" in json.loads((tmp_path / "quantised" / "config.json").read_text())
     return str(tmp_path / "quantised")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from ropo.cli import env
 from ropo.cli.main import main
 from ropo.core.record import read_record
-from ropo.lm.loading import is_adapter
+from ropo.lm.adapters import is_adapter
 from ropo.runs import resume
 from ropo.runs import train as one_run
 from ropo.training.callbacks.safekeeping import Safekeeping

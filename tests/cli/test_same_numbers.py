@@ -11,8 +11,8 @@ from ropo.cli.main import main
 from ropo.core.record import read_record
 from ropo.evaluation.results import read_results
 from tests.cli.conftest import PAIRS, train, write_pairs
-from tests.lm.sampling.tiny import tiny_model
-from tests.tiny_tokenizer import CHAT_TEMPLATE, tiny_tokenizer
+from tests.tiny.sampled import tiny_model
+from tests.tiny.tokenizer import CHAT_TEMPLATE, tiny_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "cat"}}]
 TEMPLATE = (

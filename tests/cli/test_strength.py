@@ -17,8 +17,8 @@ from ropo.core.record import read_record
 from ropo.evaluation.results import read_results
 from ropo.lm.loading import load_model, load_policy
 from tests.cli.conftest import train
-from tests.lm.sampling.tiny import tiny_model, write_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.sampled import tiny_model, write_prompts
+from tests.tiny.tokenizer import tiny_tokenizer
 
 PROBE = torch.arange(14)[None]
 CONFIGS = {

@@ -19,15 +19,10 @@ from ropo.cli.main import main
 from ropo.core.record import read_record
 from ropo.lm.loading import load_model, load_policy, load_tokenizer
 from ropo.methods import METHODS
-from tests.cli.conftest import MANY, PAIRS, train, write_pairs
+from tests.cli.conftest import LN2, MANY, PAIRS, logged, train, write_pairs
 
-LN2 = math.log(2)
 RECKLESS = ("--method", "full", "--learning_rate", 0.3, "--lr_scheduler_type", "constant", "--max_steps", 6)
 SMALL = {"oft": ("--oft_block_size", 8), "full": ("--learning_rate", "1e-3")}
-
-
-def logged(output) -> list[dict]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,7 +12,7 @@ import yaml
 from ropo.comparison.execution import Outcome
 from ropo.comparison.results import read_comparison
 from tests.comparison.tiny import InThisProcess, numbers, run_comparison, write_recipe
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 RUNS = ["toy/reference", "toy/ropo/seed0", "toy/ropo/seed1", "toy/full/seed0", "toy/full/seed1"]
 TRAININGS = 2 + 1 + 2  # two rates and one more seed; two seeds

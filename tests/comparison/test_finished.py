@@ -12,8 +12,8 @@ from ropo.comparison.finished import read_finished
 from ropo.core.errors import UserError
 from ropo.evaluation.results import read_results
 from tests.cli.conftest import train, write_pairs
-from tests.lm.sampling.tiny import save_tiny
 from tests.report.made import Page, make_result
+from tests.tiny.sampled import save_tiny
 
 PLAIN = ("--monitor_steps", 0, "--logging_steps", 1)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.conftest import write_pairs
 from tests.comparison.tiny import run_comparison, write_recipe
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 METHODS = {
     "SFT": {"method": "full", "loss_type": "sft"},

@@ -42,7 +42,7 @@ def test_a_prompt_is_on_one_side_of_the_split():
 
 
 def test_the_budget_sets_the_steps(tmp_path):
-    from tests.lm.sampling.tiny import save_tiny
+    from tests.tiny.sampled import save_tiny
 
     model = save_tiny(tmp_path)
     pairs = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran"}] * 3

@@ -18,7 +18,7 @@ from ropo.comparison.execution import Outcome
 from ropo.comparison.reading import RecipeFile
 from ropo.comparison.results import ComparisonResult
 from tests.cli.conftest import PAIRS, write_pairs
-from tests.lm.sampling.tiny import write_prompts
+from tests.tiny.sampled import write_prompts
 
 MORE = [
     {"prompt": f"{one} {two}", "chosen": "yes .", "rejected": "no no"} for one in ("cat", "mat") for two in ("a", "on")

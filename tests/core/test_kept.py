@@ -11,7 +11,7 @@ from ropo.evaluation import answers
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal, sampler
-from tests.lm.sampling.tiny import save_tiny, tiny_prompts
+from tests.tiny.sampled import save_tiny, tiny_prompts
 
 
 class Work:

@@ -10,8 +10,8 @@ import torch
 from ropo.diagnostics import HeldOut, compare, observe, sampled_kl
 from ropo.lm.answer import Answer
 from ropo.lm.sampling import SamplingSettings
-from tests.lm.sampling.tiny import tiny_model
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.sampled import tiny_model
+from tests.tiny.tokenizer import tiny_tokenizer
 
 PROMPTS = [[1, 7, 8], [1, 9], [1, 10, 11, 12, 13], [1, 20]]
 DRAWS = 400

@@ -2,29 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from ropo import RopoConfig
 from ropo.core.errors import UserError
 from ropo.diagnostics import layer_weight, linear_layers
 from ropo.diagnostics.layers import linear_shape, pair_layers, rotations_of
-from tests.adapter.models import tiny_gpt2, tiny_llama, tiny_qwen2
-
-TARGETS = ["q_proj", "v_proj"]
-CONFIGS = {
-    "ropo": lambda: RopoConfig(target_modules=TARGETS, init_weights=False),
-    "lora": lambda: LoraConfig(target_modules=TARGETS, r=4, init_lora_weights=False),
-    "dora": lambda: LoraConfig(target_modules=TARGETS, r=4, init_lora_weights=False, use_dora=True),
-    "oft": lambda: OFTConfig(target_modules=TARGETS, oft_block_size=8, use_cayley_neumann=False, init_weights=False),
-    "hra": lambda: HRAConfig(target_modules=TARGETS, r=4, init_weights=False),
-}
-
-
-def adapted(config: PeftConfig, model: nn.Module | None = None) -> PeftModel:
-    torch.manual_seed(1)
-    return get_peft_model(tiny_llama() if model is None else model, config).eval()
+from tests.diagnostics.adapted import CONFIGS, adapted
+from tests.tiny.adapted import tiny_gpt2, tiny_llama, tiny_qwen2
 
 
 def test_adapted_embeddings_are_no_linear_layer() -> None:

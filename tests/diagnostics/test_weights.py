@@ -10,7 +10,7 @@ from ropo.core.errors import UserError
 from ropo.diagnostics import hyperspherical_energy, measure_change, measure_layer, measure_weight
 from ropo.diagnostics import weights as weights_module
 from ropo.diagnostics.layers import LayerPair, pair_layers
-from tests.diagnostics.test_layers import CONFIGS, adapted
+from tests.diagnostics.adapted import CONFIGS, adapted
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -6,21 +6,12 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from ropo.core.errors import UserError
 from ropo.evaluation.contestants import Contestant, loaded, parse_contestants
 from ropo.lm.fingerprint import fingerprint_source
-from tests.lm.sampling.tiny import save_tiny, tiny_model
-
-
-def save_adapter(base: str, folder) -> str:
-    torch.manual_seed(0)
-    policy = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    policy.peft_config["default"].base_model_name_or_path = base
-    policy.save_pretrained(folder)
-    return str(folder)
+from tests.tiny.sampled import save_adapter, save_tiny, tiny_model
 
 
 def test_names(tmp_path):

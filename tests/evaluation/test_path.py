@@ -20,7 +20,7 @@ from ropo.lm.log_probs import pair_log_probs, text_losses
 from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts, sample_answers
 from ropo.lm.tokens import text_windows
 from tests.cli.conftest import PAIRS, write_pairs
-from tests.lm.sampling.tiny import save_tiny, write_prompts
+from tests.tiny.sampled import save_tiny, write_prompts
 
 TOLD = [{"name": "at_most_words", "family": "length", "parameters": {"limit": 3}}]
 

@@ -13,8 +13,8 @@ from ropo.judging import local
 from ropo.judging.judge import Meter
 from ropo.lm.sampling.batches import Answer, Batch
 from tests.evaluation.fake_endpoint import serving
-from tests.lm.sampling.tiny import save_tiny
-from tests.tiny_tokenizer import CHAT_TEMPLATE, tiny_tokenizer
+from tests.tiny.sampled import save_tiny
+from tests.tiny.tokenizer import CHAT_TEMPLATE, tiny_tokenizer
 
 COUNT = 20
 FORMS = {  # with `{}` for the letter that the judge means and `{other}` for the other one

@@ -9,13 +9,13 @@ import pytest
 from tenacity import RetryCallState
 
 from ropo.core.errors import UserError
+from ropo.core.once import say
 from ropo.judging.chat import ChatJudge, Failure, Reply
 from ropo.judging.endpoint import EndpointChat, _Transient
 from ropo.judging.judge import Meter
 from ropo.judging.options import JudgeOptions
 from ropo.judging.reading import LOG_PROBS, TEXT, read_preference
 from ropo.judging.store import VerdictStore
-from ropo.lm.limits import say
 from tests.evaluation.fake_endpoint import serving
 
 KEY = "sk-secret-4711"

@@ -14,7 +14,7 @@ from ropo.judging.load import load_judge
 from ropo.judging.local import LocalChat
 from ropo.judging.options import JudgeOptions, add_judge_arguments
 from ropo.judging.scores import RuleJudge
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 
 def settings(*flags) -> JudgeOptions:

@@ -10,7 +10,7 @@ from ropo.judging.local import LocalChat
 from ropo.judging.store import VerdictStore
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import SamplingSettings, encode_prompts, load_sampler_model, sample_batches
-from tests.lm.sampling.tiny import save_tiny, tiny_prompts
+from tests.tiny.sampled import save_tiny, tiny_prompts
 
 
 @pytest.fixture(scope="module")

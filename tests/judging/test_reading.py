@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from ropo.judging.reading import LOG_PROBS, TEXT, is_thinking, read_letter, read_preference, read_rating, spoken
+from ropo.judging.reading import LOG_PROBS, TEXT, read_letter, read_preference, read_rating
+from ropo.judging.thinking import is_thinking, spoken
 
 LETTERS = [
     ("A", "A"),

@@ -14,7 +14,7 @@ from ropo.judging.options import JudgeOptions
 from ropo.judging.scores import function_judge, reward_judge
 from ropo.judging.store import VerdictStore
 from ropo.lm.sampling import PromptRecord
-from tests.tiny_reward import rewards, save_tiny_reward
+from tests.tiny.reward import rewards, save_tiny_reward
 
 TURNS = [{"role": "user", "content": "the cat"}]
 PROMPT = PromptRecord({"prompt": "the cat", "wanted": "dog"}, TURNS, 4)

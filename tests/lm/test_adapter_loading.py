@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from ropo import RopoConfig
 from ropo.core.errors import UserError
-from ropo.lm.loading import load_adapter, load_policy
-from tests.adapter.models import tiny_llama
+from ropo.lm.adapters import load_adapter
+from ropo.lm.loading import load_policy
+from tests.tiny.adapted import tiny_llama
 
 CONFIGS = {"ropo": RopoConfig, "lora": lambda **options: LoraConfig(target_modules=["q_proj", "v_proj"], **options)}
 

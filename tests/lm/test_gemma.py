@@ -9,7 +9,7 @@ import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from ropo.lm.limits import ignores_padding, position_limit, readable_tokens
+from ropo.lm.capacity import ignores_padding, position_limit, readable_tokens
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.lm.sampling.batches import sample_batches
 from ropo.lm.sampling.settings import SamplingSettings

@@ -17,7 +17,7 @@ from ropo.core.cache import cache_root, clear, gguf_entries, keep_folder, size_o
 from ropo.core.errors import UserError
 from ropo.lm import gguf
 from ropo.lm.loading import load_model, load_shapes, load_tokenizer
-from tests.lm.tiny_gguf import write_gguf
+from tests.tiny.gguf import write_gguf
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -14,8 +14,8 @@ from ropo.core.errors import UserError
 from ropo.lm import gguf_output
 from ropo.lm.gguf_output import KINDS, write_gguf
 from ropo.lm.loading import load_model
-from tests.lm.tiny_gguf import HEADS, KV_HEADS, LAYERS, WIDTH
-from tests.lm.tiny_gguf import write_gguf as write_tiny
+from tests.tiny.gguf import HEADS, KV_HEADS, LAYERS, WIDTH
+from tests.tiny.gguf import write_gguf as write_tiny
 
 CHANGED = {f"blk.{layer}.attn_{name}.weight" for layer in range(LAYERS) for name in "qv"}
 

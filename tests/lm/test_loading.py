@@ -14,8 +14,9 @@ from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from ropo.cli.main import main
 from ropo.core.errors import UserError
-from ropo.lm.loading import load_adapter, load_model, load_policy, load_tokenizer
-from tests.lm.sampling.tiny import save_tiny, tiny_model, write_prompts
+from ropo.lm.adapters import load_adapter
+from ropo.lm.loading import load_model, load_policy, load_tokenizer
+from tests.tiny.sampled import save_tiny, tiny_model, write_prompts
 
 
 def _configured(**changes: object) -> Callable[[Path], None]:

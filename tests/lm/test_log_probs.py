@@ -5,7 +5,7 @@ import torch
 
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs, text_loss
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
-from tests.adapter.models import VOCABULARY, tiny_gpt2, tiny_llama
+from tests.tiny.adapted import VOCABULARY, tiny_gpt2, tiny_llama
 
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
 

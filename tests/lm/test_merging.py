@@ -14,7 +14,7 @@ from ropo.core.errors import UserError
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.lm.merging import load_unmerged, merge, stored_dtype
 from ropo.lm.sameness import arithmetic_distance, distance, logits_on, make_probe
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS = {

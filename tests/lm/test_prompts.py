@@ -8,10 +8,10 @@ import json
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import say
+from ropo.core.once import say
 from ropo.lm.prompts import encode_prompts
 from ropo.lm.sampling import describe_prompts, read_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

@@ -10,7 +10,7 @@ import pytest
 from ropo.cli.main import main
 from ropo.core.errors import UserError
 from ropo.lm.loading import load_model, load_tokenizer
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 CODE = """
 from pathlib import Path

@@ -25,13 +25,14 @@ from torch import nn
 from ropo import RopoConfig
 from ropo.core.errors import UserError
 from ropo.evaluation.contestants import parse_contestants
+from ropo.lm.adapters import adapter_base, is_adapter, load_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import trained_with
-from ropo.lm.loading import adapter_base, is_adapter, load_adapter, load_policy, load_tokenizer
+from ropo.lm.loading import load_policy, load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import check_strength, split_strength, with_strength
-from tests.adapter.models import tiny_llama, tokens
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.adapted import tiny_llama, tokens
+from tests.tiny.tokenizer import tiny_tokenizer
 
 ADDED = {
     "lora": lambda **options: LoraConfig(init_lora_weights=False, r=4, lora_alpha=12, **options),

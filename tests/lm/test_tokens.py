@@ -24,8 +24,8 @@ from ropo.lm.tokens import (
     tokenize_pair,
     tokenize_prompt,
 )
-from tests.lm.sampling.tiny import tiny_model
-from tests.tiny_tokenizer import CHAT_TEMPLATE, tiny_tokenizer
+from tests.tiny.sampled import tiny_model
+from tests.tiny.tokenizer import CHAT_TEMPLATE, tiny_tokenizer
 
 PARTS = ("prompt", "chosen", "rejected")
 PLAIN = {"prompt": "the cat ", "chosen": "sat on the mat", "rejected": "ran"}

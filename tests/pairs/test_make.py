@@ -15,8 +15,8 @@ from ropo.pairs import Selection, make_pairs
 from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path
 from ropo.preferences import load_preferences
-from tests.lm.sampling.tiny import save_tiny, tiny_prompts
-from tests.tiny_tokenizer import WORDS
+from tests.tiny.sampled import save_tiny, tiny_prompts
+from tests.tiny.tokenizer import WORDS
 
 SAMPLING = SamplingSettings(samples=6, max_new_tokens=16, seed=2)
 TEXTS = tuple(f"{first} {second}" for first in WORDS[:6] for second in WORDS[6:12])

@@ -12,8 +12,7 @@ import pytest
 
 from ropo.comparison.results import ComparisonResult
 from ropo.report import write_page
-from tests.report.made import make_result
-from tests.report.test_page import HOSTILE, hostile_result
+from tests.report.made import HOSTILE, hostile_result, make_result
 
 FIGURES = 12
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -23,7 +23,7 @@ from ropo.report.figures.svg import frontier_svg
 from ropo.report.figures.training import smoothed
 from ropo.report.tables import summary_rows
 from ropo.report.text import number, setting, visible
-from tests.report.made import COMMIT, DIVERGED, FAILED, Page, make_result
+from tests.report.made import COMMIT, DIVERGED, FAILED, HOSTILE, Page, changed, hostile_result, make_result
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,6 @@ def result() -> ComparisonResult:
 @pytest.fixture(scope="module")
 def page(result) -> Page:
     return Page(render_page(result))
-
-
-def changed(result: ComparisonResult, **parts) -> ComparisonResult:
-    """Return a result with parts replaced, through JSON as it would be read."""
-    return ComparisonResult.model_validate_json(result.model_copy(update=parts).model_dump_json())
 
 
 def without(result: ComparisonResult, name: str) -> ComparisonResult:
@@ -341,61 +336,6 @@ def test_nothing_is_loaded_and_only_our_scripts_may_run(page):
     assert f"script-src {allowed};" in policy
     sources = [(tag, a.get("src") or a.get("href")) for tag, a in page.elements if a.get("src") or a.get("href")]
     assert {source for tag, source in sources if not source.startswith("#")} == {"data:,"}
-
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</script><script>alert(1)</script>",
-    "</pre></div></details><img src=x onerror=alert(1)>",
-    '" onmouseover="alert(1)" x=\'',
-    "' autofocus onfocus=alert(1) '",
-    "<!-- --><!--<script>",
-    "]]></style><svg onload=alert(1)>",
-    "{{ 7 * 7 }}{% raw %}${7*7}",
-    "\u202egnp.exe\u2066 \u200f",
-    "\x00\x1b[31m\x08",
-    "x" * 5000,
-    "&lt;b&gt; &amp; \u2028\u2029",
-    "javascript:alert(1)",
-]
-
-
-def hostile_result(text: str) -> ComparisonResult:
-    """Return a result with a text wherever a model, a file or a recipe could have brought it."""
-    made = make_result(("one",), (0,))
-    name = f"{text}/m"
-    run = next(run for run in made.runs if run.method == "RoPO")
-    record = run.record.model_copy(update={"config": {"method": text}, "device": text, "git_commit": text})
-    evil = run.model_copy(
-        update={"name": name, "data": text, "method": text, "command": [text], "record": record, "reason": text}
-    )
-    lost = evil.model_copy(update={"name": f"{name}2", "seed": 5, "status": "diverged", "record": None})
-    suites = []
-    for suite in made.suites:
-        models = [
-            model.model_copy(update={"name": name}) if model.name == run.name else model
-            for model in suite.result.models
-        ]
-        metrics = [each.model_copy(update={"meaning": text}) for each in models[-1].metrics]
-        models[-1] = models[-1].model_copy(update={"metrics": metrics})
-        inner = suite.result.model_copy(update={"models": models, "notes": [text], "settings": {text: text}})
-        suites.append(suite.model_copy(update={"data": text, "result": inner, "commands": {name: [text]}}))
-    sample = made.samples[0].model_copy(update={"data": text, "prompt": text, "answers": {name: text}})
-    runs = [each.model_copy(update={"data": text}) for each in made.runs if each is not run]
-    parts = {"runs": [*runs, evil, lost], "suites": suites, "samples": [sample], "title": text, "notes": [text]}
-    parts["paths"] = [
-        each.model_copy(
-            update={
-                "data": text,
-                "method": text if each.method == "RoPO" else each.method,
-                "command": [text],
-                "reason": text,
-            }
-        )
-        for each in made.paths
-    ]
-    parts["equal_gains"] = [each.model_copy(update={"data": text, "method": text}) for each in made.equal_gains]
-    return changed(made, recipe={text: text}, **parts)
 
 
 @pytest.fixture(scope="module")

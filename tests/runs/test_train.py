@@ -12,7 +12,7 @@ from ropo.runs.inputs import choose_method, weights_dtype
 from ropo.runs.options import MONITOR_STEPS, TrainOptions, trainer_config
 from ropo.runs.train import train
 from tests.cli.conftest import PAIRS, write_pairs
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
-from tests.training.packing_helpers import WORDS, tiny_tokenizer
+from tests.tiny.trained import WORDS, tiny_tokenizer
 
 
 def resident(name: str) -> int:

@@ -34,8 +34,8 @@ from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.packing.collator import PackingCollator
 from ropo.training.trainer import PreferenceTrainer
-from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
-from tests.training.test_trainer import LORA, PLAIN, logged, options
+from tests.tiny.trained import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training.trainers import LORA, PLAIN, logged, options
 
 TARGETS = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 NAMES = ("loss", "grad_norm", "logps/chosen", "logps/rejected", "entropy", "logits/chosen", "mean_token_accuracy")

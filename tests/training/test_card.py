@@ -18,7 +18,7 @@ from ropo import PreferenceConfig, PreferenceTrainer
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.training.card import CardFacts, write_card
 from tests.cli.conftest import PAIRS, train, write_pairs
-from tests.lm.sampling.tiny import save_tiny, tiny_model
+from tests.tiny.sampled import save_tiny, tiny_model
 
 
 @pytest.fixture(scope="module")

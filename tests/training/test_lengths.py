@@ -8,7 +8,7 @@ from ropo.core.errors import UserError
 from ropo.lm.tokens import Limits, tokenize_prompt
 from ropo.preferences.data import collect
 from ropo.training.lengths import leave_out_long_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 

@@ -15,7 +15,8 @@ from ropo.training.packing.attention import no_mask, packed_attention
 from ropo.training.packing.layout import pack_batch
 from ropo.training.packing.model import enable_packing
 from ropo.training.trainer import PreferenceTrainer
-from tests.training.packing_helpers import CONFIGS, edge_cases, tiny_model, tiny_pairs, tiny_tokenizer, with_fused_head
+from tests.tiny.trained import CONFIGS, tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training.packing_helpers import edge_cases, with_fused_head
 
 pytestmark = pytest.mark.gpu
 

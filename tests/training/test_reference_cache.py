@@ -11,8 +11,8 @@ from ropo import RopoConfig
 from ropo.training.config import PreferenceConfig
 from ropo.training.reference_cache import fingerprint, reference_weights
 from ropo.training.trainer import PreferenceTrainer
-from tests.training.packing_helpers import tiny_model, tiny_pairs, tiny_tokenizer
-from tests.training.test_trainer import LORA, logged, options
+from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training.trainers import LORA, logged, options
 
 ADAPTERS = {
     "lora": LoraConfig(**LORA),

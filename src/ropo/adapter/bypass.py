@@ -8,6 +8,8 @@ and that was not called.
 
 from __future__ import annotations
 
+__all__ = ()
+
 import threading
 from typing import Any
 

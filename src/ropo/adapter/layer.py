@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import warnings
 from typing import Any
 
@@ -56,7 +58,7 @@ class RopoLinear(nn.Module, BaseTunerLayer):
         self.ropo_parameters = nn.ModuleDict()
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
-        self.in_features, self.out_features = linear_shape(self.get_base_layer())
+        self.in_features, self.out_features = _linear_shape(self.get_base_layer())
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
@@ -177,7 +179,7 @@ class RopoLinear(nn.Module, BaseTunerLayer):
         return "ropo." + super().__repr__()
 
 
-def linear_shape(layer: nn.Module) -> tuple[int, int]:
+def _linear_shape(layer: nn.Module) -> tuple[int, int]:
     """Return a linear layer's numbers of inputs and neurons."""
     if isinstance(layer, Conv1D):
         return layer.weight.shape[0], layer.weight.shape[1]

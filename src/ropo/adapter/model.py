@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import re
+__all__ = ()
+
 import warnings
-from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import NoMatchingPeftModuleError
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import (
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     get_quantization_kwargs,
-    resolve_quantization_backend,
 )
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ropo.adapter import bypass
-from ropo.adapter.config import RopoConfig
 from ropo.adapter.layer import RopoLinear
 from ropo.adapter.sharing import build_alone, build_together
+from ropo.adapter.targets import (
+    DEFAULT_TARGETS,
+    FUSED,
+    QUERY_AND_VALUE,
+    NoSuchLayerError,
+    base_of,
+    check_layer,
+    check_names,
+    layers_of,
+    leave_out_bypassed,
+    leave_out_other_towers,
+    linear_names,
+    read_by_attention,
+)
 from ropo.core.errors import UserError
 from ropo.lm.adapter_values import check_values
 from ropo.lm.strength import check_strength, check_whole
-
-QUERY_AND_VALUE = ["q_proj", "v_proj"]
-_LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
-# PEFT adapts phi's MLP as well; the method is about queries and values. A view: what PEFT's mapping gains is seen.
-_DEFAULT_TARGETS: ChainMap[str, Any] = ChainMap(
-    {"phi": QUERY_AND_VALUE}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-)
-_FUSED = ["qkv_proj", "query_key_value", "c_attn", "Wqkv"]  # one layer that holds queries, keys and values
-
-
-class _NoSuchLayerError(UserError, NoMatchingPeftModuleError):
-    """Report targets that the model does not have: PEFT's own type, for who waits for that, in our words."""
 
 
 class RopoModel(BaseTuner):
@@ -56,7 +53,7 @@ class RopoModel(BaseTuner):
 
     prefix: str = "ropo_"
     tuner_layer_cls = RopoLinear
-    target_module_mapping: Any = _DEFAULT_TARGETS
+    target_module_mapping: Any = DEFAULT_TARGETS
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the adapted model, hooks included, which PEFT would go past."""
@@ -98,19 +95,19 @@ class RopoModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:
             peft_config.target_modules = self._default_targets(str(model_config.get("model_type")))
-            _leave_out_other_towers(peft_config, self.model)
+            leave_out_other_towers(peft_config, self.model)
         else:
-            _check_names(peft_config, self.model)
+            check_names(peft_config, self.model)
         return peft_config
 
     def _default_targets(self, model_type: str) -> Any:
         targets = self.target_module_mapping.get(model_type)
         if targets is not None:
             return targets if isinstance(targets, str) else set(targets)
-        names = {name.rpartition(".")[2] for name in _linear_names(self.model)}
+        names = {name.rpartition(".")[2] for name in linear_names(self.model)}
         if names.issuperset(QUERY_AND_VALUE):
             return set(QUERY_AND_VALUE)
-        if fused := names & set(_FUSED):
+        if fused := names & set(FUSED):
             return fused
         raise UserError(
             f"target_modules: no default is known for a model of type {model_type!r}. Please specify `target_modules`; "
@@ -124,15 +121,15 @@ class RopoModel(BaseTuner):
         except NoMatchingPeftModuleError as error:
             if isinstance(error, UserError):
                 raise
-            raise _NoSuchLayerError(f"target_modules: {error}") from error
+            raise NoSuchLayerError(f"target_modules: {error}") from error
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Look at every layer that will be adapted before the first one is."""
         targets = peft_config.target_modules
         if isinstance(targets, str) and targets.lower() == "all-linear":
-            for name in _linear_names(model):
+            for name in linear_names(model):
                 self._check_target_module_compatiblity(peft_config, model, name.rpartition(".")[2])
-            _leave_out_bypassed(peft_config, model)
+            leave_out_bypassed(peft_config, model)
         else:
             self._check_targets(peft_config, model)
         build_together(model)
@@ -141,10 +138,10 @@ class RopoModel(BaseTuner):
 
     def _check_targets(self, config: Any, model: nn.Module) -> None:
         head = getattr(model, "get_output_embeddings", lambda: None)()
-        bypassed = _read_by_attention(model)
-        for name, module in _layers_of(model):
+        bypassed = read_by_attention(model)
+        for name, module in layers_of(model):
             if self._check_target_module_exists(config, name):
-                _check_layer(name, _base_of(module), _base_of(head))
+                check_layer(name, base_of(module), base_of(head))
                 self._check_target_module_compatiblity(config, model, name.rpartition(".")[2])
                 if name in bypassed:
                     raise UserError(
@@ -221,14 +218,6 @@ class RopoModel(BaseTuner):
         yield
 
 
-def _leave_out_other_towers(config: RopoConfig, model: nn.Module) -> None:
-    """Leave a vision or audio tower as it is by default: text pairs would give its adapters no gradient."""
-    names = {name for name in _linear_names(model) if name.rpartition(".")[2] in (config.target_modules or ())}
-    others = {name for name in names if _LANGUAGE_TOWER not in name.split(".")}
-    if others and others != names and not isinstance(config.exclude_modules, str):
-        config.exclude_modules = set(config.exclude_modules or ()) | others  # type: ignore[assignment]
-
-
 def _keep_differentiable(model: nn.Module) -> None:
     """Keep bitsandbytes and gptqmodel from packing 4-bit weights for a CPU at the first evaluation.
 
@@ -261,73 +250,6 @@ def _warn_of_rounding(model: nn.Module) -> None:
         )
 
 
-def _leave_out_bypassed(config: RopoConfig, model: nn.Module) -> None:
-    """Leave out, of all linear layers, those whose weights their owner reads past any adapter, and say so."""
-    bypassed = _read_by_attention(model)
-    if bypassed and isinstance(config.exclude_modules, str):
-        config.exclude_modules = "|".join([f"(?:{config.exclude_modules})", *map(re.escape, sorted(bypassed))])
-    elif bypassed:
-        config.exclude_modules = set(config.exclude_modules or ()) | bypassed  # type: ignore[assignment]
-    if bypassed:
-        warnings.warn(
-            f"target_modules: {', '.join(sorted(bypassed))} not adapted: nn.MultiheadAttention reads such weights past "
-            "an adapter",
-            stacklevel=2,
-        )
-
-
-def _read_by_attention(model: nn.Module) -> set[str]:
-    """Return the linear layers that are parts of an `nn.MultiheadAttention`, whose weights it hands to a function."""
-    owners = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    return {f"{name}.out_proj".removeprefix(".") for name in owners}
-
-
 def _is_narrow(layer: nn.Module) -> bool:
     weight: Any = getattr(layer, "weight", None)
     return weight is not None and weight.dtype in (torch.bfloat16, torch.float16)
-
-
-def _base_of(module: nn.Module | None) -> nn.Module | None:
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def _layers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Return a model's modules by name, but nothing that lies inside an adapted layer."""
-    adapted: list[str] = []
-    for name, module in model.named_modules():
-        if not name.startswith(tuple(adapted)):
-            yield name, module
-            if isinstance(module, BaseTunerLayer):
-                adapted.append(f"{name}.")
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    return [name for name, module in _layers_of(model) if isinstance(_base_of(module), nn.Linear | Conv1D)]
-
-
-def _check_names(config: RopoConfig, model: nn.Module) -> None:
-    """Refuse a target that no module bears: PEFT would pass over it as long as another one matches."""
-    targets: Any = config.target_modules
-    if isinstance(targets, str):
-        return
-    names = _linear_names(model)
-    for target in sorted(targets):
-        if not any(name == target or name.endswith(f".{target}") for name, _ in _layers_of(model)):
-            leaves = sorted({name.rpartition(".")[2] for name in names})
-            near = get_close_matches(target, leaves, n=3) or leaves[:8]
-            raise _NoSuchLayerError(
-                f"target_modules: the model has no module {target!r}; did you mean {', '.join(near)}?"
-            )
-
-
-def _check_layer(name: str, layer: nn.Module | None, head: nn.Module | None) -> None:
-    if layer is head and head is not None:
-        raise UserError(
-            f"target_modules: {name} is the output head, which is read past the adapter when log-probs are computed; "
-            "leave it out (exclude_modules)"
-        )
-    if not isinstance(layer, nn.Linear | Conv1D) and (layer is None or resolve_quantization_backend(layer) is None):
-        raise UserError(
-            f"target_modules: {name} is a {type(layer).__name__}; RoPO adapts nn.Linear and Conv1D layers; "
-            "name linear layers inside it, or those of the attention (fused experts and embeddings cannot be adapted)"
-        )

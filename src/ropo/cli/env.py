@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 import json
 import sys
@@ -25,12 +27,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(environment, indent=2))
     else:
-        print("\n".join(as_lines(environment)))
+        print("\n".join(_as_lines(environment)))
     for line in untested_lines():
         print(f"warning: {line}", file=sys.stderr)
 
 
-def as_lines(environment: dict[str, Any]) -> list[str]:
+def _as_lines(environment: dict[str, Any]) -> list[str]:
     """Write the environment as one line a fact."""
     facts = {**environment["versions"]}
     facts["torch build"] = environment["torch_build"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["entry", "main"]
+
 import os
 import sys
 from collections.abc import Sequence

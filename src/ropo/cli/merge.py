@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 import sys
 from dataclasses import asdict
@@ -40,7 +42,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Merge in float32, compare with the adapter, save in the dtype of the base model, with the tokenizer."""
     from ropo.core.record import RunRecord
-    from ropo.lm.loading import is_adapter, load_tokenizer
+    from ropo.lm.adapters import is_adapter
+    from ropo.lm.loading import load_tokenizer
     from ropo.lm.merging import load_unmerged, merge
 
     quiet_libraries()
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_output(arguments: argparse.Namespace, output: Path) -> None:
     from ropo.core.output import check_output
-    from ropo.lm.loading import adapter_base
+    from ropo.lm.adapters import adapter_base
 
     if output.suffix != ".gguf":
         if arguments.quantise:
@@ -87,8 +90,8 @@ def _save_folder(
     import torch
 
     from ropo.core.output import display, finished_folder
+    from ropo.lm.adapters import adapter_base
     from ropo.lm.fingerprint import fingerprint_source
-    from ropo.lm.loading import adapter_base
     from ropo.lm.merging import stored_dtype
 
     named, model = arguments.dtype, cast(Any, merged.model)
@@ -109,8 +112,8 @@ def _save_file(merged: Merged, tokenizer: Any, output: Path, arguments: argparse
     """Save a .gguf file, and beside it what a folder's run.json says."""
     from ropo.core.files import replace_atomically, write_atomically
     from ropo.core.output import display
+    from ropo.lm.adapters import adapter_base
     from ropo.lm.gguf_output import Written, write_gguf
-    from ropo.lm.loading import adapter_base
 
     base, kind = Path(adapter_base(merged.source)), arguments.quantise or "f16"
     written: list[Written] = []

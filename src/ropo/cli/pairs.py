@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 import sys
 from pathlib import Path
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     selection = Selection(args.strategy, args.margin, args.threshold, args.max_pairs, args.match_lengths)
     prompts = read_prompts(args.prompts)
     print(describe_prompts(prompts))
-    judge = judge_of(args)
+    judge = _judge_of(args)
     with batch_progress(len(prompts)) as advance:
         outcome = make_pairs(args.model, prompts, args.output, judge, sampling, selection, args.batch_size, advance)
     Console().print(summary_table(outcome.rows, outcome.dropped))
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(outcome.pairs)} pairs: {args.output}")
 
 
-def judge_of(args: argparse.Namespace) -> Judge:
+def _judge_of(args: argparse.Namespace) -> Judge:
     """Return the judge that `--scorer` names; its verdicts are kept beside the output."""
     from ropo.cli.extras import evaluation_libraries_for
     from ropo.core.settings import settings_from

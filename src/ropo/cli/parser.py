@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 import sys
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import os
 import warnings
 from functools import partial

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 
 
@@ -21,7 +23,7 @@ def at_strength(source: str, strength: str | None) -> str:
         UserError: If the strength is none, the model names one already, or it is no adapter.
     """
     from ropo.core.errors import UserError
-    from ropo.lm.loading import is_adapter
+    from ropo.lm.adapters import is_adapter
     from ropo.lm.strength import with_strength
 
     if strength is None:

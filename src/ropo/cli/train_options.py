@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 from argparse import SUPPRESS
 from collections.abc import Callable, Collection

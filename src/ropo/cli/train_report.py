@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from datetime import timedelta
 from pathlib import Path
 from typing import Any

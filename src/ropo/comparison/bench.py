@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from ropo.comparison.results import Status
 from ropo.core.record import FILE_NAME as RECORD
 from ropo.evaluation.results import FILE_NAME as RESULTS
 
-DIVERGED = "training diverged"  # what `ropo train` says then
+_DIVERGED = "training diverged"  # what `ropo train` says then
 _MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": "", "path": RESULTS}
 
 
@@ -65,7 +67,7 @@ class Bench:
             self.say(f"{where}: done in {timedelta(seconds=round(seconds))}; {self.rest()}")
             return End("finished")
         reason = outcome.last_line.removeprefix(f"ropo {cell.kind}: error: ")
-        status: Status = "diverged" if cell.kind == "train" and DIVERGED in reason else "failed"
+        status: Status = "diverged" if cell.kind == "train" and _DIVERGED in reason else "failed"
         if status == "diverged":
             diverged.parent.mkdir(parents=True, exist_ok=True)
             diverged.write_text(reason, encoding="utf-8")

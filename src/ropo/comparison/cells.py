@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["as_flags", "settings_of"]
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["compare"]
+
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ from ropo.evaluation.path.results import read_path
 from ropo.evaluation.results import SuiteResult, read_results
 from ropo.lm.fingerprint import fingerprint_source
 
-Trained = tuple[Training, End]
+_Trained = tuple[Training, End]
 
 
 @dataclass
@@ -112,9 +114,9 @@ def _evaluations_of(recipe: Recipe, data: str) -> list[Evaluation]:
     return [each for each in recipe.evaluations if not each.only or data in each.only]
 
 
-def _train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, found: _Findings) -> list[Trained]:
+def _train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, found: _Findings) -> list[_Trained]:
     """Train every method with every seed at the rate that is best on the validation pairs; a frontier at every rate."""
-    trained: list[Trained] = []
+    trained: list[_Trained] = []
     for method in recipe.methods:
         tried = recipe.seeds if recipe.frontier or len(method.rates) == 1 else recipe.seeds[:1]
         done = {
@@ -142,7 +144,7 @@ def _train(
     seed: int,
     bench: Bench,
     found: _Findings,
-) -> Trained:
+) -> _Trained:
     """Train one run and, for a frontier, measure it along its way."""
     cell = training_cell(recipe, model, data, method, rate, seed, bench.output)
     end = bench.do(cell)
@@ -177,7 +179,7 @@ def _path_of(
     return run.model_copy(update={"command": list(cell.command), "path": read_path(cell.output)})
 
 
-def _candidate(recipe: Recipe, rate: float, trained: Sequence[Trained]) -> Candidate:
+def _candidate(recipe: Recipe, rate: float, trained: Sequence[_Trained]) -> Candidate:
     """Return what a rate reached with the seeds that it was tried with."""
     lost = [end.status for _, end in trained if end.status != "finished"]
     metrics = [] if lost else [read_record(cell.output).metrics for cell, _ in trained]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PreparedData", "prepare_data"]
+
 import hashlib
 import json
 import math

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["locked", "run_in_process_of_its_own"]
+
 import os
 import signal
 import subprocess

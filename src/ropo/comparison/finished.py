@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["read_finished"]
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +23,12 @@ from ropo.evaluation.suites import STRENGTH
 from ropo.lm.fingerprint import fingerprint_source
 
 _TITLE = "Finished runs"
-PLACES = ("model", "data", "eval_data", "output", "overwrite", "resume", "trainer", "adapter")
+_PLACES = ("model", "data", "eval_data", "output", "overwrite", "resume", "trainer", "adapter")
 _UNALIKE = ("seed", "output_dir", "logging_dir", "run_name", "data_seed")  # what runs of one method may differ in
 
 
 @dataclass
-class Found:
+class _Found:
     """Gather what the places hold, by its kind."""
 
     comparisons: list[Path] = field(default_factory=list)
@@ -61,9 +63,9 @@ def read_finished(places: Sequence[Path], title: str | None = None) -> Compariso
     return _put_together(found, title or _TITLE)
 
 
-def _sort_places(places: Iterable[Path]) -> Found:
+def _sort_places(places: Iterable[Path]) -> _Found:
     """Say of each place what it is, and read evaluations and diagnoses."""
-    found = Found()
+    found = _Found()
     for place in places:
         folder = place.parent if place.name in (RESULTS, RECORD) else place
         if (folder / RECORD).is_file():
@@ -83,7 +85,7 @@ def _sort_places(places: Iterable[Path]) -> Found:
     return found
 
 
-def _put_together(found: Found, title: str) -> ComparisonResult:
+def _put_together(found: _Found, title: str) -> ComparisonResult:
     """Put runs, evaluations and diagnoses together."""
     folders = list(dict.fromkeys(found.runs))
     records = {folder: portable_record(folder) for folder in folders}
@@ -139,7 +141,7 @@ def _names_of_methods(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
 
 def _settings_key(record: RunRecord) -> str:
     """Return all settings of a run but its seed and its places."""
-    config = {name: value for name, value in record.config.items() if name not in PLACES}
+    config = {name: value for name, value in record.config.items() if name not in _PLACES}
     trainer = {name: value for name, value in record.config["trainer"].items() if name not in _UNALIKE}
     return json.dumps([config, trainer, _adapter(record.config.get("adapter"))], sort_keys=True, default=str)
 
@@ -161,12 +163,12 @@ def _match_suites(
             mine = {model: names[folder] for model, folder in known.items() if data[folder] == name}
             if result.models[0].name not in known:
                 mine[result.models[0].name] = f"{name}/{REFERENCE}"
-            models = [renamed(model, mine) for model in result.models if model.name in mine]
+            models = [_renamed(model, mine) for model in result.models if model.name in mine]
             suites.append(DataSuite(data=name, result=result.model_copy(update={"models": models})))
     return suites, notes
 
 
-def renamed(model: ModelResult, names: Mapping[str, str]) -> ModelResult:
+def _renamed(model: ModelResult, names: Mapping[str, str]) -> ModelResult:
     """Return a model's result under the names of the runs."""
     changes = [
         each.model_copy(update={"reference": names.get(each.reference, each.reference)}) for each in model.changes

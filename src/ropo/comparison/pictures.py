@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.neurons import cosine_counts, cosine_edges, project_neurons
 from ropo.lm.loading import load_model, load_policy
 
-QUERY_AND_VALUE = ("q_proj", "v_proj")
+_QUERY_AND_VALUE = ("q_proj", "v_proj")
 
 
 class Pictures(Measure):
@@ -40,11 +42,11 @@ def pictures_of(run: Path, reference: str, file: Path) -> Pictures:
     Cost: both models in memory, and twice the cosines of up to six layers.
     """
     if not file.is_file():
-        write_atomically(file, draw(load_policy(str(run)), load_model(reference)).model_dump_json() + "\n")
+        write_atomically(file, _draw(load_policy(str(run)), load_model(reference)).model_dump_json() + "\n")
     return read_typed(Pictures, file, "pictures of this version", "compare again", "delete it and compare again")
 
 
-def draw(policy: Any, reference: Any) -> Pictures:
+def _draw(policy: Any, reference: Any) -> Pictures:
     """Draw the same layers of a model and its reference; the neurons of the middle layer of the first kind."""
     before, after = linear_layers(reference), linear_layers(policy)
     names = pictured_layers(list(before), str(reference.config.model_type))
@@ -61,7 +63,7 @@ def draw(policy: Any, reference: Any) -> Pictures:
 
 def pictured_layers(names: Sequence[str], model_type: str) -> list[str]:
     """Return first, middle and last layer of each kind that adapters adapt by default, whatever the run adapts."""
-    targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type, QUERY_AND_VALUE)
+    targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type, _QUERY_AND_VALUE)
     kinds = [[name for name in names if name.rpartition(".")[2] == target] for target in targets]
     chosen = [kind for kind in kinds if kind] or [list(names)]
     return list(dict.fromkeys(kind[at] for kind in chosen for at in (0, len(kind) // 2, -1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import os
 from importlib.util import find_spec
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["RecipeFile"]
+
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from ropo.core.yaml_files import read_mapping, value_of
 _Place = tuple[str | int, ...]
 
 # The keys of each part that takes no others, by the names of the keys that lead there.
-PARTS: dict[tuple[str, ...], type[BaseModel]] = {
+_PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Recipe,
     ("data",): DataSet,
     ("budget",): Budget,
@@ -98,7 +100,7 @@ class RecipeFile:
         place: _Place = first["loc"]
         name = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
-            part = PARTS[tuple(key for key in place[:-1] if isinstance(key, str))]
+            part = _PARTS[tuple(key for key in place[:-1] if isinstance(key, str))]
             hint = did_you_mean(str(place[-1]), part.model_fields) or f"; known are {', '.join(part.model_fields)}"
             return self.error(place, f"{name}: is no key of a recipe{hint}")
         if first["type"] == "missing":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["REFERENCE", "lost_checkpoints"]
+
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +16,9 @@ from ropo.methods import METHODS
 
 Criterion = Literal["loss", "accuracy", "margin"]
 _Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _Rate = Annotated[float, Field(gt=0)]
-Options = dict[str, Any]
+_Options = dict[str, Any]
 
 REFERENCE = "reference"
 
@@ -39,34 +41,34 @@ _DECIDED = {
     "per_device_train_batch_size": "budget",
     "gradient_accumulation_steps": "budget",
 }
-SHARED = {"max_length": "training", "skip_long_prompts": "training", "plain_prompts": "training"}
+_SHARED = {"max_length": "training", "skip_long_prompts": "training", "plain_prompts": "training"}
 
 
-class Part(BaseModel):
+class _Part(BaseModel):
     """The base of every part of a recipe: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _OpenPart(Part):
+class _OpenPart(_Part):
     """A part whose further keys are the flags of a ropo command."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     @property
-    def options(self) -> Options:
+    def options(self) -> _Options:
         """The further keys."""
         return dict(self.model_extra or {})
 
 
-class PairSource(Part):
+class PairSource(_Part):
     """Name preference pairs: file, folder or hub id, and its split."""
 
     source: str
     split: str
 
 
-class DataSet(Part):
+class DataSet(_Part):
     """One data set; runs are comparable within it.
 
     Attributes:
@@ -78,7 +80,7 @@ class DataSet(Part):
         prompts: Held-out prompts for evaluations that sample answers.
     """
 
-    name: Name
+    name: _Name
     train: PairSource
     validation: PairSource | None = None
     validation_share: float | None = Field(None, gt=0, lt=1)
@@ -105,7 +107,7 @@ class DataSet(Part):
         return self.validation is not None or self.validation_share is not None
 
 
-class Budget(Part):
+class Budget(_Part):
     """What every run may use: pairs, or tokens (a shared prompt counted once), and the batch."""
 
     pairs: int | None = Field(None, ge=1)
@@ -140,7 +142,7 @@ class MethodRecipe(_OpenPart):
             raise ValueError("needs either learning_rate or learning_rates")
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError("learning_rates: has a rate twice; remove one")
-        _refuse(self.options, _DECIDED | SHARED)
+        _refuse(self.options, _DECIDED | _SHARED)
         return self
 
     @property
@@ -149,7 +151,7 @@ class MethodRecipe(_OpenPart):
         return self.learning_rates or ((self.learning_rate,) if self.learning_rate is not None else ())
 
 
-class Frontier(Part):
+class Frontier(_Part):
     """What is measured along every run; see `ropo.evaluation.path.PathSettings`.
 
     Attributes:
@@ -188,7 +190,7 @@ class Frontier(Part):
             raise ValueError(f"sampled: must be at most checkpoints ({self.checkpoints}), got {self.sampled}; lower it")
         return self
 
-    def saving(self, steps: int) -> Options:
+    def saving(self, steps: int) -> _Options:
         """Return the options of `ropo train` that keep the checkpoints of a run of so many optimizer steps."""
         every = -(-steps // self.checkpoints)
         return {"save_strategy": "steps", "save_steps": every, "save_only_model": True}
@@ -198,7 +200,7 @@ class Evaluation(_OpenPart):
     """One evaluation: the suite, the data sets that it is for (all where empty), and the suite's flags."""
 
     suite: str
-    only: tuple[Name, ...] = ()
+    only: tuple[_Name, ...] = ()
 
     @model_validator(mode="after")
     def _check_suite(self) -> Evaluation:
@@ -213,7 +215,7 @@ class Evaluation(_OpenPart):
         return self
 
 
-class Recipe(Part):
+class Recipe(_Part):
     """A whole comparison.
 
     Attributes:
@@ -238,7 +240,7 @@ class Recipe(Part):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     split_seed: int = Field(0, ge=0)
     budget: Budget
-    training: Options = Field(default_factory=dict)
+    training: _Options = Field(default_factory=dict)
     methods: tuple[MethodRecipe, ...] = Field(min_length=1)
     selection: Criterion = "loss"
     frontier: Frontier | None = None
@@ -307,7 +309,7 @@ def slug(label: str) -> str:
     return "-".join(words) or "method"
 
 
-def lost_checkpoints(options: Options) -> str | None:
+def lost_checkpoints(options: _Options) -> str | None:
     """Say which option would keep a run from having the checkpoints of a frontier; None for none."""
     if options.get("save_strategy", "steps") != "steps":
         return "save_strategy: a frontier is measured at checkpoints, every so many steps; remove it"
@@ -317,7 +319,7 @@ def lost_checkpoints(options: Options) -> str | None:
     )
 
 
-def _refuse(options: Options, decided: dict[str, str]) -> None:
+def _refuse(options: _Options, decided: dict[str, str]) -> None:
     for name in options:
         if name in decided:
             raise ValueError(f"{name}: is decided by {decided[name]}; remove it here")

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "Bounds",
+    "ComparisonResult",
+    "CosineHistogram",
+    "DataSuite",
+    "EqualGain",
+    "RunPath",
+    "RunResult",
+    "Sample",
+    "Selection",
+]
+
 from pathlib import Path
 from typing import Any, Literal
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from ropo.comparison.recipe import Criterion
 from ropo.comparison.results import Candidate, Selection, Status
 from ropo.core.intervals import Estimate, mean_interval, share_interval
 
-MEANINGS: dict[Criterion, str] = {
+_MEANINGS: dict[Criterion, str] = {
     "loss": "lowest mean DPO loss on the validation pairs, in nats",
     "accuracy": "highest share of validation pairs with a DPO margin above 0",
     "margin": "highest mean DPO margin on the validation pairs, in nats",
@@ -31,11 +33,11 @@ def candidate(rate: float, status: Status, metrics: Sequence[dict[str, Any]], cr
     held_out = [each["held_out"] for each in metrics if each.get("held_out")] if status == "finished" else []
     if not held_out or len(held_out) < len(metrics):
         return Candidate(learning_rate=rate, status=status, value=None)
-    found = measure(np.array([each["margins"] for each in held_out], dtype=float), criterion)
+    found = _measure(np.array([each["margins"] for each in held_out], dtype=float), criterion)
     return Candidate(learning_rate=rate, status=status, value=found.value, low=found.low, high=found.high)
 
 
-def measure(margins: Float[np.ndarray, "seeds pairs"], criterion: Criterion) -> Estimate:
+def _measure(margins: Float[np.ndarray, "seeds pairs"], criterion: Criterion) -> Estimate:
     """Return the mean criterion of DPO margins with its interval over pairs, of which all seeds have the same."""
     if criterion == "accuracy":
         passed = margins > 0
@@ -50,5 +52,5 @@ def select(data: str, method: str, candidates: Sequence[Candidate], criterion: C
     ranked = sorted(known, key=lambda each: (sign * (each.value or 0.0), each.learning_rate))
     best = ranked[0] if ranked else min(candidates, key=lambda each: each.learning_rate)
     return Selection(
-        data=data, method=method, criterion=MEANINGS[criterion], candidates=list(candidates), chosen=best.learning_rate
+        data=data, method=method, criterion=_MEANINGS[criterion], candidates=list(candidates), chosen=best.learning_rate
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MethodRuns", "best_of", "methods_of", "metrics_of_runs", "over_seeds"]
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

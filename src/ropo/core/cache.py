@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["SOURCE", "cache_root", "clear", "gguf_entries", "keep_folder", "size_of"]
+
 import json
 import os
 import shutil

@@ -1,5 +1,7 @@
 """The exceptions that reach the user as one line: the input is at fault, or the run was stopped."""
 
+__all__ = ["ProcessLostError", "RunStoppedError", "UserError"]
+
 
 class UserError(ValueError):
     """Report a mistake in the user's input: what is wrong, where, the value got, and how to mend it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["is_full_disk", "read_text", "replace_atomically", "sync", "sync_tree", "write_atomically"]
+
 import errno
 import os
 from collections.abc import Callable

@@ -6,6 +6,20 @@ resample the units (prompts, pairs, questions), never parts of one.
 
 from __future__ import annotations
 
+__all__ = [
+    "LEVEL",
+    "Comparison",
+    "Estimate",
+    "bootstrap_interval",
+    "chance_of_rise",
+    "jackknife_interval",
+    "mean_interval",
+    "paired_difference",
+    "paired_shares",
+    "share_interval",
+    "statistic_interval",
+]
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Journal"]
+
 import json
 import os
 from pathlib import Path

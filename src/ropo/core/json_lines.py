@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["opened", "parse_json", "read_json", "read_json_lines"]
+
 import gzip
 import json
 import zlib
@@ -12,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from ropo.core.errors import UserError
 
-DEEPEST = 64  # levels of nesting; what reads the records afterwards recurses
+_DEEPEST = 64  # levels of nesting; what reads the records afterwards recurses
 
 
 @contextmanager
@@ -92,11 +94,11 @@ def parse_json(text: bytes) -> Any:
         raise ValueError(f"is not UTF-8 ({error.reason} at byte {error.start + 1})") from error
     except RecursionError:
         value = None
-        depth = DEEPEST + 1
+        depth = _DEEPEST + 1
     else:
-        depth = _depth(value) if text.count(b"[") + text.count(b"{") > DEEPEST else 0
-    if depth > DEEPEST:
-        raise ValueError(f"is nested more than {DEEPEST} levels deep")
+        depth = _depth(value) if text.count(b"[") + text.count(b"{") > _DEEPEST else 0
+    if depth > _DEEPEST:
+        raise ValueError(f"is nested more than {_DEEPEST} levels deep")
     if b"\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()

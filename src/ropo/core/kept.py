@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["content_key", "kept_rows"]
+
 import hashlib
 import json
 from collections.abc import Callable, Iterable

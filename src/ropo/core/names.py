@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["did_you_mean"]
+
 from collections.abc import Iterable
 from difflib import get_close_matches
 

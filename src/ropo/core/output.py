@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_output", "display", "finished_folder", "working_folder"]
+
 import os
 import shutil
 from collections.abc import Iterator

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "FILE_NAME",
+    "LIBRARIES",
+    "Provenance",
+    "RunRecord",
+    "Source",
+    "device_name",
+    "git_commit",
+    "library_versions",
+    "read_record",
+    "read_typed",
+]
+
 import os
 import platform
 import subprocess
@@ -22,8 +35,8 @@ from ropo.core.files import write_atomically
 FILE_NAME = "run.json"
 LIBRARIES = ("ropo", "torch", "transformers", "peft", "trl", "datasets", "accelerate")
 
-Status = Literal["running", "finished"]
-Typed = TypeVar("Typed", bound=BaseModel)
+_Status = Literal["running", "finished"]
+_Typed = TypeVar("_Typed", bound=BaseModel)
 
 
 class Source(BaseModel):
@@ -70,7 +83,7 @@ class RunRecord(Provenance):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal[1] = 1
-    status: Status = "running"
+    status: _Status = "running"
     started: datetime = Field(default_factory=lambda: datetime.now(UTC))
     ended: datetime | None = None
     seed: int | None = None
@@ -98,7 +111,7 @@ def read_record(folder: Path) -> RunRecord:
     return read_typed(RunRecord, folder / FILE_NAME, "a run record of schema 1", *mends)
 
 
-def read_typed(kind: type[Typed], file: Path, what: str, where: str, mend: str) -> Typed:
+def read_typed(kind: type[_Typed], file: Path, what: str, where: str, mend: str) -> _Typed:
     """Read a typed JSON file.
 
     Args:

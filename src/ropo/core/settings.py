@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Settings", "settings_from"]
+
 import argparse
 from pathlib import Path
 from typing import Any, TypeVar

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["read_mapping", "value_of"]
+
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import yaml
 from ropo.core.errors import UserError
 
 _MOST_NODES = 100_000  # what aliases may multiply a file to; beyond, a few lines could fill the memory
-DEEPEST = 64
+_DEEPEST = 64
 
 
 def read_mapping(what: str, path: Path) -> yaml.MappingNode | None:
@@ -67,14 +69,14 @@ def _line(node: yaml.Node) -> int:
 def _check_size(what: str, node: yaml.Node) -> None:
     """Count the nodes level by level with aliases in place; an alias within its own anchor never ends."""
     count, level = 0, [node]
-    for _ in range(DEEPEST):
+    for _ in range(_DEEPEST):
         count += len(level)
         level = [child for each in level for child in _children(each)]
         if not level:
             return
         if count + len(level) > _MOST_NODES:
             raise UserError(f"{what}: its aliases stand for more than {_MOST_NODES} values; write fewer")
-    raise UserError(f"{what}: is nested more than {DEEPEST} levels deep; mend it")
+    raise UserError(f"{what}: is nested more than {_DEEPEST} levels deep; mend it")
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["advise"]
+
 from collections.abc import Callable, Mapping
 
 from ropo.diagnostics.signals import Reading

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["AnswerMeasure", "measure_answers"]
+
 from collections.abc import Sequence
 
 from ropo.core.errors import UserError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["dpo_margins", "kl_of_answers"]
+
 import math
 
 import numpy as np

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["HeldOut", "Observation", "compare", "observe", "sampled_kl"]
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field

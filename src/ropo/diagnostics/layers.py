@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["layer_weight", "linear_layers"]
+
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from ropo.core.errors import UserError
 
 
 @runtime_checkable
-class Factor(Protocol):
+class _Factor(Protocol):
     """A rotation, such as those of `ropo.ops`."""
 
     def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -28,11 +30,11 @@ class Factor(Protocol):
 
 
 @runtime_checkable
-class FactorProduct(Factor, Protocol):
+class FactorProduct(_Factor, Protocol):
     """A product of rotations of R^dim."""
 
     dim: int
-    factors: Sequence[Factor]
+    factors: Sequence[_Factor]
 
 
 @runtime_checkable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Measure", "mean"]
+
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict

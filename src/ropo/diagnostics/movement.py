@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["cosine_changes"]
+
 import math
 from collections.abc import Iterable
 
@@ -14,7 +16,7 @@ from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.pairs import unit_rows
 
 _CHANGE_BINS = 4000
-LOG_SMALLEST, LOG_LARGEST = -17.0, 0.5  # cosine changes from below float64 rounding up to 2
+_LOG_SMALLEST, _LOG_LARGEST = -17.0, 0.5  # cosine changes from below float64 rounding up to 2
 
 
 class CosineChanges(Measure):
@@ -75,15 +77,15 @@ def cosine_changes(
             continue
         rise = cosines - before
         change = rise.abs()
-        logarithms = change.clamp(min=10**LOG_SMALLEST).log10_()
-        histogram += torch.histc(logarithms, _CHANGE_BINS, LOG_SMALLEST, LOG_LARGEST).cpu()
+        logarithms = change.clamp(min=10**_LOG_SMALLEST).log10_()
+        histogram += torch.histc(logarithms, _CHANGE_BINS, _LOG_SMALLEST, _LOG_LARGEST).cpu()
         squares += float(change.square().sum())
         largest = max(largest, float(change.max()))
         collapsed += int(((cosines > COLLAPSED) & (rise > 1 - COLLAPSED)).sum())
         count += len(cosines)
     if not count:
         return None
-    median, p99 = (10**q for q in histogram_quantiles(histogram, LOG_SMALLEST, LOG_LARGEST, (0.5, 0.99)))
+    median, p99 = (10**q for q in histogram_quantiles(histogram, _LOG_SMALLEST, _LOG_LARGEST, (0.5, 0.99)))
     return CosineChanges(
         pairs=count, rms=math.sqrt(squares / count), median=median, p99=p99, largest=largest, collapsed=collapsed
     )

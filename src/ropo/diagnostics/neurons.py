@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["cosine_counts", "cosine_edges", "project_neurons"]
+
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from ropo.core.errors import UserError
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, unit_rows
 
 BINS = 200  # of width 0.01 between -1 and 1
-MOST = 300
+_MOST = 300
 
 
 class _Projection(NamedTuple):
@@ -47,7 +49,7 @@ def cosine_counts(weight: Float[Tensor, "n d"]) -> list[int]:
 
 
 def project_neurons(
-    weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"], most: int = MOST, seed: int = 0
+    weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"], most: int = _MOST, seed: int = 0
 ) -> _Projection | None:
     """Project normalised neurons on the two principal axes of the reference's.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["all_cosines", "check_weight", "nonzero_rows"]
+
 from collections.abc import Iterator
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["FEWEST"]
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

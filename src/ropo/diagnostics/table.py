@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["digits", "make_table", "print_report"]
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from ropo.diagnostics.report import DiagnosticReport
 
 def print_report(report: DiagnosticReport, console: Console, with_layers: bool = False) -> None:
     """Print the report: the verdict first, then behaviour, answers and text where measured, and layers if asked for."""
-    console.print(f"[bold]verdict[/]   {verdict(report)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]verdict[/]   {_verdict(report)}", highlight=False, soft_wrap=True)
     for warning in report.warnings:
         console.print(f"[bold yellow]warning[/]   {warning}", highlight=False, soft_wrap=True)
     for line in _summary_lines(report):
@@ -31,7 +33,7 @@ def print_report(report: DiagnosticReport, console: Console, with_layers: bool =
         console.print(_layer_table(report))
 
 
-def verdict(report: DiagnosticReport) -> str:
+def _verdict(report: DiagnosticReport) -> str:
     """Say in one sentence what the numbers amount to, and what was not looked at."""
     if report.reference is None:
         return "described on its own: nothing to compare with, so nothing can warn (--reference names a model)"

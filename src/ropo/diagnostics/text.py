@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "Tokens",
+    "distinct",
+    "expectation_adjusted_distinct",
+    "ngrams",
+    "repetition",
+    "self_bleu",
+    "self_bleu_scores",
+    "words",
+]
+
 import re
 from collections.abc import Hashable, Sequence
 

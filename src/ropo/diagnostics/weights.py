@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["LayerMeasure"]
+
 from collections.abc import Iterator
 
 import torch
@@ -25,7 +27,7 @@ from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, samp
 
 EXACT_NEURONS = 16_384
 SAMPLED_PAIRS = 1_000_000
-SEED = 0
+_SEED = 0
 
 
 class WeightMeasure(Measure):
@@ -146,13 +148,13 @@ def _measure_rotation(adapter: str, rotation: FactorProduct) -> _RotationMeasure
 
 def _energy(neurons: Float[Tensor, "n d"]) -> tuple[float, float | None]:
     if len(neurons) > EXACT_NEURONS:
-        return sampled_energy(neurons, SAMPLED_PAIRS, SEED)
+        return sampled_energy(neurons, SAMPLED_PAIRS, _SEED)
     return hyperspherical_energy(neurons), None
 
 
 def _cosines(neurons: Float[Tensor, "n d"]) -> Iterator[Float64[Tensor, " pairs"]]:
     if len(neurons) > EXACT_NEURONS:
-        return sampled_cosines(neurons, SAMPLED_PAIRS, SEED)
+        return sampled_cosines(neurons, SAMPLED_PAIRS, _SEED)
     return all_cosines(neurons)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["answer_prompts"]
+
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["FILE_NAME", "Change", "Metric", "ModelResult", "SuiteResult", "WrittenResult", "read_results"]
+
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["STRENGTH", "SUITES", "Suite", "Workplace", "load_suite"]
+
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

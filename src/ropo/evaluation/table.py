@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["print_results"]
+
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -18,13 +20,13 @@ def print_results(result: SuiteResult, console: Console) -> None:
 
     Models that do not fit beside each other get another table, as a number that is cut is none.
     """
-    for models in side_by_side(result.models, console.width):
+    for models in _side_by_side(result.models, console.width):
         console.print(make_table(title_of(result), ("", *(model.name for model in models)), _rows_of(models)))
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def side_by_side(models: Sequence[ModelResult], width: int) -> list[list[ModelResult]]:
+def _side_by_side(models: Sequence[ModelResult], width: int) -> list[list[ModelResult]]:
     """Deal models to tables that are no wider than the console, or hold a single model."""
     tables: list[list[ModelResult]] = [[]]
     for model in models:

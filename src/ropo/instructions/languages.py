@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from ropo.instructions.counting import words
 
 _FUNCTION_WORDS = {

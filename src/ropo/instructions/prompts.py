@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import hashlib
 from collections.abc import Collection
 from functools import cache
@@ -12,7 +14,7 @@ from ropo.core.errors import UserError
 from ropo.instructions.library import HELD_OUT_FAMILY, INSTRUCTIONS, Instruction
 from ropo.instructions.topics import TEMPLATES, TOPICS
 
-Split = Literal["train", "test"]
+_Split = Literal["train", "test"]
 _TEST_SHARE = 0.2
 
 # Families whose demands an answer can hardly meet together: a fixed phrase has letters of both cases, JSON or a list
@@ -38,7 +40,7 @@ _CONFLICTS = frozenset(
 
 
 def generate_prompts(
-    split: Split,
+    split: _Split,
     count: int,
     seed: int,
     names: Collection[str] = tuple(INSTRUCTIONS),
@@ -78,14 +80,14 @@ def generate_prompts(
     raise UserError(f"count must not exceed the distinct prompts, found {len(records)} of {count}; ask for fewer")
 
 
-def _split_of(instruction: str, topic: str) -> Split:
+def _split_of(instruction: str, topic: str) -> _Split:
     """Return the split in which an instruction and a topic may meet."""
     digest = hashlib.sha256(f"{instruction}/{topic}".encode()).digest()
     return "test" if digest[0] < _TEST_SHARE * 256 else "train"
 
 
 @cache
-def _topics(instruction: str, split: Split) -> tuple[str, ...]:
+def _topics(instruction: str, split: _Split) -> tuple[str, ...]:
     return tuple(topic for topic in TOPICS if _split_of(instruction, topic) == split)
 
 
@@ -95,7 +97,7 @@ def compatible(first: Instruction, second: Instruction) -> bool:
 
 
 def _draw(
-    first: Instruction, pool: list[Instruction], split: Split, random: Random, two: bool
+    first: Instruction, pool: list[Instruction], split: _Split, random: Random, two: bool
 ) -> dict[str, Any] | None:
     topic = random.choice(_topics(first.name, split))
     chosen = [first]

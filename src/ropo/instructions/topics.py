@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 TEMPLATES = (
     "Tell me briefly about {topic}.",
     "Say something short about {topic}.",

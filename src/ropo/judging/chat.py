@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["ChatJudge", "Reply", "grade_in"]
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import os
 import re
 import threading
@@ -15,10 +17,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity.nap import sleep_using_event
 
 from ropo.core.errors import UserError
+from ropo.core.once import say
 from ropo.judging.chat import Conversation, Failure, Reply
 from ropo.judging.judge import Meter
 from ropo.judging.options import DEFAULT_URL, JudgeOptions
-from ropo.lm.limits import say
 from ropo.lm.system_turn import joined_system
 
 _TEMPERATURE = 0.0  # the likeliest answer

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "CUT",
+    "MANY",
+    "UNPARSABLE",
+    "WARNING",
+    "Duel",
+    "Judge",
+    "Meter",
+    "OrderCheck",
+    "check_orders",
+    "count_read",
+    "count_reasons",
+    "notes_on_reading",
+    "warnings_first",
+]
+
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

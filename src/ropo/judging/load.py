@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["load_chat_judge", "load_judge"]
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 

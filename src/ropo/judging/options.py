@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["CHAT_KINDS", "KINDS", "JudgeOptions", "add_judge_arguments"]
+
 import argparse
 from typing import Annotated, Any, get_args
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_values"]
+
 from collections.abc import Mapping
 
 from torch import Tensor

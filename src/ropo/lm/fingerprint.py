@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["fingerprint_folder", "fingerprint_source"]
+
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,8 @@ from transformers.utils import cached_file
 
 from ropo.core.errors import UserError
 from ropo.core.hub import hub_reason
-from ropo.lm.loading import WEIGHT_PATTERNS, adapter_base, check_source, is_adapter, strength_of
+from ropo.lm.adapters import adapter_base, is_adapter, strength_of
+from ropo.lm.checkpoint_checks import WEIGHT_PATTERNS, check_source
 from ropo.lm.strength import ADAPTER_CONFIG, split_strength
 
 _CHUNK = 1 << 20

@@ -7,6 +7,8 @@ safetensors, under a name made from the file's content and the versions that dec
 
 from __future__ import annotations
 
+__all__ = ["quiet_about_words"]
+
 import functools
 import hashlib
 import json
@@ -25,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ropo.core.cache import SOURCE, cache_root, keep_folder, size_of
 from ropo.core.errors import UserError
-from ropo.lm.limits import embedding_rows
+from ropo.lm.capacity import embedding_rows
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ in another order, and GPT-2's weights transposed) is found out by letting it rea
 
 from __future__ import annotations
 
+__all__ = ["Written", "write_gguf"]
+
 import math
 import struct
 import sys

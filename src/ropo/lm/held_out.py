@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["BETA", "HeldOutPairs", "read_held_out", "trained_limits", "trained_with", "wraps_prompts"]
+
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "BATCH",
+    "answer_distributions",
+    "answer_log_probs",
+    "hidden_states",
+    "mean_loss",
+    "pair_log_probs",
+    "text_losses",
+]
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +20,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ropo.lm.limits import check_ids, fit_sequences, ignores_padding, left_padded_positions, position_limit
+from ropo.lm.capacity import check_ids, fit_sequences, ignores_padding, left_padded_positions, position_limit
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 BATCH = 4
@@ -54,7 +64,7 @@ def answer_distributions(
 
     Args:
         model: A causal language model in evaluation mode.
-        prompts: Token ids of each prompt, at least one each, that fit the model (`ropo.lm.limits.fit_sequences`).
+        prompts: Token ids of each prompt, at least one each, that fit the model (`ropo.lm.capacity.fit_sequences`).
         answers: Token ids of each answer, at least one each.
 
     Returns:

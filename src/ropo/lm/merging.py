@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Merged", "load_unmerged", "merge", "stored_dtype"]
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.loading import adapter_base, dequantised, load_adapter, load_model
+from ropo.lm.adapters import adapter_base, load_adapter
+from ropo.lm.loading import dequantised, load_model
 from ropo.lm.sameness import Distance, Probe, arithmetic_distance, distance, logits_on, make_probe
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PromptRecord", "Turn"]
+
 import hashlib
 import json
 from collections import Counter
@@ -13,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import say
+from ropo.core.once import say
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import tokenize_prompt
 from ropo.preferences.files import Row, read_file

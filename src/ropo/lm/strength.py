@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_strength", "check_whole", "split_strength", "strength_dial", "with_strength"]
+
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ropo.core.errors import UserError
 
-STRONGEST = 2.0
+_STRONGEST = 2.0
 ADAPTER_CONFIG = "adapter_config.json"
 
 # PEFT's methods whose layers add `scaling[adapter]` times something to what the base gives. Others have a `scale_layer`
@@ -36,9 +38,9 @@ def check_strength(value: Any) -> float:
     if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
         with suppress(ValueError):
             number = float(value)
-    if not 0 <= number <= STRONGEST:
+    if not 0 <= number <= _STRONGEST:
         raise UserError(
-            f"strength: must be a number from 0 (the base model) to {STRONGEST:g}, got {value!r}; 1 is the adapter as "
+            f"strength: must be a number from 0 (the base model) to {_STRONGEST:g}, got {value!r}; 1 is the adapter as "
             "it was trained"
         )
     return number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["fold_system", "joined_system"]
+
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase

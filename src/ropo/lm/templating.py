@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["apply_template", "template_options", "unread_lines"]
+
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

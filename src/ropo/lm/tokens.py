@@ -7,6 +7,17 @@ answers end with the end-of-sequence token.
 
 from __future__ import annotations
 
+__all__ = [
+    "Limits",
+    "TextWindow",
+    "TokenPair",
+    "first_tokens",
+    "holds_templated_prompt",
+    "text_windows",
+    "tokenize_pair",
+    "tokenize_prompt",
+]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from ropo.core.errors import UserError
 from ropo.lm.templating import apply_template, is_templated, template_options
 
-ANSWERS = ("chosen", "rejected")
+_ANSWERS = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ def tokenize_pair(tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any],
     record, ends = _as_written(tokenizer, record)
     prompt = _encode(tokenizer, record, record["prompt"], where, add_generation_prompt=True)
     wholes = []
-    for name in ANSWERS:
+    for name in _ANSWERS:
         answer = record[name]
         if isinstance(answer, str) and not answer.endswith(ends):
             answer += tokenizer.eos_token or ""
@@ -204,7 +215,7 @@ def _as_written(tokenizer: Any, record: Mapping[str, Any]) -> tuple[Mapping[str,
     end = tokenizer.eos_token or ""
     if not holds_templated_prompt(tokenizer, record):
         return record, (end,)
-    texts = {name: _only_text(record[name]) for name in ("prompt", *ANSWERS) if name in record}
+    texts = {name: _only_text(record[name]) for name in ("prompt", *_ANSWERS) if name in record}
     if None in texts.values():
         return record, (end,)
     return {**record, **texts}, (end, f"{end}\n")  # a template may break the line after the end token

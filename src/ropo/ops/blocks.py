@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from math import prod
 from typing import Any, NamedTuple
 

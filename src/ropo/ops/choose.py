@@ -10,6 +10,8 @@ Kernels are used only where they have reproduced plain PyTorch on that very devi
 
 from __future__ import annotations
 
+__all__ = ["Family", "kernels_on", "try_rotation"]
+
 import os
 import warnings
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from ropo.ops.trees import MAX_BLOCK, block_size
 Family = Literal["cpu", "gpu"]
 _Trial = Callable[[torch.device, Family], list[float]]
 
-TOLERANCE = 1e-5
+_TOLERANCE = 1e-5
 """Relative, between two float32 computations of the same sums of some hundred products in different orders."""
 
 
@@ -55,7 +57,7 @@ class _BlockProducts(Protocol):
 
 
 @runtime_checkable
-class Stretching(Protocol):
+class _Stretching(Protocol):
     """What stretches, forward and backward: `plain`, `cpu.stretch` or `gpu.stretch`."""
 
     def stretched(self, y: Tensor, log_scale: Tensor, bias: Tensor | None, /) -> tuple[Tensor, Tensor]: ...
@@ -79,7 +81,7 @@ def products_for(x: Tensor, packed: Tensor) -> _BlockProducts:
     return _gpu_rotation() if kernels_on(x.device, try_rotation) == "gpu" else plain
 
 
-def stretching_for(y: Tensor, scale: Tensor) -> Stretching:
+def stretching_for(y: Tensor, scale: Tensor) -> _Stretching:
     """Return who stretches outputs y."""
     if y.dtype == torch.float64 or scale.dtype != torch.float32:
         return plain
@@ -128,7 +130,7 @@ def _passes(family: Family, device: torch.device, trial: _Trial) -> bool:
     try:
         with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad(), _unseen():
             found = trial(device, family)
-        far = [each for each in found if not each <= TOLERANCE]
+        far = [each for each in found if not each <= _TOLERANCE]
         why = f"they are off by {max(far):.1e}" if far else ""
     except Exception as error:  # whatever a driver, a compiler or a processor unknown to it comes up with
         why = f"{type(error).__name__}: {error}"
@@ -197,7 +199,7 @@ def _distances(ours: tuple[Tensor | None, ...], theirs: tuple[Tensor, ...]) -> l
     return [float((our - their).norm() / their.norm()) for our, their in zip(found, theirs, strict=True)]
 
 
-def _stretch_kernels(family: Family) -> Stretching:
+def _stretch_kernels(family: Family) -> _Stretching:
     if family == "cpu":
         return cpu.stretch
     from ropo.ops.gpu import stretch  # imports Triton, which is not on every machine

@@ -7,6 +7,8 @@ so all blocks are one batched product, and only its result has to be copied.
 
 from __future__ import annotations
 
+__all__ = ["add_gradients", "gradients", "rotated", "stretched"]
+
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -5,6 +5,8 @@ The fast forms are tested against these; merging and diagnostics use them, since
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Order = Literal["forward", "reverse"]
+_Order = Literal["forward", "reverse"]
 
 
 def _arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
@@ -63,7 +65,7 @@ class GivensTree:
     """
 
     angles: Float[Tensor, " planes"]
-    order: Order
+    order: _Order
 
     @property
     def dim(self) -> int:
@@ -143,7 +145,7 @@ class Reflections:
         return y.to(x.dtype)
 
 
-Factor = GivensTree | Reflections
+_Factor = GivensTree | Reflections
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class Product:
     """
 
     dim: int
-    factors: Sequence[Factor]
+    factors: Sequence[_Factor]
 
     def apply(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Return x @ R for rows x."""
@@ -195,7 +197,7 @@ def ropo_rotation(
     Returns:
         The rotation, factor by factor.
     """
-    factors: list[Factor] = []
+    factors: list[_Factor] = []
     if givens is not None:
         trees = [GivensTree(givens[0], "forward")]
         if givens.shape[0] == 2:

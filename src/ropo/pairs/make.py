@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +88,7 @@ def make_pairs(
                 "instruction-tuned model, or set chat_template in its tokenizer_config.json"
             )
         sample_with_journal(sampler, prompts, sampling, batch_size, answers_path(output), score)
-    pairs, dropped = choose(candidates, selection, sampling.seed)
+    pairs, dropped = _choose(candidates, selection, sampling.seed)
     rows = summarise(prompts, dict(sorted(candidates.items())), pairs, selection.threshold)
     if not pairs:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
@@ -97,7 +99,7 @@ def make_pairs(
     return Outcome(pairs, dropped, rows)
 
 
-def choose(
+def _choose(
     candidates: Mapping[int, Sequence[Candidate]], selection: Selection, seed: int
 ) -> tuple[list[Pair], Counter[str]]:
     """Choose the pairs of all prompts, in the order of the prompts, and count why prompts gave none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["summary_table"]
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +42,7 @@ class Row:
     rejected_tokens: float | None
 
 
-def kind_of(prompt: PromptRecord) -> str:
+def _kind_of(prompt: PromptRecord) -> str:
     """Return the names of a prompt's instructions, or "other" where it has none."""
     instructions = prompt.fields.get("instructions") or [{"name": "other"}]
     return "+".join(sorted(instruction["name"] for instruction in instructions))
@@ -53,8 +55,8 @@ def summarise(
     threshold: float,
 ) -> list[Row]:
     """Return one row a kind of instruction, in alphabetical order, and a last one for everything."""
-    kinds = sorted({kind_of(prompts[number]) for number in candidates})
-    members = {kind: [number for number in candidates if kind_of(prompts[number]) == kind] for kind in kinds}
+    kinds = sorted({_kind_of(prompts[number]) for number in candidates})
+    members = {kind: [number for number in candidates if _kind_of(prompts[number]) == kind] for kind in kinds}
     members[_EVERYTHING] = list(candidates)
     return [_row(kind, numbers, candidates, pairs, threshold) for kind, numbers in members.items()]
 

@@ -21,7 +21,6 @@ __all__ = [
     "Pair",
     "PreferenceData",
     "as_conversation",
-    "collect",
     "count_shared_prompts",
     "load_preferences",
 ]

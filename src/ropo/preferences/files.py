@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Row", "read_file"]
+
 import csv
 import io
 import re
@@ -19,7 +21,7 @@ from ropo.preferences.tables import records_of
 _LONGEST_CELL = 2**31 - 1  # Python's own limit for a cell of a CSV file, 131,072 characters, is less than a long answer
 _NOTHING = ("[]", "{}", "null", "None")  # in a cell of images or tools; as an answer they may be a text
 # What a list of messages looks like in a table of texts, as JSON or as Python prints it.
-MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 
 
 class Row(NamedTuple):
@@ -127,7 +129,7 @@ def _numbered(what: str, path: Path, reader: Any) -> Iterator[tuple[int, list[st
 def _cell(what: str, where: str, name: str, cell: str) -> Any:
     if name in (*MEDIA, *BESIDE) and cell.strip() in _NOTHING:
         return None
-    if not MESSAGES.match(cell) and not is_written_out(cell):
+    if not _MESSAGES.match(cell) and not is_written_out(cell):
         return cell
     try:
         return parse_json(cell.encode())

@@ -10,6 +10,8 @@ whose common beginning is the prompt. A pair comes out as plain text or as messa
 
 from __future__ import annotations
 
+__all__ = ["check_options", "check_text"]
+
 import json
 from typing import Any
 
@@ -19,7 +21,7 @@ from ropo.preferences.formats.columns import MEDIA
 ANSWERS = ("chosen", "rejected")
 _OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 
-Text = str | list[dict[str, Any]]  # plain, or messages
+_Text = str | list[dict[str, Any]]  # plain, or messages
 Pair = dict[str, Any]
 
 
@@ -39,7 +41,7 @@ def to_pair(record: dict[str, Any]) -> Pair:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _passed_on(record)
 
 
-def _parts(prompt: Text | None, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+def _parts(prompt: _Text | None, chosen: _Text, rejected: _Text) -> tuple[_Text, _Text, _Text]:
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise ValueError("one of chosen and rejected is text, the other messages; make them alike")
     if isinstance(chosen, str) or isinstance(rejected, str):
@@ -181,7 +183,7 @@ def _split_conversations(chosen: list, rejected: list) -> tuple[list, list, list
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _check_answer(name: str, answer: Text) -> None:
+def _check_answer(name: str, answer: _Text) -> None:
     if not answer or (isinstance(answer, str) and not answer.strip()):
         raise ValueError(f"{name} is empty after the shared prompt; give it an answer")
     if isinstance(answer, list) and (answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -7,6 +7,8 @@ every level; into ours, messages of unlike fields go as JSON texts.
 
 from __future__ import annotations
 
+__all__ = ()
+
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["print_comparison"]
+
 from collections.abc import Sequence
 
 from rich.console import Console

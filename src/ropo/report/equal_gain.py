@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Sequence
 
 from ropo.comparison.results import Bounds, ComparisonResult, EqualGain
@@ -32,7 +34,7 @@ def _sentence(costs: Sequence[EqualGain]) -> str:
     first = costs[0]
     told = [
         f"{_COST_NAMES[each.cost]} {number(each.value.value)} against {number(each.other.value)}, {verdict(each)} "
-        f"({signed(each.difference.value)}{interval(each.difference)}; n = {behind(each)})"
+        f"({_signed(each.difference.value)}{_interval(each.difference)}; n = {behind(each)})"
         for each in costs
     ]
     return (
@@ -61,13 +63,13 @@ def behind(each: EqualGain) -> str:
     return f"{units}, {seeds}{lost}"
 
 
-def signed(value: float | None) -> str:
+def _signed(value: float | None) -> str:
     """Write a change with its sign."""
     return number(value) if value is None or value <= 0 else f"+{number(value)}"
 
 
-def interval(found: Bounds) -> str:
+def _interval(found: Bounds) -> str:
     """Write an interval in brackets, nothing where there is none."""
     if found.low is None or found.high is None:
         return ""
-    return f" [{signed(found.low)}, {signed(found.high)}]"
+    return f" [{_signed(found.low)}, {_signed(found.high)}]"

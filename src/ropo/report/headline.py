@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ _HEADLINES: dict[str, dict[str, int]] = {
 }
 LIKELIHOOD = ("chosen_gain", "rejected_gain", "margin", "chosen_log_prob", "rejected_log_prob", "accuracy")
 QUALITY = ("alpaca-eval", "mt-bench", "instructions", "preference")  # the most telling first
-KNOWLEDGE, TEXT = "knowledge", "text/"
+KNOWLEDGE, _TEXT = "knowledge", "text/"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def suites_of(result: ComparisonResult, data: str) -> list[DataSuite]:
 def all_columns(suite: DataSuite) -> list[Column]:
     """Return every metric of a suite, in the order of its first model that has it."""
     names = dict.fromkeys(metric.name for model in suite.result.models for metric in model.metrics)
-    return [Column(suite, name, direction(suite.result.suite, name) or 0) for name in names]
+    return [Column(suite, name, _direction(suite.result.suite, name) or 0) for name in names]
 
 
 def headline_columns(result: ComparisonResult, data: str) -> list[Column]:
@@ -60,7 +62,7 @@ def headline_columns(result: ComparisonResult, data: str) -> list[Column]:
 def forgetting_columns(result: ComparisonResult, data: str) -> list[Column]:
     """Return what tells forgetting: the text's perplexity first, then what is known."""
     found = [each for each in headline_columns(result, data) if each.suite.result.suite == KNOWLEDGE]
-    return sorted(found, key=lambda each: not each.name.startswith(TEXT))
+    return sorted(found, key=lambda each: not each.name.startswith(_TEXT))
 
 
 def quality_columns(result: ComparisonResult, data: str) -> list[Column]:
@@ -69,7 +71,7 @@ def quality_columns(result: ComparisonResult, data: str) -> list[Column]:
     return sorted(found, key=lambda each: QUALITY.index(each.suite.result.suite))
 
 
-def direction(suite: str, name: str) -> int | None:
+def _direction(suite: str, name: str) -> int | None:
     """Say which way a headline metric is better; None for what is no headline."""
     if suite != KNOWLEDGE:
         return _HEADLINES.get(suite, {}).get(name)
@@ -81,5 +83,5 @@ def direction(suite: str, name: str) -> int | None:
 def _headlines(result: ComparisonResult, data: str) -> Iterator[Column]:
     for suite in suites_of(result, data):
         for column in all_columns(suite):
-            if direction(suite.result.suite, column.name) is not None:
+            if _direction(suite.result.suite, column.name) is not None:
                 yield column

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import base64
 import hashlib
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["choose_method"]
+
 from typing import Any
 
 import torch
@@ -10,8 +12,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import adapter_base, adapter_config_of, check_trainable, is_adapter, load_adapter
 from ropo.lm.held_out import wraps_prompts
-from ropo.lm.loading import adapter_base, adapter_config_of, check_trainable, is_adapter, load_adapter, load_model
+from ropo.lm.loading import load_model
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import adapter_config
@@ -20,7 +23,7 @@ from ropo.runs.options import TrainOptions
 from ropo.training.config import PreferenceConfig
 from ropo.training.lengths import check_templates, leave_out_long_prompts
 
-Model = PreTrainedModel | PeftModel
+_Model = PreTrainedModel | PeftModel
 
 
 def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
@@ -67,7 +70,7 @@ def load_pairs(
     return data
 
 
-def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[Model, PreTrainedModel | None]:
+def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[_Model, PreTrainedModel | None]:
     """Load the model to train, and the frozen reference that full fine-tuning needs beside it."""
     dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["DTYPES", "MONITOR_STEPS", "TRAINER_DEFAULTS", "TrainOptions", "trainer_config"]
+
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["print_plan"]
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,8 +15,9 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.environment import device_name
-from ropo.lm.loading import adapter_config_of, is_adapter, load_shapes, load_tokenizer
+from ropo.core.record import device_name
+from ropo.lm.adapters import adapter_config_of, is_adapter
+from ropo.lm.loading import load_shapes, load_tokenizer
 from ropo.lm.tokens import tokenize_pair
 from ropo.preferences.data import PreferenceData
 from ropo.runs.inputs import choose_method, load_pairs, weights_dtype
@@ -22,13 +25,13 @@ from ropo.runs.options import TrainOptions, trainer_config
 from ropo.training.config import PreferenceConfig
 from ropo.training.memory import Lengths, Memory, estimate, trained_parameters
 
-GB = 1e9
-ROOM = 0.85
+_GB = 1e9
+_ROOM = 0.85
 """Share of a device's free memory that a step may take by the estimate, which is good to 15 %."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class _Plan:
     """Estimate steps of one run.
 
     Args:
@@ -91,7 +94,7 @@ def print_plan(options: TrainOptions, console: Console) -> None:
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config, console)
     plan = plan_of(options, method, adapter, pairs, tokenizer, config)
-    for line in plan_lines(plan, method, free_memory(plan.device)):
+    for line in _plan_lines(plan, method, free_memory(plan.device)):
         console.print(line)
 
 
@@ -102,19 +105,19 @@ def plan_of(
     pairs: PreferenceData,
     tokenizer: PreTrainedTokenizerBase,
     config: PreferenceConfig,
-) -> Plan:
+) -> _Plan:
     """Return what estimates the run's memory."""
     device = "cuda" if config.device.type == "cuda" else "cpu"
     dtype = weights_dtype(options.dtype, method, on_gpu=device == "cuda")
     if is_adapter(options.model):
         adapter = adapter_config_of(options.model)
         adapter.inference_mode = False
-    return Plan(
-        options.model, dtype, adapter, pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device
+    return _Plan(
+        options.model, dtype, adapter, _pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device
     )
 
 
-def fitted_to_gpu(options: TrainOptions, make: Callable[[], Plan], console: Console) -> TrainOptions:
+def fitted_to_gpu(options: TrainOptions, make: Callable[[], _Plan], console: Console) -> TrainOptions:
     """Choose gradient checkpointing and a budget of tokens for the GPU's memory, where neither was given.
 
     Args:
@@ -137,7 +140,7 @@ def fitted_to_gpu(options: TrainOptions, make: Callable[[], Plan], console: Cons
     return replace(options, trainer={**options.trainer, **flags})
 
 
-def pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Lengths]:
+def _pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Lengths]:
     """Return each pair's tokens, cut where `max_length` cuts them; two thousand pairs per second."""
     found = []
     for pair in data.pairs:
@@ -153,7 +156,7 @@ def free_memory(device: str) -> int:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
-def plan_lines(plan: Plan, method: str, free: int) -> Iterator[str]:
+def _plan_lines(plan: _Plan, method: str, free: int) -> Iterator[str]:
     """Say what would be trained, on how much, and what of the memory it takes."""
     model = plan.shapes()
     size, dtype = model.num_parameters(), str(model.dtype).removeprefix("torch.")
@@ -171,19 +174,19 @@ def plan_lines(plan: Plan, method: str, free: int) -> Iterator[str]:
     memory = plan.memory(checkpointing, budget)
     for part in fields(memory):
         if value := getattr(memory, part.name):
-            yield f"memory    {part.name:<12}{value / GB:8.2f} GB"
-    fits = "fits" if memory.total <= ROOM * free else "is too much"
-    yield f"          {'at the peak':<12}{memory.total / GB:8.2f} GB, of {free / GB:.1f} GB that are free: {fits}"
-    if memory.total > ROOM * free:
+            yield f"memory    {part.name:<12}{value / _GB:8.2f} GB"
+    fits = "fits" if memory.total <= _ROOM * free else "is too much"
+    yield f"          {'at the peak':<12}{memory.total / _GB:8.2f} GB, of {free / _GB:.1f} GB that are free: {fits}"
+    if memory.total > _ROOM * free:
         on, cut_to = settings_that_fit(plan, free)
         flags = "--gradient_checkpointing" * on + (f" --tokens_per_step {cut_to}" if cut_to else "")
-        yield f"try       {flags}: {plan.memory(on, cut_to).total / GB:.2f} GB"
+        yield f"try       {flags}: {plan.memory(on, cut_to).total / _GB:.2f} GB"
 
 
-def settings_that_fit(plan: Plan, free: int) -> tuple[bool, int | None]:
+def settings_that_fit(plan: _Plan, free: int) -> tuple[bool, int | None]:
     """Choose gradient checkpointing, and `tokens_per_step`, for the memory that is free."""
     longest = max(each.packed for each in plan.lengths)
-    return fit(lambda on, budget: plan.memory(on, budget).total, ROOM * free, longest, plan.tokens)
+    return fit(lambda on, budget: plan.memory(on, budget).total, _ROOM * free, longest, plan.tokens)
 
 
 def fit(peak: Callable[[bool, int | None], int], room: float, longest: int, tokens: int) -> tuple[bool, int | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["train"]
+
 import shutil
 import tempfile
 from collections.abc import Iterator

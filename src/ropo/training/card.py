@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["CardFacts"]
+
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +52,7 @@ class CardFacts:
 def write_card(
     folder: Path,
     model: PreTrainedModel | PeftModel,
-    loss: str,
+    losses: str | Sequence[str],
     facts: CardFacts,
     name: str | None = None,
     tags: Sequence[str] = (),
@@ -63,11 +65,12 @@ def write_card(
     Args:
         folder: Where the model was saved.
         model: What was trained.
-        loss: Its loss, as trl.DPOConfig names it.
+        losses: Its loss, or the losses that were added up, as trl.DPOConfig names them.
         facts: What is known of the run.
         name: Of the model; the folder's if left out.
         tags: More tags.
     """
+    loss = losses if isinstance(losses, str) else "+".join(losses)
     adapted = isinstance(model, PeftModel)
     peft: Any = model.active_peft_config if isinstance(model, PeftModel) else None
     base = str(peft.base_model_name_or_path if peft else model.config._name_or_path)

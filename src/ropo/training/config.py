@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PreferenceConfig"]
+
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -32,7 +34,7 @@ _NOT_NEGATIVE = (
     *("logging_steps", "save_steps", "eval_steps", "eval_delay", "torch_empty_cache_steps", "dataset_num_proc"),
     "ref_model_sync_steps",
 )
-LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
+_LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
 
 
 @dataclass
@@ -230,7 +232,7 @@ def check_tracker(name: str) -> None:
     if name in ("all", "none"):
         return
     check_names("report_to", [name], [*integration_utils.INTEGRATION_TO_CALLBACK, "all", "none"])
-    if not getattr(integration_utils, f"is_{LIBRARIES.get(name, name)}_available")():
+    if not getattr(integration_utils, f"is_{_LIBRARIES.get(name, name)}_available")():
         raise UserError(
             f"report_to: needs the library {name}, which is not installed; install it with pip, or leave the option "
             "out: metrics.jsonl has every number too"

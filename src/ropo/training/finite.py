@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -25,7 +27,7 @@ from ropo.training.packing.collator import NUMBER
 logger = logging.getLogger(__name__)
 
 _MOST_SKIPPED = 10  # steps in a row, after which nothing is left to hope for
-SHOWN = 32  # records that a message names
+_SHOWN = 32  # records that a message names
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class FiniteGuard(TrainerCallback):
             return ""
         data: Any = self.trainer.train_dataset
         if "where" not in data.column_names:
-            return f", in the records {join(fault.records)} of the training data (counted from 0)"
+            return f", in the records {_join(fault.records)} of the training data (counted from 0)"
         index = {number: row for row, number in enumerate(data[NUMBER])}
         return f", in {join_places([data[index[number]]['where'] for number in fault.records])}"
 
@@ -224,13 +226,13 @@ def _all_finite(parameter: Float[Tensor, "*shape"]) -> bool:
     return is_finite([parameter], "data")
 
 
-def join(numbers: Iterable[int | str]) -> str:
+def _join(numbers: Iterable[int | str]) -> str:
     """Write numbers as a list, cut off where it gets long."""
     kept = list(numbers)
-    return ", ".join(map(str, kept[:SHOWN])) + (f", ... ({len(kept)} in all)" if len(kept) > SHOWN else "")
+    return ", ".join(map(str, kept[:_SHOWN])) + (f", ... ({len(kept)} in all)" if len(kept) > _SHOWN else "")
 
 
 def join_places(places: Sequence[str]) -> str:
     """Write places in files as a list that names each file once: `a.jsonl:3, 5, b.jsonl:1`."""
     files = groupby(places, lambda place: place.rstrip("0123456789"))
-    return ", ".join(file + join(place.removeprefix(file) for place in group) for file, group in files)
+    return ", ".join(file + _join(place.removeprefix(file) for place in group) for file, group in files)

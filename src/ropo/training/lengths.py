@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_templates", "leave_out_long_prompts"]
+
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase

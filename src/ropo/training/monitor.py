@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["HackingMonitor", "trained_layers"]
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +27,8 @@ from ropo.training.reference import keeps_reference, reference_of, unwrapped
 from ropo.training.remedies.average import as_saved
 from ropo.training.remedies.kl_budget import KlBudget
 
-NEURONS = 4096  # of a watched layer, the first ones
-WINDOW, WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
+_NEURONS = 4096  # of a watched layer, the first ones
+_WINDOW, _WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class HackingMonitor(TrainerCallback):
         self.held_out = HeldOut(
             pairs=held_out,
             prompts=[pair.prompt for pair in held_out],
-            windows=text_windows(tokenizer, text, WINDOW, WINDOWS) if text is not None else [],
+            windows=text_windows(tokenizer, text, _WINDOW, _WINDOWS) if text is not None else [],
             settings=SamplingSettings(max_new_tokens=max_new_tokens),
             beta=options.beta,
             limits=Limits(options.max_length, options.truncation_mode),
@@ -198,7 +200,7 @@ class HackingMonitor(TrainerCallback):
         if len(self.held_out.pairs) < FEWEST:
             yield f"{len(self.held_out.pairs)} held-out pairs, so neither log-probs nor answers can"
         if 0 < len(self.held_out.windows) < FEWEST:
-            yield f"{len(self.held_out.windows)} pieces of {WINDOW} tokens of plain text, so forgetting cannot"
+            yield f"{len(self.held_out.windows)} pieces of {_WINDOW} tokens of plain text, so forgetting cannot"
 
 
 def _as_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -209,7 +211,7 @@ def _as_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def _compare_weights(found: _WatchedWeights, before: _WatchedWeights) -> dict[str, float]:
     """Return the change of the energy over all watched layers, the largest change of a cosine, and collapsed pairs."""
-    changes = [changes_of(found.neurons[name], before.neurons[name]) for name in found.neurons]
+    changes = [_changes_of(found.neurons[name], before.neurons[name]) for name in found.neurons]
     return {
         "energy_change": found.energy / before.energy - 1.0 if before.energy else 0.0,
         "largest_cosine_change": max(largest for largest, _ in changes),
@@ -248,12 +250,12 @@ def spread(names: Sequence[str], most: int) -> list[str]:
 
 def _watched_neurons(name: str, module: nn.Module) -> Float[Tensor, "n d"]:
     """Copy the first neurons of a layer's weight; a copy, because training goes on."""
-    weight = layer_weight(module)[:NEURONS].clone()
+    weight = layer_weight(module)[:_NEURONS].clone()
     check_weight(weight, name)
     return weight
 
 
-def changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -> tuple[float, int]:
+def _changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -> tuple[float, int]:
     """Return the largest change of a cosine between two neurons, and the number of pairs that collapsed."""
     both = nonzero_rows(weight) & nonzero_rows(reference)
     changes = cosine_changes(all_cosines(weight[both]), all_cosines(reference[both]))

@@ -7,6 +7,8 @@ with the adapter's name (HRA), and knows nothing of initialisations that change 
 
 from __future__ import annotations
 
+__all__ = ()
+
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,8 +25,8 @@ from ropo.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-POLICY, REFERENCE = "default", "ref"  # the names that TRL gives the two adapters
-SAME = (
+_POLICY, _REFERENCE = "default", "ref"  # the names that TRL gives the two adapters
+_SAME = (
     1e-3  # nats per token, in float32: an identity's rounding is below 1e-4, an odd reflection is off by 0.1 and more
 )
 
@@ -36,10 +38,10 @@ def check_active(model: PeftModel) -> None:
         UserError: If another adapter than `default` is active, or several are.
     """
     active = model.active_adapters
-    if active != [POLICY]:
+    if active != [_POLICY]:
         raise UserError(
             f"model: its active adapter is {', '.join(map(repr, active)) or 'none'}, and TRL trains the one named "
-            f"{POLICY!r} and copies it as the reference; load it with adapter_name={POLICY!r}, alone"
+            f"{_POLICY!r} and copies it as the reference; load it with adapter_name={_POLICY!r}, alone"
         )
     if _method(model) == "ADALORA":
         raise UserError(
@@ -54,10 +56,10 @@ def add_reference(model: PeftModel) -> None:
     Raises:
         UserError: If PEFT keeps no second adapter of the method.
     """
-    if REFERENCE in model.peft_config:
+    if _REFERENCE in model.peft_config:
         return
     try:
-        model.add_adapter(REFERENCE, model.peft_config[POLICY])
+        model.add_adapter(_REFERENCE, model.peft_config[_POLICY])
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
             f"sync_ref_model: PEFT keeps no second {_method(model)} adapter to be the reference ({error}); leave it out"
@@ -73,7 +75,7 @@ def complete_reference(model: PeftModel) -> None:
 
 def copied_tensors(model: PeftModel) -> list[tuple[Tensor, Tensor]]:
     """Return the tensors of the policy's adapter, each with its place in the copy; none where there is no copy."""
-    if REFERENCE not in model.peft_config:
+    if _REFERENCE not in model.peft_config:
         return []
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     found = ((tensor, tensors.get(_reference_name(name))) for name, tensor in tensors.items())
@@ -82,7 +84,7 @@ def copied_tensors(model: PeftModel) -> list[tuple[Tensor, Tensor]]:
 
 def _reference_name(name: str) -> str:
     """Return what a tensor of the policy's adapter is called in its copy."""
-    return ".".join(REFERENCE if part == POLICY else part for part in name.split("."))
+    return ".".join(_REFERENCE if part == _POLICY else part for part in name.split("."))
 
 
 def probe(model: nn.Module) -> Float[Tensor, "2 tokens vocabulary"]:
@@ -113,13 +115,13 @@ def check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabulary
     """
     policy = probe(model)
     trained = {name: each.requires_grad for name, each in model.named_parameters()}
-    with use_adapter(model, REFERENCE if REFERENCE in model.peft_config else None):
+    with use_adapter(model, _REFERENCE if _REFERENCE in model.peft_config else None):
         reference = probe(model)
     for name, each in model.named_parameters():  # PEFT makes the adapter that it switches to trainable
         each.requires_grad_(trained[name])
     method = _method(model)
     if continued and before is not None and not _same(reference, before, model):
-        how = getattr(model.peft_config[POLICY], "init_lora_weights", True)
+        how = getattr(model.peft_config[_POLICY], "init_lora_weights", True)
         why = f" (init_lora_weights={how!r} changes the base model)" if isinstance(how, str) else ""
         raise UserError(
             f"model: this {method} adapter cannot be trained further beside a copy of it, the reference: the copy is "
@@ -193,7 +195,7 @@ def reference_of(trainer: Any) -> Iterator[Any]:
         moving = getattr(trainer, "moving_reference", None)
         with (
             nullcontext() if moving is None else moving.at_start(),
-            use_adapter(model, REFERENCE if REFERENCE in model.peft_config else None),
+            use_adapter(model, _REFERENCE if _REFERENCE in model.peft_config else None),
         ):
             yield model
     else:
@@ -210,7 +212,7 @@ def _same(one: Tensor, other: Tensor, model: PeftModel) -> bool:
     rounds = base.dtype not in (torch.float32, torch.float64) or getattr(base, "is_quantized", False)
     # The rounding of bfloat16 in a trained model's log-probs of -20 is 0.3. bitsandbytes computes one 4-bit product in
     # two ways, by the number of rows, which are 0.1 nats apart.
-    tolerance = 0.5 if rounds else SAME
+    tolerance = 0.5 if rounds else _SAME
     # A model may answer NaN here: `FiniteGuard` says so, with the records, if it does on them too.
     return bool(torch.allclose(one, other, atol=tolerance, rtol=0.0, equal_nan=True))
 

@@ -7,6 +7,8 @@ shares an entry; a change of anything that matters gives another key.
 
 from __future__ import annotations
 
+__all__ = ()
+
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,11 @@ def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_si
     options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
     path = _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
     known = type(trainer.data_collator.collate) is DataCollatorForPreference  # another may cut where it likes
-    log_probs = load(path) if known else None
+    log_probs = _load(path) if known else None
     if log_probs is None:
         log_probs = _compute(trainer, dataset, name, batch_size)
         if known and trainer.accelerator.is_main_process:
-            save(path, *log_probs)
+            _save(path, *log_probs)
     chosen, rejected = log_probs
     dataset = dataset.add_column("ref_chosen_logps", chosen.tolist())
     return dataset.add_column("ref_rejected_logps", rejected.tolist())
@@ -120,7 +122,7 @@ def reference_weights(model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
     return weights
 
 
-def load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]] | None:
+def _load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]] | None:
     """Read the chosen and rejected log-probs kept at `path`, or None where there are none."""
     if not path.exists():
         return None
@@ -128,7 +130,7 @@ def load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records
     return log_probs["chosen"], log_probs["rejected"]
 
 
-def save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
+def _save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
     """Write log-probs to `path` in one stroke: a reader sees all of them or none."""
     tensors = {"chosen": chosen.contiguous(), "rejected": rejected.contiguous()}
     replace_atomically(path, lambda unfinished: save_file(tensors, unfinished))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["build_trainer", "push", "run_trainer", "save_trained"]
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ def build_trainer(
     Raises:
         UserError: If the options or the adapter do not go with the model or the data.
     """
-    with refusing(config):
+    with _refusing(config):
         trainer = PreferenceTrainer(
             model=model,
             ref_model=reference,
@@ -62,7 +64,7 @@ def build_trainer(
 
 
 @contextmanager
-def refusing(config: PreferenceConfig) -> Iterator[None]:
+def _refusing(config: PreferenceConfig) -> Iterator[None]:
     """Turn what the libraries raise about options, while a trainer is made, into the user's error.
 
     Raises:

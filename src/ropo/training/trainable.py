@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import _tokenize, extract_prompt
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import check_ids
+from ropo.lm.capacity import check_ids
 from ropo.lm.templating import template_options
 from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_pair, tokenize_prompt
 from ropo.training.packing.collator import NUMBER
@@ -48,7 +50,15 @@ def tokenize_records(
     return dataset
 
 
-def report_templated_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def report_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:
+    """Name the records that are trained on, but perhaps not as they were meant."""
+    _report_rewritten(dataset, name, tokenizer)
+    if not isinstance(tokenizer, ProcessorMixin):
+        _report_templated(dataset, name, tokenizer)
+        _report_equal(dataset, name)
+
+
+def _report_templated(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Name the records whose prompt went through the chat template before it was written down."""
     if "prompt" not in dataset.column_names:
         return  # tokenised beforehand
@@ -56,7 +66,7 @@ def report_templated_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedT
     _say(name, templated, "the prompt went through the chat template already; trained on as it is")
 
 
-def report_equal_answers(dataset: Dataset, name: str) -> None:
+def _report_equal(dataset: Dataset, name: str) -> None:
     """Name the records whose two answers are the same tokens, whatever told them apart in the data."""
     equal = [record[NUMBER] for record in dataset if record["chosen_ids"] == record["rejected_ids"]]
     reason = "chosen and rejected have the same tokens (the chat template leaves out what tells them apart)"
@@ -92,14 +102,14 @@ def check_records(model: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerBa
     """Refuse records with tokens that the model has no embedding for; the padding is looked up too.
 
     Raises:
-        UserError: If there is one; see `ropo.lm.limits.check_ids`.
+        UserError: If there is one; see `ropo.lm.capacity.check_ids`.
     """
     columns = [column for column in ("prompt_ids", "chosen_ids", "rejected_ids") if column in dataset.column_names]
     largest = [pyarrow.compute.max(pyarrow.compute.list_flatten(dataset.data[column])).as_py() for column in columns]
     check_ids(model, [token for token in (*largest, tokenizer.pad_token_id) if token is not None], tokenizer)
 
 
-def report_rewritten_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:
+def _report_rewritten(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:
     """Name the records whose prompt, templated and tokenised on its own, is not a prefix of the conversation.
 
     They are trained from where the two part, as TRL does: the end of the prompt is left out of the context.

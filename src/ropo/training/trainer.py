@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PreferenceTrainer"]
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
-from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import ProcessorMixin
@@ -18,8 +19,8 @@ from trl import DPOTrainer
 from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
+from ropo.lm.capacity import cap_length
 from ropo.lm.gguf import quiet_about_words
-from ropo.lm.limits import cap_length
 from ropo.training import reference_cache
 from ropo.training.arguments import (
     check_arguments,
@@ -60,14 +61,12 @@ from ropo.training.remedies.beta_schedule import BetaSchedule
 from ropo.training.remedies.losses import own_loss, split_losses
 from ropo.training.remedies.moving_reference import MovingReference, hidden_from_trl
 from ropo.training.remedies.options import check_unsharded
-from ropo.training.remedies.scores import PairScores, drift, pair_scores, seeing_scores
+from ropo.training.remedies.scores import drift_metrics, pair_scores, seeing_scores, summed_log_probs
 from ropo.training.trainable import (
     check_records,
     keep_trainable,
     number_records,
-    report_equal_answers,
-    report_rewritten_prompts,
-    report_templated_prompts,
+    report_prompts,
     tokenize_records,
 )
 
@@ -189,10 +188,7 @@ class PreferenceTrainer(DPOTrainer):
         prepared = self._tokenized(number_records(dataset), processing_class, args, dataset_name)
         if not isinstance(self._untrained, str) and not isinstance(processing_class, ProcessorMixin):
             check_records(self._untrained, prepared, processing_class)
-        report_rewritten_prompts(prepared, dataset_name, processing_class)
-        if not isinstance(processing_class, ProcessorMixin):
-            report_templated_prompts(prepared, dataset_name, processing_class)
-            report_equal_answers(prepared, dataset_name)
+        report_prompts(prepared, dataset_name, processing_class)
         return keep_trainable(prepared, size, dataset_name, args.limits, args.tokens_per_step)
 
     def _tokenized(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -296,21 +292,12 @@ class PreferenceTrainer(DPOTrainer):
         with seeing_scores(self.model, self.ref_model) as seen:
             result = super()._compute_loss(model, inputs, return_outputs)
         scores = pair_scores(seen, inputs, self.ld_alpha)
-        self._log_drift(scores)
+        for name, value in drift_metrics(scores, self.accelerator.gather).items():
+            self._metrics["train" if self.model.training else "eval"][name].append(value)
         if not self._own_losses:
             return result
         own = own_loss(self._own_losses, scores, self.beta, self.args)
         return (result[0] + own, result[1]) if return_outputs else result + own
-
-    def _log_drift(self, scores: PairScores) -> None:
-        """Log by how many nats per token the batch's answers have become less likely than under the reference."""
-        if not scores.plain:
-            return
-        lost = self.accelerator.gather(drift(scores).flatten()).view(-1, 2, 2).sum(dim=0)
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        for name, (nats, tokens) in zip(("chosen", "rejected"), lost.tolist(), strict=True):
-            metrics[f"drift/{name}_per_token"].append(nats / tokens if tokens else 0.0)
-        metrics["drift/per_token"].append(float(lost[:, 0].sum() / lost[:, 1].sum().clamp(min=1)))
 
     def _clip_grad_norm(self, model: Any) -> Any:
         average_gradients(self._kept_whole)
@@ -351,16 +338,7 @@ class PreferenceTrainer(DPOTrainer):
         if prediction_loss_only:
             return loss, None, None
         with torch.no_grad(), self.compute_loss_context_manager():
-            return loss, self._score(model, without_numbers(inputs)), None
-
-    def _score(self, model: Any, inputs: dict[str, Any]) -> Float[Tensor, "pairs 2"]:
-        """Return the policy's summed log-probs (chosen, rejected) of each pair of a batch."""
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        unseen = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
-        seen = {name: value for name, value in inputs.items() if name not in unseen}
-        scores = model(**seen, labels=labels, fused_lm_head=True).log_probs
-        scores = scores[:, 1 - labels.shape[1] :]  # without the virtual tokens that prompt learning puts first
-        return torch.stack(scores.sum(dim=1).chunk(2), dim=1)
+            return loss, summed_log_probs(model, without_numbers(inputs)), None
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         try:
@@ -413,9 +391,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def _write_card(self, folder: Path, name: str | None = None, data: str | None = None, tags: Any = ()) -> None:
         facts = replace(self.card_facts, data=data) if data else self.card_facts
-        losses = self.args.loss_type
-        loss = losses if isinstance(losses, str) else "+".join(losses)
-        write_card(folder, self.accelerator.unwrap_model(self.model), loss, facts, name, tags)
+        write_card(folder, self.accelerator.unwrap_model(self.model), self.args.loss_type, facts, name, tags)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._checkpointer.save()

@@ -11,8 +11,8 @@ from ropo.cli.main import main
 from ropo.evaluation.alpaca_eval import metrics
 from ropo.evaluation.results import read_results
 from ropo.judging.scores import RewardModel
-from tests.tiny_reward import rewards, save_tiny_reward
-from tests.tiny_tokenizer import WORDS
+from tests.tiny.reward import rewards, save_tiny_reward
+from tests.tiny.tokenizer import WORDS
 
 PROMPTS = [f"{first} {second}" for first in WORDS[:6] for second in WORDS[:5]]
 SWAPPED = 8

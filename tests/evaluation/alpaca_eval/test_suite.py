@@ -10,7 +10,7 @@ from ropo.cli.main import main
 from ropo.evaluation.alpaca_eval import metrics
 from ropo.evaluation.results import read_results
 from tests.evaluation.fake_endpoint import serving
-from tests.lm.sampling.tiny import TEXTS, save_tiny
+from tests.tiny.sampled import TEXTS, save_tiny
 
 D = {"dataset": "d"}
 KEY = "sk-secret-4711"

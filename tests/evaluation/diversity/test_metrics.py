@@ -9,7 +9,7 @@ from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, self_
 from ropo.evaluation.diversity.measure import leave_out_undefined
 from ropo.evaluation.diversity.metrics import Sample, distinct_reading, embedding_readings, read_answers
 from ropo.evaluation.readings import Reading, metrics_of
-from tests.tiny_tokenizer import WORDS
+from tests.tiny.tokenizer import WORDS
 
 GENERATOR = np.random.default_rng(0)
 TEXTS = [" ".join(GENERATOR.choice(WORDS, size=GENERATOR.integers(3, 9))) for _ in range(12)]

@@ -10,8 +10,7 @@ from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
-from tests.evaluation.test_contestants import save_adapter
-from tests.lm.sampling.tiny import save_tiny, write_prompts
+from tests.tiny.sampled import save_adapter, save_tiny, write_prompts
 
 
 @pytest.fixture(scope="module")

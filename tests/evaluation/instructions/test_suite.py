@@ -14,8 +14,7 @@ from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.instructions.measure import read_answers
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import Answer, PromptRecord, SamplingSettings, read_prompts
-from tests.evaluation.test_contestants import save_adapter
-from tests.lm.sampling.tiny import TEXTS, save_tiny, write_prompts
+from tests.tiny.sampled import TEXTS, save_adapter, save_tiny, write_prompts
 
 AT_MOST_TWO = {"name": "at_most_words", "parameters": {"limit": 2}}
 NO_CAT = {"name": "avoid_word", "parameters": {"word": "cat"}}

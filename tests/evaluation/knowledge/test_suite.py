@@ -19,9 +19,8 @@ from ropo.evaluation.results import read_results
 from ropo.lm.loading import load_policy
 from ropo.lm.log_probs import text_loss
 from ropo.lm.tokens import text_windows
-from tests.evaluation.test_contestants import save_adapter
-from tests.lm.sampling.tiny import save_tiny, tiny_model
-from tests.tiny_tokenizer import WORDS, tiny_tokenizer
+from tests.tiny.sampled import save_adapter, save_tiny, tiny_model
+from tests.tiny.tokenizer import WORDS, tiny_tokenizer
 
 GENERATOR = np.random.default_rng(0)
 MEAN = {"aggregation": "mean", "higher_is_better": True}

@@ -13,7 +13,7 @@ from ropo.evaluation.results import read_results
 from ropo.judging import local
 from ropo.lm.sampling import sampler
 from tests.evaluation.fake_endpoint import serving
-from tests.lm.sampling.tiny import save_tiny
+from tests.tiny.sampled import save_tiny
 
 KEY = "sk-secret-4711"
 CATEGORIES = ("writing", "math")

@@ -15,9 +15,8 @@ from ropo.lm.loading import load_policy
 from ropo.lm.log_probs import pair_log_probs
 from ropo.lm.tokens import tokenize_pair
 from ropo.preferences import load_preferences
-from tests.evaluation.test_contestants import save_adapter
-from tests.lm.sampling.tiny import save_tiny
-from tests.tiny_tokenizer import WORDS, tiny_tokenizer
+from tests.tiny.sampled import save_adapter, save_tiny
+from tests.tiny.tokenizer import WORDS, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from ropo.lm.loading import load_model, load_policy
 from ropo.lm.log_probs import answer_distributions, pair_log_probs, text_losses
 from ropo.lm.tokens import text_windows, tokenize_pair
 from ropo.preferences import load_preferences
-from tests.lm.sampling.tiny import save_tiny, tiny_model
-from tests.tiny_tokenizer import WORDS, tiny_tokenizer
+from tests.tiny.sampled import save_tiny, tiny_model
+from tests.tiny.tokenizer import WORDS, tiny_tokenizer
 
 CONFIGS = {
     "ropo": lambda: RopoConfig(init_weights=False, task_type="CAUSAL_LM"),

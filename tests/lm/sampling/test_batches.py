@@ -16,8 +16,8 @@ from ropo.lm.sampling import (
 )
 from ropo.lm.sampling.batches import draw_uniforms
 from ropo.lm.sampling.picking import pick_tokens
-from tests.lm.sampling.tiny import tiny_model, tiny_prompts
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.sampled import tiny_model, tiny_prompts
+from tests.tiny.tokenizer import tiny_tokenizer
 
 SETTINGS = SamplingSettings(samples=4, temperature=1.0, top_p=0.9, max_new_tokens=12, seed=3)
 

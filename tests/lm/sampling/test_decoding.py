@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from ropo.core import once
 from ropo.core.errors import UserError
-from ropo.lm import limits
 from ropo.lm.sampling.batches import draw_uniforms
 from ropo.lm.sampling.decoding import Decoder
 from ropo.lm.sampling.picking import pick_tokens
 from ropo.lm.sampling.settings import SamplingSettings
-from tests.lm.zoo import ALL, ATTENTION, HYBRID, LEARNED, POSITIONS, RECURRENT, make
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
+from tests.tiny.zoo import ALL, ATTENTION, HYBRID, LEARNED, POSITIONS, RECURRENT, make
 
 SETTINGS = SamplingSettings(samples=2, max_new_tokens=8, seed=1)
 PROMPTS = [[5, 6, 7, 8, 9], [9, 8], [4, 5, 6, 7, 8, 9, 10, 11, 12], [12, 13]]
@@ -71,7 +71,7 @@ def test_the_models_own_generation_settings_change_nothing():
 
 @pytest.mark.parametrize("name", list(LEARNED))
 def test_answers_end_where_positions_do(name, caplog):
-    limits.say.cache_clear()
+    once.say.cache_clear()
     model, settings = make(name), SamplingSettings(samples=1, max_new_tokens=40, seed=1)
     long = [[5] * 20, [6, 7, 8]]
     model.generation_config.eos_token_id = None

@@ -6,7 +6,7 @@ import pytest
 
 from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal
 from ropo.lm.sampling import sampler as module
-from tests.lm.sampling.tiny import save_tiny, tiny_prompts
+from tests.tiny.sampled import save_tiny, tiny_prompts
 
 SETTINGS = SamplingSettings(samples=2, max_new_tokens=8, seed=1)
 

@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM
 from ropo.core.errors import UserError
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal, sampling_backend, vllm_sampler
-from tests.evaluation.test_contestants import save_adapter
-from tests.lm.sampling.tiny import TEXTS, save_tiny, tiny_prompts
+from tests.tiny.sampled import TEXTS, save_adapter, save_tiny, tiny_prompts
 
 SETTINGS = SamplingSettings(samples=2, temperature=0.7, top_p=0.9, max_new_tokens=8, seed=1)
 

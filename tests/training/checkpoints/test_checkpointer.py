@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from tests.training.test_finite import pairs, trainer_of
+from tests.training.poisoned import pairs, trainer_of
 
 
 class Draw(TrainerCallback):

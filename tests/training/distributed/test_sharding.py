@@ -14,7 +14,7 @@ from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sharding import check_deepspeed, check_sharding, is_cut
 from ropo.training.finite import is_finite
-from tests.training.packing_helpers import tiny_model
+from tests.tiny.trained import tiny_model
 
 
 def options(stage: int | None = None, gathers: bool = True, **changes) -> PreferenceConfig:

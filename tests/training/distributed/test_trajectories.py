@@ -20,7 +20,7 @@ from ropo.training.distributed.sharding import keep_adapters_whole
 from ropo.training.finite import Batch
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
-from tests.training.packing_helpers import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
+from tests.tiny.trained import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.together import run_together
 
 TRAJECTORY = 1e-4  # the bound over twenty steps

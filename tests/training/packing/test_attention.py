@@ -9,33 +9,15 @@ from torch import nn
 
 from ropo.training.packing import attention, gpu_attention
 from ropo.training.packing.attention import CannotPackError, attend, no_mask, packed_attention
-from ropo.training.packing.layout import pack_batch, segment_mask
-from tests.training.packing_helpers import edge_cases
+from ropo.training.packing.layout import segment_mask
+from tests.training.packing_helpers import dense_mask, one_pack
 
 WINDOWS = [None, 3]
-
-
-def one_pack(case: str = "varied"):
-    batch = edge_cases()[case]
-    return pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])[0]
 
 
 def heads(pack, count: int, seed: int):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, count, pack.tokens, 8, generator=generator, requires_grad=True)
-
-
-def dense_mask(pack, window: int | None) -> torch.Tensor:
-    """Write the whole mask of a pack down: the plain reading of its segments."""
-    mask = torch.zeros(pack.tokens, pack.tokens, dtype=torch.bool)
-    start = 0
-    for segment in pack.segments:
-        for query in range(segment.length):
-            past = [*range(segment.prefix_start, segment.prefix_start + segment.prefix_length)]
-            past += range(start, start + query + 1)
-            mask[start + query, past[-window:] if window else past] = True
-        start += segment.length
-    return mask
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -11,7 +11,7 @@ from ropo.training.packing import attention
 from ropo.training.packing.attention import no_mask, packed_attention
 from ropo.training.packing.cpu_attention import attend_segments
 from ropo.training.packing.layout import Segment
-from tests.training.packing.test_attention import dense_mask, one_pack
+from tests.training.packing_helpers import dense_mask, one_pack
 
 SEGMENTS = {
     "one": (Segment(7),),

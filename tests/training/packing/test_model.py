@@ -13,15 +13,8 @@ from trl.trainer.utils import add_fused_lm_head
 from ropo.training.packing.attention import PACKED
 from ropo.training.packing.layout import pack_batch
 from ropo.training.packing.model import enable_packing
-from tests.training.packing_helpers import (
-    CONFIGS,
-    OUTPUTS,
-    SHAPE,
-    edge_cases,
-    padded_batch,
-    tiny_model,
-    with_fused_head,
-)
+from tests.tiny.trained import CONFIGS, SHAPE, tiny_model
+from tests.training.packing_helpers import OUTPUTS, edge_cases, padded_batch, with_fused_head
 
 LOG_PROB_TOLERANCE = 1e-4  # float32; the bound, measured 1e-6
 GRADIENT_TOLERANCE = 1e-4  # relative to each tensor's largest gradient; the bound

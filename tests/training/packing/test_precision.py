@@ -16,7 +16,7 @@ from ropo.lm.loading import load_model
 from ropo.training.packing.attention import PACKED
 from ropo.training.packing.model import enable_packing
 from tests.training.packing_helpers import with_fused_head
-from tests.training.test_trainer import ours
+from tests.training.trainers import ours
 
 
 @pytest.fixture(scope="module")

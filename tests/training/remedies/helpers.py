@@ -10,8 +10,8 @@ from peft import HRAConfig, LoraConfig, OFTConfig
 from ropo import RopoConfig
 from ropo.training.config import PreferenceConfig
 from ropo.training.trainer import PreferenceTrainer
-from tests.training.packing_helpers import tiny_model, tiny_pairs, tiny_tokenizer
-from tests.training.test_trainer import logged, options
+from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training.trainers import logged, options
 
 TARGETS: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"]}
 METHODS = {

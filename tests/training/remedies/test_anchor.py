@@ -13,9 +13,9 @@ from peft import PeftModel
 
 from ropo.core.errors import UserError
 from ropo.training.remedies.anchor import WINDOW, WINDOWS, kl_of_next, windows_of
-from tests.training.packing_helpers import sentence, tiny_model, tiny_tokenizer
+from tests.tiny.trained import sentence, tiny_model, tiny_tokenizer
 from tests.training.remedies.helpers import METHODS, losses, make, same, trained
-from tests.training.test_trainer import logged
+from tests.training.trainers import logged
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from ropo.core.errors import UserError
 from ropo.training.reference import probe
 from ropo.training.remedies.average import as_saved
 from ropo.training.run import save_trained
-from tests.training.packing_helpers import tiny_model, tiny_pairs
+from tests.tiny.trained import tiny_model, tiny_pairs
+from tests.training.monitored import base, make_trainer, monitored
 from tests.training.remedies.helpers import METHODS, losses, make, same, trained
-from tests.training.test_monitor import base, make_trainer, monitored
-from tests.training.test_trainer import logged
+from tests.training.trainers import logged
 
 __all__ = ["base"]
 

@@ -10,7 +10,7 @@ import pytest
 from ropo.core.errors import UserError
 from ropo.training.remedies.beta_schedule import beta_at
 from tests.training.remedies.helpers import losses, make, same, trained
-from tests.training.test_trainer import logged
+from tests.training.trainers import logged
 
 STEPS = [0.1, 0.2, 0.3, 0.4]
 

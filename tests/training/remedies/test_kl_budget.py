@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from ropo import RopoConfig
 from ropo.core.errors import UserError
-from tests.training.test_monitor import base, logged, make_trainer, monitored
+from tests.training.monitored import base, logged, make_trainer, monitored
 
 __all__ = ["base"]
 

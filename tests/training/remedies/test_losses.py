@@ -18,9 +18,9 @@ from ropo.training.remedies.positive import positive_penalty
 from ropo.training.remedies.scores import PairScores, drift
 from ropo.training.remedies.simpo import simpo_loss
 from ropo.training.remedies.smoothed import smoothed_loss
-from tests.training.packing_helpers import tiny_pairs
+from tests.tiny.trained import tiny_pairs
 from tests.training.remedies.helpers import METHODS, losses, make
-from tests.training.test_trainer import logged
+from tests.training.trainers import logged
 
 # Two pairs: the chosen answer of the first gained 1 nat and the rejected one lost 2; both answers of the second fell,
 # the chosen one by 3 nats and the rejected one by 5.

@@ -15,10 +15,10 @@ from ropo.core.errors import UserError
 from ropo.training.reference import copied_tensors, keeps_reference, probe, reference_of
 from ropo.training.remedies.moving_reference import mix
 from ropo.training.trainer import PreferenceTrainer
-from tests.training.packing_helpers import tiny_model
+from tests.tiny.trained import tiny_model
+from tests.training.monitored import base, make_trainer, monitored
 from tests.training.remedies.helpers import METHODS, losses, make, same, trained
-from tests.training.test_monitor import base, make_trainer, monitored
-from tests.training.test_trainer import logged
+from tests.training.trainers import logged
 
 __all__ = ["base"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MethodPaths", "methods_of_paths"]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +15,7 @@ from ropo.comparison.frontier.quantities import QUANTITIES, series_of
 from ropo.comparison.results import RunPath
 from ropo.core.intervals import LEVEL
 
-RESAMPLES = 2000
+_RESAMPLES = 2000
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Draws:
         seed: Seed of the draws.
     """
 
-    resamples: int = RESAMPLES
+    resamples: int = _RESAMPLES
     seed: int = 0
     _drawn: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 

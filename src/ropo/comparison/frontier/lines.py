@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Envelope", "MethodLines", "PathLine", "frame_of", "lines_of"]
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

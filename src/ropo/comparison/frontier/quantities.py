@@ -6,6 +6,8 @@ point of every run: all runs are measured on the same units.
 
 from __future__ import annotations
 
+__all__ = ["COSTS", "GAINS", "LOOKS", "QUANTITIES", "series_of"]
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from ropo.evaluation.path.results import PathPoint, PathResult, SampledAnswers
 
 
 @dataclass(frozen=True)
-class Quantity:
+class _Quantity:
     """Name something that is measured along a path, as its change from the reference.
 
     Attributes:
@@ -33,33 +35,33 @@ class Quantity:
 GAINS = {
     each.name: each
     for each in (
-        Quantity("pass", "gain in pass rate of verifiable instructions", "prompts"),
-        Quantity("loss", "drop of the DPO loss on held-out pairs, nats", "pairs"),
-        Quantity("margin", "DPO margin on held-out pairs (times beta), nats", "pairs"),
+        _Quantity("pass", "gain in pass rate of verifiable instructions", "prompts"),
+        _Quantity("loss", "drop of the DPO loss on held-out pairs, nats", "pairs"),
+        _Quantity("margin", "DPO margin on held-out pairs (times beta), nats", "pairs"),
     )
 }
 COSTS = {
     each.name: each
     for each in (
-        Quantity("forgetting", "rise of plain-text loss, nats per token", "windows"),
-        Quantity("kl", "KL from the reference, nats per token", "prompts"),
-        Quantity("length", "growth of sampled answers, tokens", "prompts"),
+        _Quantity("forgetting", "rise of plain-text loss, nats per token", "windows"),
+        _Quantity("kl", "KL from the reference, nats per token", "prompts"),
+        _Quantity("length", "growth of sampled answers, tokens", "prompts"),
     )
 }
 LOOKS = {
     each.name: each
     for each in (
-        Quantity("chosen", "log-prob of the chosen answer, change in nats", "pairs"),
-        Quantity("rejected", "log-prob of the rejected answer, change in nats", "pairs"),
-        Quantity("tokens", "length of a sampled answer, tokens", "prompts"),
-        Quantity("repetition", "repeated 4-grams within an answer, share", "prompts"),
+        _Quantity("chosen", "log-prob of the chosen answer, change in nats", "pairs"),
+        _Quantity("rejected", "log-prob of the rejected answer, change in nats", "pairs"),
+        _Quantity("tokens", "length of a sampled answer, tokens", "prompts"),
+        _Quantity("repetition", "repeated 4-grams within an answer, share", "prompts"),
     )
 }
 QUANTITIES = GAINS | COSTS | LOOKS
 
 
 @dataclass(frozen=True)
-class Series:
+class _Series:
     """A quantity along a path, beginning with the reference at step 0.
 
     Attributes:
@@ -78,7 +80,7 @@ class Series:
             return (weights @ self.upper.T) / (weights @ self.lower.T)
 
 
-def series_of(path: PathResult, name: str) -> Series | None:
+def series_of(path: PathResult, name: str) -> _Series | None:
     """Return a quantity along a path; None where no point has it."""
     points = [path.reference, *path.points]
     read = _READERS[name]
@@ -86,7 +88,7 @@ def series_of(path: PathResult, name: str) -> Series | None:
     if len(found) < 2:  # the reference alone is no path
         return None
     steps, upper, lower = zip(*found, strict=True)
-    return Series(steps, np.array(upper, dtype=float), np.array(lower, dtype=float))
+    return _Series(steps, np.array(upper, dtype=float), np.array(lower, dtype=float))
 
 
 _Rows = tuple[np.ndarray, np.ndarray] | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import csv
 import hashlib
 import json
@@ -158,7 +160,7 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
             if not isinstance(known, dict):
                 raise ValueError(f"is {type(known).__name__}")
         asked = [instruction_of(prompt) for prompt in prompts]
-        found = [known.get(text, known.get(instruction_sha(text))) for text in asked]
+        found = [known.get(text, known.get(_instruction_sha(text))) for text in asked]
         values = np.array([_number(value) for value in found if value is not None])
     except (ValueError, IndexError, OverflowError, csv.Error) as error:
         raise UserError(
@@ -169,12 +171,12 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
     if lacking:
         raise UserError(
             f"difficulties {path}: lack {len(lacking)} of {len(prompts)} instructions, the first "
-            f"{lacking[0][:40]!r} (instruction_sha {instruction_sha(lacking[0])}); add them"
+            f"{lacking[0][:40]!r} (instruction_sha {_instruction_sha(lacking[0])}); add them"
         )
     return values
 
 
-def instruction_sha(instruction: str) -> str:
+def _instruction_sha(instruction: str) -> str:
     """Return what a file of difficulties may call an instruction: the first 12 hex digits of its SHA-256."""
     return hashlib.sha256(instruction.encode()).hexdigest()[:12]
 

@@ -20,6 +20,8 @@ theta, the model's quality, is free. Where difficulties are not known their term
 
 from __future__ import annotations
 
+__all__ = ()
+
 from typing import NamedTuple
 
 import numpy as np

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +26,7 @@ _LC_MEANING = (
 )
 REFITS = 1000  # resamples of the interval, each of which takes a few milliseconds
 _FOLLOWS_LENGTH = 90.0  # percent of the longer outputs, and of the shorter ones' rivals, that win with such a judge
-FEWEST = 10  # prompts of each kind, below which nothing is said of that
+_FEWEST = 10  # prompts of each kind, below which nothing is said of that
 _ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal lengths lie outside of what was seen
 
 
@@ -54,7 +56,7 @@ def length_reading(lengths: Int[np.ndarray, " n"]) -> dict[str, Reading]:
     return {"average_length": Reading(lengths.astype(float), "mean length of the outputs in characters")}
 
 
-def readings_of(judged: Judged) -> dict[str, Reading]:
+def _readings_of(judged: Judged) -> dict[str, Reading]:
     """Return what is one number a prompt."""
     return {
         "win_rate": Reading(100.0 * judged.verdicts.wins, _WIN_MEANING),
@@ -74,7 +76,7 @@ def _readings_by_length(judged: Judged) -> dict[str, Reading]:
 
 def metrics_for(judged: Judged, seed: int) -> list[Metric]:
     """Return every number of a model: win rates, verdicts that are missing, lengths, and the judge's two orders."""
-    win, *others = metrics_of(readings_of(judged), UNITS, seed)
+    win, *others = metrics_of(_readings_of(judged), UNITS, seed)
     wins, orders = judged.verdicts.wins, judged.verdicts.orders
     error = Estimate(standard_error(wins), None, None, len(wins))
     controlled = statistic_interval(lambda rows: judged.fit(rows)[1], len(wins), REFITS, seed)
@@ -99,7 +101,7 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
 
 def changes_for(judged: Judged, first: Judged, reference: str, seed: int) -> list[Change]:
     """Return the paired changes against the first model."""
-    changes = changes_of(readings_of(judged), readings_of(first), reference, UNITS, seed)
+    changes = changes_of(_readings_of(judged), _readings_of(first), reference, UNITS, seed)
     found = statistic_interval(
         lambda rows: judged.fit(rows)[1] - first.fit(rows)[1], len(judged.verdicts.wins), REFITS, seed
     )
@@ -162,7 +164,7 @@ def follows_length(judged: Judged) -> bool:
     One kind alone shows nothing: a weak model may lose everywhere, and be shorter everywhere.
     """
     longer, shorter = (100.0 * judged.verdicts.wins[rows] for rows in (judged.extra > 0, judged.extra < 0))
-    if min(len(longer), len(shorter)) < FEWEST:
+    if min(len(longer), len(shorter)) < _FEWEST:
         return False
     return bool(longer.mean() >= _FOLLOWS_LENGTH and shorter.mean() <= 100.0 - _FOLLOWS_LENGTH)
 

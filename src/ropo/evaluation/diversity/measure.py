@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -61,7 +63,7 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
         settings={**settings.shown(), **encoded, "batch_size": workplace.batch_size},
         data={"prompts": data},
         models=models,
-        notes=notes_on(shared, contestants[0].name, encoder is not None),
+        notes=_notes_on(shared, contestants[0].name, encoder is not None),
         seed=workplace.seed,
     )
 
@@ -82,7 +84,7 @@ def leave_out_undefined(readings: Sequence[Mapping[str, Reading]]) -> list[dict[
     ]
 
 
-def notes_on(readings: Sequence[Mapping[str, Reading]], tokenizer: str, embedded: bool) -> list[str]:
+def _notes_on(readings: Sequence[Mapping[str, Reading]], tokenizer: str, embedded: bool) -> list[str]:
     """Say what the numbers rest on, and what they leave out."""
     notes = [f"expectation-adjusted distinct counts tokens of {tokenizer}'s tokenizer, for every model"]
     if embedded:

@@ -7,6 +7,8 @@ a prompt does not define (all of its answers are empty, say) is NaN here and lef
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

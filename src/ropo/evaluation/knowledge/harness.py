@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

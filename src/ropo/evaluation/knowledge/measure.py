@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -46,7 +48,7 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
     outcomes = [run_tasks(each, tasks, settings, workplace) if tasks else {} for each in contestants]
     texts = [_score(each, windows, workplace) for each, windows in zip(contestants, cuts, strict=False)]
     names = [each.name for each in contestants]
-    asked = compare_models(names, [readings_of(found) for found in outcomes], "questions", workplace.seed)
+    asked = compare_models(names, [_readings_of(found) for found in outcomes], "questions", workplace.seed)
     read = compare_models(names, [found.readings for found in texts] or [{}] * len(names), "windows", workplace.seed)
     models = []
     for number, each in enumerate(contestants):
@@ -74,7 +76,7 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
     )
 
 
-def readings_of(outcomes: Mapping[str, Outcome]) -> dict[str, Reading]:
+def _readings_of(outcomes: Mapping[str, Outcome]) -> dict[str, Reading]:
     """Return the readings of all outcomes that follow from their questions."""
     readings = {
         name: outcome.reading(f"lm-eval's {name} over {outcome.count} questions") for name, outcome in outcomes.items()

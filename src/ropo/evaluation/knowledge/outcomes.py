@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

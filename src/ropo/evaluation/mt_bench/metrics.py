@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +17,12 @@ from ropo.evaluation.results import Change, Metric
 from ropo.judging.judge import CUT, UNPARSABLE, notes_on_reading
 
 SCORE, WIN_RATE = "score", "win_rate"
-MEANINGS = {
+_MEANINGS = {
     SCORE: "mean grade from 1 to 10 over the verdicts that hold one",
     WIN_RATE: "percent of comparisons won against the first model, ties a half, over those with two verdicts",
 }
 _BOOTSTRAP = "bootstrap over questions"
-RESAMPLES = 2000
+_RESAMPLES = 2000
 
 
 def metrics_for(name: str, grades: Grades, questions: Sequence[Question], seed: int) -> list[Metric]:
@@ -32,7 +34,7 @@ def metrics_for(name: str, grades: Grades, questions: Sequence[Question], seed: 
         questions: In the order of the grades.
         seed: Seed of the resampling.
     """
-    values, meaning = _scaled(name, grades), MEANINGS[name]
+    values, meaning = _scaled(name, grades), _MEANINGS[name]
     metrics = [Metric.of(name, mean_of(values, seed), f"{meaning}; {_BOOTSTRAP}")]
     for turn in range(TURNS):
         found = mean_of(values[:, [turn]], seed)
@@ -49,7 +51,7 @@ def change_of(name: str, grades: Grades, first: Grades, reference: str, seed: in
     """Return the paired change against the first model, over the verdicts that both have."""
     found = mean_of(_scaled(name, grades) - _scaled(name, first), seed)
     compared = Comparison(found.value, found.low, found.high, found.count)
-    meaning = f"change of: {MEANINGS[name]}, where both have a verdict; paired {_BOOTSTRAP}"
+    meaning = f"change of: {_MEANINGS[name]}, where both have a verdict; paired {_BOOTSTRAP}"
     return Change.against(reference, name, compared, meaning)
 
 
@@ -61,7 +63,7 @@ def mean_of(values: Float[np.ndarray, "questions turns"], seed: int) -> Estimate
     kept = values[~np.isnan(values).all(axis=1)]
     if not len(kept):
         return Estimate(None, None, None, 0)
-    return statistic_interval(lambda rows: float(np.nanmean(kept[rows])), len(kept), RESAMPLES, seed)
+    return statistic_interval(lambda rows: float(np.nanmean(kept[rows])), len(kept), _RESAMPLES, seed)
 
 
 def notes_on(name: str, grades: Grades) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PathSettings"]
+
 from pathlib import Path
 
 from pydantic import Field

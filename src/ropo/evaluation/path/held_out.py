@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["read_path_data"]
+
 import hashlib
 import json
 from collections.abc import Iterable, Sequence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["measure_path"]
+
 import copy
 import time
 from collections.abc import Callable, Sequence
@@ -23,16 +25,17 @@ from ropo.evaluation.path import PathSettings
 from ropo.evaluation.path.held_out import PathData
 from ropo.evaluation.path.results import PathPoint, PathResult, SampledAnswers
 from ropo.evaluation.suites import Workplace
+from ropo.lm.adapters import is_adapter, load_adapter
 from ropo.lm.answer import Answer
 from ropo.lm.fingerprint import fingerprint_folder, fingerprint_source
-from ropo.lm.loading import is_adapter, load_adapter, load_model
+from ropo.lm.loading import load_model
 from ropo.lm.log_probs import answer_log_probs, text_losses
 from ropo.lm.sampling import model_name, sample_answers
 
 _KEPT = "paths"
 
 
-class KeptPoint(Measure):
+class _KeptPoint(Measure):
     """A measured checkpoint with what it was made from."""
 
     made_from: str
@@ -110,7 +113,7 @@ def measure_path(
         _keep(workplace.output, step, mark, point)
         points[step] = point
         seconds = (time.monotonic() - clock) / (number + 1) * (len(left) - number - 1)
-        say(f"{describe(point, before.text, data.beta)}; {timedelta(seconds=round(seconds))} left")
+        say(f"{_describe(point, before.text, data.beta)}; {timedelta(seconds=round(seconds))} left")
     zeros = [0.0] * len(data.pairs.records)
     return PathResult(
         run=run.name,
@@ -126,7 +129,7 @@ def measure_path(
     )
 
 
-def describe(point: PathPoint, text: Sequence[float], beta: float) -> str:
+def _describe(point: PathPoint, text: Sequence[float], beta: float) -> str:
     """Write the means of a checkpoint as one line."""
     gains = torch.tensor([point.chosen, point.rejected], dtype=torch.float64).T
     margins = dpo_margins(gains, torch.zeros_like(gains), beta)
@@ -238,7 +241,7 @@ def _file_of(output: Path, step: int) -> Path:
 
 
 def _keep(output: Path, step: int, mark: str, point: PathPoint) -> None:
-    write_atomically(_file_of(output, step), KeptPoint(made_from=mark, point=point).model_dump_json() + "\n")
+    write_atomically(_file_of(output, step), _KeptPoint(made_from=mark, point=point).model_dump_json() + "\n")
 
 
 def _kept_point(output: Path, step: int, mark: str) -> PathPoint | None:
@@ -246,5 +249,5 @@ def _kept_point(output: Path, step: int, mark: str) -> PathPoint | None:
     file = _file_of(output, step)
     if not file.is_file():
         return None
-    kept = read_typed(KeptPoint, file, "a measured checkpoint of this version", "measure again", "delete it")
+    kept = read_typed(_KeptPoint, file, "a measured checkpoint of this version", "measure again", "delete it")
     return kept.point if kept.made_from == mark else None

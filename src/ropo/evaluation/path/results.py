@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PathPoint", "PathResult", "SampledAnswers", "read_path"]
+
 from pathlib import Path
 from typing import Any
 

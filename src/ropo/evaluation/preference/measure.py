@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +18,10 @@ from ropo.evaluation.preference.scores import PairScores, score_pairs
 from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.lm.adapters import adapter_base, is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
-from ropo.lm.loading import adapter_base, is_adapter, load_tokenizer
+from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import Limits
 
@@ -72,7 +75,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         models=model_results(contestants, fingerprints, compared),
         notes=[
             f"pairs {used.data.reading}",
-            *notes_on(reference, lengths, any(each != base for each in fingerprints)),
+            *_notes_on(reference, lengths, any(each != base for each in fingerprints)),
             *used.notes(),
         ],
         seed=workplace.seed,
@@ -109,7 +112,7 @@ def _answer_lengths(pairs: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "pair
     return np.array([[_characters(pair[name]) for name in ("chosen", "rejected")] for pair in pairs])
 
 
-def notes_on(reference: Contestant, lengths: Int[np.ndarray, "pairs 2"], rewarded: bool) -> list[str]:
+def _notes_on(reference: Contestant, lengths: Int[np.ndarray, "pairs 2"], rewarded: bool) -> list[str]:
     """Say what the numbers are measured from, and what they leave out."""
     notes = [f"accuracy, margin and gains are measured from {reference.name}"]
     if not rewarded:

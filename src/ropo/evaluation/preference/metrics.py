@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int

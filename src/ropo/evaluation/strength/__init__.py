@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 HELP = "an adapter at several strengths: gain on held-out pairs, KL, forgetting; the strength within a budget"
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 class StrengthSettings(Settings):
@@ -42,7 +44,7 @@ class StrengthSettings(Settings):
 
     data: str
     text: Path
-    strengths: tuple[float, ...] = STRENGTHS
+    strengths: tuple[float, ...] = _STRENGTHS
     forgetting_budget: float | None = Field(None, gt=0, allow_inf_nan=False)
     split: str = "test"
     max_pairs: int | None = Field(None, ge=1)
@@ -61,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strengths",
         nargs="+",
         metavar="T",
-        default=[f"{strength:g}" for strength in STRENGTHS],
-        help=f"where to measure, 0 (the base model) to 2 ({' '.join(f'{strength:g}' for strength in STRENGTHS)})",
+        default=[f"{strength:g}" for strength in _STRENGTHS],
+        help=f"where to measure, 0 (the base model) to 2 ({' '.join(f'{strength:g}' for strength in _STRENGTHS)})",
     )
     parser.add_argument(
         "--forgetting_budget",

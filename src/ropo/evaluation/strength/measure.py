@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -20,14 +22,15 @@ from ropo.evaluation.strength import StrengthSettings
 from ropo.evaluation.strength.curves import draw_curves
 from ropo.evaluation.strength.scores import Curve, score_strengths
 from ropo.evaluation.suites import Workplace
+from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
-from ropo.lm.loading import is_adapter, load_tokenizer
+from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
 from ropo.lm.tokens import Limits
 
-PICTURE = "strength.svg"
+_PICTURE = "strength.svg"
 
 
 def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workplace: Workplace) -> SuiteResult:
@@ -75,13 +78,13 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
             notes.append(choose(each.name, found, settings.forgetting_budget))
         models += found
     workplace.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(workplace.output / PICTURE, draw_curves(models))
+    write_atomically(workplace.output / _PICTURE, draw_curves(models))
     return SuiteResult(
         suite="strength",
         settings={**settings.shown(), "data": model_name(settings.data), "max_length": limits.max_length, "beta": beta},
         data=_sources(pairs, settings, text),
         models=models,
-        notes=[*dict.fromkeys(notes), f"the curves are drawn in {PICTURE}"],
+        notes=[*dict.fromkeys(notes), f"the curves are drawn in {_PICTURE}"],
         seed=workplace.seed,
     )
 

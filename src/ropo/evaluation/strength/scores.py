@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,9 +18,9 @@ from torch import Tensor
 from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.suites import Workplace
+from ropo.lm.capacity import check_ids, fit_sequences, ignores_padding
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
-from ropo.lm.limits import check_ids, fit_sequences, ignores_padding
 from ropo.lm.log_probs import BATCH, answer_distributions, text_losses
 from ropo.lm.strength import strength_dial
 from ropo.lm.tokens import TextWindow

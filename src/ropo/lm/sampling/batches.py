@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["load_sampler_model", "plan_batches", "sample_answers", "sample_batches"]
+
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast

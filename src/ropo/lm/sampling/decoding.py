@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.lm.limits import (
+from ropo.lm.capacity import (
     cap_answers,
     check_ids,
     close_to_rounding,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["model_name"]
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["SamplingSettings"]
+
 from dataclasses import dataclass
 
 from ropo.core.errors import UserError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import gc
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import is_adapter
 from ropo.lm.answer import Answer
-from ropo.lm.loading import is_adapter
 from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches
 from ropo.lm.sampling.settings import SamplingSettings
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["gradients", "stretched"]
+
 import torch
 from torch import Tensor
 

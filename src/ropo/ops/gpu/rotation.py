@@ -6,6 +6,8 @@ over tokens and over blocks are written in parts and added by PyTorch: no atomic
 
 from __future__ import annotations
 
+__all__ = ["add_gradients", "rotated"]
+
 import torch
 import triton
 import triton.language as tl

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["gradients", "stretched"]
+
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -2,6 +2,8 @@ r"""Anthropic HH's dialogues: one text of "\n\nHuman: ...\n\nAssistant: ..." who
 
 from __future__ import annotations
 
+__all__ = ()
+
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,36 +24,36 @@ from ropo.preferences.formats.turns import (
     user,
 )
 
-Record = Mapping[str, Any]
-Answers = tuple[Any, Any]
+_Record = Mapping[str, Any]
+_Answers = tuple[Any, Any]
 
 
 # Questions
 
 
-def prompt_of(record: Record) -> Any:
+def prompt_of(record: _Record) -> Any:
     """Read TRL's `prompt`."""
     return answer_of("prompt", record["prompt"])
 
 
-def instruction_of(record: Record) -> Any:
+def instruction_of(record: _Record) -> Any:
     """Read Alpaca's `instruction`, and its `input` on the next line, as LLaMA-Factory and ms-swift join them."""
     return "\n".join(
         _text(name, record[name]) for name in ("instruction", "input") if not says_nothing(record.get(name))
     )
 
 
-def question_of(record: Record) -> Any:
+def question_of(record: _Record) -> Any:
     """Read Orca DPO's `question`."""
     return _text("question", record["question"])
 
 
-def query_of(record: Record) -> Any:
+def query_of(record: _Record) -> Any:
     """Read ms-swift's `query`."""
     return _text("query", record["query"])
 
 
-def _conversation_of(record: Record) -> Messages:
+def _conversation_of(record: _Record) -> Messages:
     """Read the turns of `messages`, `conversations` or `conversation`, whichever there is."""
     name = next(name for name in ("messages", "conversations", "conversation") if record.get(name))
     turns = parsed(name, record[name])
@@ -65,7 +67,7 @@ def _conversation_of(record: Record) -> Messages:
     return messages_of(name, turns)
 
 
-def open_conversation_of(record: Record) -> Messages:
+def open_conversation_of(record: _Record) -> Messages:
     """Read a conversation that is to be answered.
 
     Raises:
@@ -80,7 +82,7 @@ def open_conversation_of(record: Record) -> Messages:
     return turns
 
 
-def earlier_turns_of(record: Record) -> Messages:
+def earlier_turns_of(record: _Record) -> Messages:
     """Read a conversation without its last turn, which is the answer."""
     turns = _conversation_of(record)
     if len(turns) < 2 or turns[-1].get("role") != "assistant":
@@ -93,42 +95,42 @@ def earlier_turns_of(record: Record) -> Messages:
 # Answers
 
 
-def chosen_and_rejected(record: Record) -> Answers:
+def chosen_and_rejected(record: _Record) -> _Answers:
     """Read `chosen` and `rejected`: texts, one turn each, or lists of turns."""
     return answer_of("chosen", record["chosen"]), answer_of("rejected", record["rejected"])
 
 
-def chosen_and_rejected_turns(record: Record) -> Answers:
+def chosen_and_rejected_turns(record: _Record) -> _Answers:
     """Read `chosen` and `rejected` to a conversation: one turn each, lists of turns, or the text of one."""
     chosen, rejected = chosen_and_rejected(record)
     return _as_turns(chosen), _as_turns(rejected)
 
 
-def responses(record: Record) -> Answers:
+def responses(record: _Record) -> _Answers:
     """Read axolotl's and Argilla's `chosen_response` and `rejected_response`."""
     return _text("chosen_response", record["chosen_response"]), _text("rejected_response", record["rejected_response"])
 
 
-def response_and_rejected(record: Record) -> Answers:
+def response_and_rejected(record: _Record) -> _Answers:
     """Read ms-swift's `response` (or Alpaca's `output`) and `rejected_response`."""
     name = "response" if "response" in record else "output"
     return _text(name, record[name]), _text("rejected_response", record["rejected_response"])
 
 
-def last_turn_and_rejected(record: Record) -> Answers:
+def last_turn_and_rejected(record: _Record) -> _Answers:
     """Read ms-swift's last turn of `messages`, and the `rejected_response` to put in its place."""
     rejected = answer_of("rejected_response", record["rejected_response"])
     return [_conversation_of(record)[-1]], _as_turns(rejected)
 
 
-def both_conversations(record: Record) -> Answers:
+def both_conversations(record: _Record) -> _Answers:
     """Read ms-swift's `messages` and `rejected_messages`: whole conversations that share their beginning."""
     return _conversation_of(record), messages_of(
         "rejected_messages", parsed("rejected_messages", record["rejected_messages"])
     )
 
 
-def list_of_two(record: Record) -> Answers:
+def list_of_two(record: _Record) -> _Answers:
     """Read LLaMA-Factory's older ranking: `output` is [chosen, rejected]."""
     output = parsed("output", record["output"]) if str(record["output"]).startswith("[") else record["output"]
     if not (isinstance(output, list) and len(output) == 2):
@@ -136,7 +138,7 @@ def list_of_two(record: Record) -> Answers:
     return _text("output", output[0]), _text("output", output[1])
 
 
-def preferred_of_two(record: Record) -> Answers:
+def preferred_of_two(record: _Record) -> _Answers:
     """Read AlpacaFarm's `output_1`, `output_2` and the number of the better one in `preference`."""
     first, second = _text("output_1", record["output_1"]), _text("output_2", record["output_2"])
     preference = str(record["preference"]).removesuffix(".0")
@@ -150,7 +152,7 @@ def preferred_of_two(record: Record) -> Answers:
 # What becomes of them
 
 
-def with_question(record: Record, question: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
+def with_question(record: _Record, question: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
     """Return TRL's record of a question, its answers, and what stands beside them.
 
     A system's message, earlier turns, tools and template options belong to conversations: beside them a text question
@@ -173,7 +175,7 @@ def is_whole(answer: Any) -> bool:
     return named not in ("assistant", *OTHER_ASSISTANTS, *CALLS)
 
 
-def without_question(record: Record, chosen: Any, rejected: Any) -> dict[str, Any]:
+def without_question(record: _Record, chosen: Any, rejected: Any) -> dict[str, Any]:
     """Return TRL's record of answers that begin with their prompt.
 
     Raises:
@@ -188,7 +190,7 @@ def without_question(record: Record, chosen: Any, rejected: Any) -> dict[str, An
     return {"chosen": chosen, "rejected": rejected, **options}
 
 
-def check_copy(record: Record, pair: Mapping[str, Any]) -> None:
+def check_copy(record: _Record, pair: Mapping[str, Any]) -> None:
     """Check that `messages` beside a prompt and answers only repeats them, as in UltraFeedback's binarized form.
 
     Args:
@@ -214,7 +216,7 @@ def _plain(turn: Any) -> str:
     return str(turn.get("content")).strip() if isinstance(turn, Mapping) else ""
 
 
-def options_of(record: Record) -> dict[str, Any]:
+def options_of(record: _Record) -> dict[str, Any]:
     """Return what the chat template gets beside the messages: `tools` and `chat_template_kwargs`, where they are.
 
     Raises:
@@ -235,7 +237,7 @@ def _as_turns(answer: Any) -> Any:
     return [message_of("answer", {"role": "assistant", "content": answer})] if isinstance(answer, str) else answer
 
 
-def refuse_beside(record: Record) -> None:
+def refuse_beside(record: _Record) -> None:
     """Refuse what stands beside a dialogue that is one text.
 
     Raises:
@@ -247,7 +249,7 @@ def refuse_beside(record: Record) -> None:
         )
 
 
-def _beside(record: Record) -> list[str]:
+def _beside(record: _Record) -> list[str]:
     system = system_of(record)
     named = [name for name in ("system", "system_prompt") if system and record.get(name)]
     return [*named, *(["history"] if parsed("history", record.get("history")) else [])]

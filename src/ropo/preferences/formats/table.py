@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from ropo.preferences.formats.dialogue import (
 )
 from ropo.preferences.formats.turns import assistant, user
 
-Record = Mapping[str, Any]
+_Record = Mapping[str, Any]
 
 
 def as_conversation(pair: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def as_conversation(pair: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _always(record: Record) -> bool:
+def _always(record: _Record) -> bool:
     return True
 
 
@@ -52,10 +54,10 @@ class Format:
 
     name: str
     needs: tuple[str, ...]
-    question: Callable[[Record], Any] | None = None
-    answers: Callable[[Record], tuple[Any, Any]] = parts.chosen_and_rejected
+    question: Callable[[_Record], Any] | None = None
+    answers: Callable[[_Record], tuple[Any, Any]] = parts.chosen_and_rejected
     may: tuple[str, ...] = ()
-    fits: Callable[[Record], bool] = _always
+    fits: Callable[[_Record], bool] = _always
     wrap: Callable[[dict[str, Any]], dict[str, Any]] | None = as_conversation
     copy: bool = False
     open: bool = False
@@ -64,7 +66,7 @@ class Format:
         """Tell whether the format reads a column."""
         return column in self.needs or column in (*self.may, *BESIDE) or (self.copy and column == "messages")
 
-    def read(self, record: Record) -> dict[str, Any]:
+    def read(self, record: _Record) -> dict[str, Any]:
         """Return TRL's record: `prompt`, `chosen`, `rejected`, and what the chat template gets beside them.
 
         Raises:
@@ -78,7 +80,7 @@ class Format:
             parts.check_copy(record, pair)
         return pair
 
-    def check_plain(self, pair: dict[str, Any], record: Record) -> None:
+    def check_plain(self, pair: dict[str, Any], record: _Record) -> None:
         """Check that a pair of plain texts holds no markup that a chat template would take for a user's words.
 
         Raises:
@@ -92,43 +94,43 @@ class Format:
         return f"{self.name} ({', '.join(self.needs)})"
 
 
-def _is_whole(record: Record) -> bool:
+def _is_whole(record: _Record) -> bool:
     return parts.is_whole(record["chosen"])
 
 
-def _repeats_its_prompt(record: Record) -> bool:
+def _repeats_its_prompt(record: _Record) -> bool:
     return isinstance(record["prompt"], str) and _is_whole(record)
 
 
-def _continues_dialogue(record: Record) -> bool:
+def _continues_dialogue(record: _Record) -> bool:
     return is_open(record["prompt"]) and isinstance(record["chosen"], str) and isinstance(record["rejected"], str)
 
 
-def _holds_dialogues(record: Record) -> bool:
+def _holds_dialogues(record: _Record) -> bool:
     return is_dialogue(record["chosen"]) and is_dialogue(record["rejected"])
 
 
-def _dialogue_of(record: Record) -> Any:
+def _dialogue_of(record: _Record) -> Any:
     parts.refuse_beside(record)
     return record["prompt"]
 
 
-def _dialogue_before(record: Record) -> str:
+def _dialogue_before(record: _Record) -> str:
     parts.refuse_beside(record)
     return split_dialogues(record)[0]
 
 
-def _dialogue_after(record: Record) -> tuple[Any, Any]:
+def _dialogue_after(record: _Record) -> tuple[Any, Any]:
     return split_dialogues(record)[1:]
 
 
-def _not(*others: Callable[[Record], bool]) -> Callable[[Record], bool]:
+def _not(*others: Callable[[_Record], bool]) -> Callable[[_Record], bool]:
     return lambda record: not any(other(record) for other in others)
 
 
 _PAIR = ("chosen", "rejected")
 _INPUT = ("input",)
-TURNS = parts.open_conversation_of
+_TURNS = parts.open_conversation_of
 
 FORMATS = (
     Format("TRL", ("prompt", *_PAIR), parts.prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)),
@@ -165,9 +167,9 @@ FORMATS = (
     Format("ms-swift query", ("query", "response", "rejected_response"), parts.query_of, parts.response_and_rejected),
     Format("ms-swift query", ("query", *_PAIR), parts.query_of),
     Format("Orca DPO", ("question", *_PAIR), parts.question_of),
-    Format("ShareGPT ranking", ("conversations", *_PAIR), TURNS, parts.chosen_and_rejected_turns),
-    Format("ShareGPT ranking", ("conversation", *_PAIR), TURNS, parts.chosen_and_rejected_turns),
-    Format("messages ranking", ("messages", *_PAIR), TURNS, parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
+    Format("ShareGPT ranking", ("conversations", *_PAIR), _TURNS, parts.chosen_and_rejected_turns),
+    Format("ShareGPT ranking", ("conversation", *_PAIR), _TURNS, parts.chosen_and_rejected_turns),
+    Format("messages ranking", ("messages", *_PAIR), _TURNS, parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
     *(
         Format("ms-swift", (turns, "rejected_response"), parts.earlier_turns_of, parts.last_turn_and_rejected)
         for turns in ("messages", "conversations", "conversation")
@@ -176,10 +178,10 @@ FORMATS = (
 )
 
 # What reads the question of a prompt, by the column that it is in.
-PROMPTS: dict[str, Callable[[Record], Any]] = {
+PROMPTS: dict[str, Callable[[_Record], Any]] = {
     "prompt": parts.prompt_of,
     "instruction": parts.instruction_of,
     "question": parts.question_of,
     "query": parts.query_of,
-    **dict.fromkeys(("messages", "conversations", "conversation"), TURNS),
+    **dict.fromkeys(("messages", "conversations", "conversation"), _TURNS),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from ropo.core.json_lines import parse_json
 
 Messages = list[dict[str, Any]]
-Text = str | Messages
+_Text = str | Messages
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _OTHER_NAMES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +52,7 @@ def _column_label(column: Column, among: Sequence[Column]) -> str:
     return f"{column.title} ({column.suite.result.suite})" if same > 1 else column.title
 
 
-def whole(method: MethodRuns, measured: Sequence[str]) -> int | str | None:
+def _whole(method: MethodRuns, measured: Sequence[str]) -> int | str | None:
     """Say what the large mark stands for: `mean`, the only seed that was measured, or the reference, which has none."""
     if method.is_reference:
         return None
@@ -67,7 +69,7 @@ def _estimates(column: Column, methods: Sequence[MethodRuns], marks: Mapping[str
                 traces.append(_point(mark, run.seed, [found[run.name].value], height, small=True))
         mean = over_seeds(list(found.values()))
         if mean.value is not None:
-            traces.append(_point(mark, whole(method, list(found)), [mean.value], height, error_x=_bars(mean)))
+            traces.append(_point(mark, _whole(method, list(found)), [mean.value], height, error_x=_bars(mean)))
     rows = [label(method.method) for method in methods]
     return figure(
         traces,
@@ -91,7 +93,7 @@ def _frontier(up: Column, right: Column, methods: Sequence[MethodRuns], marks: M
                 traces.append(_point(mark, run.seed, [changes[run.name].value], [heights[run.name].value], small=True))
         x, y = (over_seeds([found[run.name] for run in both]) for found in (changes, heights))
         if x.value is not None and y.value is not None:
-            seed = whole(method, [run.name for run in both])
+            seed = _whole(method, [run.name for run in both])
             traces.append(_point(mark, seed, [x.value], [y.value], error_x=_bars(x), error_y=_bars(y)))
     side = "more is forgotten to the right" if right.better < 0 else "more is forgotten to the left"
     drawn = figure(traces, f"change of {right.title} ({side})", up.title)

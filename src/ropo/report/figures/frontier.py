@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,10 +16,10 @@ from ropo.comparison.results import ComparisonResult, RunPath
 from ropo.report.figures.style import Chart, Mark, View, faded, figure
 from ropo.report.text import label, setting
 
-TITLES = {"forgetting": "Gain against forgetting", "kl": "Gain against KL", "length": "Gain against length"}
-GAIN_NAMES = {"pass": "pass rate", "loss": "DPO loss", "margin": "margin"}
-COST_NAMES = {"forgetting": "forgetting", "kl": "KL", "length": "length"}
-_NAMES = {**GAIN_NAMES, **COST_NAMES, "tokens": "length of answers", "chosen": "chosen", "rejected": "rejected"}
+_TITLES = {"forgetting": "Gain against forgetting", "kl": "Gain against KL", "length": "Gain against length"}
+_GAIN_NAMES = {"pass": "pass rate", "loss": "DPO loss", "margin": "margin"}
+_COST_NAMES = {"forgetting": "forgetting", "kl": "KL", "length": "length"}
+_NAMES = {**_GAIN_NAMES, **_COST_NAMES, "tokens": "length of answers", "chosen": "chosen", "rejected": "rejected"}
 _HOW = (
     "Thin lines are runs, one a learning rate and seed, from the untrained model at 0 through their checkpoints; the "
     "thick line is the least cost at which a method gains as much, its band the lowest and the highest seed. A run "
@@ -35,10 +37,10 @@ def frontier_charts(key: str, result: ComparisonResult, data: str, marks: Mappin
             drawn = [lines_of(each, gain, cost) for each in methods]
             drawn = [each for each in drawn if each.lines]
             if drawn:
-                views.append(View(GAIN_NAMES[gain], _frontier(drawn, gain, cost, marks)))
+                views.append(View(_GAIN_NAMES[gain], _frontier(drawn, gain, cost, marks)))
         if views:
             caption = f"Lower and further right is better. {_HOW}"
-            charts.append(Chart.of(f"{key}-{cost}", TITLES[cost], caption, "Gain", views, marks))
+            charts.append(Chart.of(f"{key}-{cost}", _TITLES[cost], caption, "Gain", views, marks))
     return [chart for chart in charts if chart is not None]
 
 
@@ -121,7 +123,7 @@ def _over_steps(method: MethodPaths, name: str, mark: Mark) -> list[go.Scatter]:
     traces = []
     for rate, runs in method.rates.items():
         for run in runs:
-            steps, values = means_of(run, name)
+            steps, values = _means_of(run, name)
             which = f"{label(mark.method)} at {setting(rate)}, {_seed(run.seed)}"
             if steps:
                 traces.append(
@@ -140,7 +142,7 @@ def _over_steps(method: MethodPaths, name: str, mark: Mark) -> list[go.Scatter]:
     return traces
 
 
-def means_of(run: RunPath, name: str) -> tuple[list[int], list[float]]:
+def _means_of(run: RunPath, name: str) -> tuple[list[int], list[float]]:
     """Return steps and means of a quantity along a run; nothing where it was not measured."""
     series = series_of(run.path, name) if run.path is not None else None
     if series is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -14,24 +16,24 @@ from ropo.report.text import label
 
 _Series = tuple[list[float | None], list[float | None]]  # steps and values
 
-CHOSEN, REJECTED = "logps/chosen", "logps/rejected"
+_CHOSEN, _REJECTED = "logps/chosen", "logps/rejected"
 _SMOOTHED = 8  # a moving mean covers a logged point in so many: batches differ by what is in them
 # Then whatever else was logged, by name.
-FIRST = ("rewards/margins", "hacking/kl_per_token", "loss", "rewards/accuracies")
-_NO_SERIES = {"step", "epoch", "seconds", "total_flos", CHOSEN, REJECTED}
-NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "hacking/kl_per_token": "KL in nats per token"}
+_FIRST = ("rewards/margins", "hacking/kl_per_token", "loss", "rewards/accuracies")
+_NO_SERIES = {"step", "epoch", "seconds", "total_flos", _CHOSEN, _REJECTED}
+_NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "hacking/kl_per_token": "KL in nats per token"}
 
 
 def log_probs_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Mark]) -> Chart | None:
     """Draw the log-probs of chosen and rejected answers of the training batches; None where no run logged them."""
     title = "Chosen and rejected log-probs over training"
-    runs = [run for method in methods for run in method.runs if series(run, CHOSEN)[0]]
+    runs = [run for method in methods for run in method.runs if _series(run, _CHOSEN)[0]]
     if not runs:
         return None
-    both = View("both", _lines(runs, (CHOSEN, REJECTED), marks, "summed log-prob of an answer in nats"))
+    both = View("both", _lines(runs, (_CHOSEN, _REJECTED), marks, "summed log-prob of an answer in nats"))
     each = [
         View(name, _lines(runs, (one,), marks, f"log-prob of {name} in nats"))
-        for name, one in zip(("chosen", "rejected"), (CHOSEN, REJECTED), strict=True)
+        for name, one in zip(("chosen", "rejected"), (_CHOSEN, _REJECTED), strict=True)
     ]
     caption = (
         f"{_how_smooth(runs)}: chosen solid, rejected dashed; with several seeds thin, and their mean thick. Batches "
@@ -44,9 +46,9 @@ def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
     """Draw everything else that was logged, margin first; None where nothing was."""
     runs = [run for method in methods for run in method.runs]
     logged = {name for run in runs for line in run.curves for name in line} - _NO_SERIES
-    repeated = sorted(name for name in logged if any(len(series(run, name)[0]) > 1 for run in runs))
-    names = [name for name in FIRST if name in repeated] + [name for name in repeated if name not in FIRST]
-    views = [View(NAMES.get(name, name), _lines(runs, (name,), marks, NAMES.get(name, name))) for name in names]
+    repeated = sorted(name for name in logged if any(len(_series(run, name)[0]) > 1 for run in runs))
+    names = [name for name in _FIRST if name in repeated] + [name for name in repeated if name not in _FIRST]
+    views = [View(_NAMES.get(name, name), _lines(runs, (name,), marks, _NAMES.get(name, name))) for name in names]
     caption = (
         f"{_how_smooth(runs)}. The margin is beta times (gain of chosen - gain of rejected). Several seeds are thin, "
         "their mean thick. A gap is a step where the number was not finite."
@@ -54,7 +56,7 @@ def series_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
     return Chart.of(key, "Margin, loss and all else that was logged", caption, "Shown", views, marks)
 
 
-def series(run: RunResult, name: str) -> _Series:
+def _series(run: RunResult, name: str) -> _Series:
     """Return the steps and the values of one logged number; None where it was not finite."""
     lines = [line for line in run.curves if name in line and "step" in line]
     return [line["step"] for line in lines], [line[name] for line in lines]
@@ -75,7 +77,7 @@ def _half(values: Sequence[object]) -> int:
 
 
 def _how_smooth(runs: Sequence[RunResult]) -> str:
-    widths = [2 * _half(steps) + 1 for run in runs for name in (CHOSEN, "loss") if (steps := series(run, name)[0])]
+    widths = [2 * _half(steps) + 1 for run in runs for name in (_CHOSEN, "loss") if (steps := _series(run, name)[0])]
     if not widths or max(widths) == 1:
         return "Means of training batches, as the trainer logged them"
     return f"Means of training batches, each the moving mean of {max(widths)} that were logged"
@@ -89,7 +91,7 @@ def _lines(runs: Sequence[RunResult], names: Sequence[str], marks: Mapping[str, 
                 (run.seed, steps, smoothed(values))
                 for run in runs
                 if run.method == method
-                for steps, values in [series(run, name)]
+                for steps, values in [_series(run, name)]
                 if steps
             ]
             several = len(seeds) > 1
@@ -115,7 +117,7 @@ def _line(
         y=values,
         mode="lines" if len(steps) > 1 else "markers",
         name=f"{label(mark.method)}, {seed if seed == 'mean' else f'seed {seed}'}, {label(name)}",
-        line={"color": mark.colour, "width": 1 if thin else 2, "dash": "dash" if name == REJECTED else "solid"},
+        line={"color": mark.colour, "width": 1 if thin else 2, "dash": "dash" if name == _REJECTED else "solid"},
         opacity=0.4 if thin else 1.0,
         connectgaps=False,
         meta=mark.meta(seed),

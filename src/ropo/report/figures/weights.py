@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from ropo.report.figures.style import GREY, Chart, Mark, View, faded, figure
 from ropo.report.text import label, number
 
 # Relative changes below are rounding: float32 holds each weight to 6e-8, and those errors only average out in a sum.
-ROUNDING = 1e-7
+_ROUNDING = 1e-7
 _VISIBLE = 0.01  # less is within a line's width
 
 
@@ -23,7 +25,7 @@ def energy_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
 
     Runs that keep it to rounding are in `weights_in_words`; a kind of layer that no other run changed is not drawn.
     """
-    runs = [run for run in _diagnosed(methods) if _largest_change(run) >= ROUNDING]
+    runs = [run for run in _diagnosed(methods) if _largest_change(run) >= _ROUNDING]
     kinds = dict.fromkeys(_kind(layer) for run in runs for layer in _layers(run))
     views = [View(f"{kind}: relative change", _changes(runs, kind, marks)) for kind in kinds]
     views += [
@@ -53,7 +55,7 @@ def weights_in_words(methods: Sequence[MethodRuns]) -> list[str]:
     for method in methods:
         runs = [run for run in method.runs if _layers(run)]
         largest = max(map(_largest_change, runs), default=None)
-        if largest is not None and largest < ROUNDING:
+        if largest is not None and largest < _ROUNDING:
             lines.append(
                 f"{method.method}: energy unchanged to rounding in all layers (largest relative change "
                 f"{number(largest)}); not drawn."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import json
 import time
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ropo.core.files import write_atomically
 
-FILE_NAME = "metrics.jsonl"
+_FILE_NAME = "metrics.jsonl"
 
 
 class Journal(TrainerCallback):
@@ -20,7 +22,7 @@ class Journal(TrainerCallback):
 
     def __init__(self, folder: Path) -> None:
         """Write in this folder."""
-        self.file = folder / FILE_NAME
+        self.file = folder / _FILE_NAME
         self.started = time.monotonic()
 
     def on_train_begin(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Progress"]
+
 import time
 from collections.abc import Mapping
 from datetime import timedelta

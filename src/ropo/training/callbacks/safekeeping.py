@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Safekeeping"]
+
 import signal
 import time
 from collections.abc import Callable
@@ -11,8 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-NOTHING, SAVE, STOP = 0, 1, 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_NOTHING, _SAVE, _STOP = 0, 1, 2
 
 
 class Safekeeping(TrainerCallback):
@@ -39,7 +41,7 @@ class Safekeeping(TrainerCallback):
 
     def __enter__(self) -> Safekeeping:
         """Listen for the signals."""
-        self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -74,9 +76,9 @@ class Safekeeping(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save, and stop, where it is time."""
         due = self.every is not None and self.clock() - self.saved >= self.every
-        wish = _agree(STOP if self.heard else SAVE if due else NOTHING, args)
-        control.should_save |= wish != NOTHING
-        if wish == STOP:
+        wish = _agree(_STOP if self.heard else _SAVE if due else _NOTHING, args)
+        control.should_save |= wish != _NOTHING
+        if wish == _STOP:
             self.stopped = control.should_training_stop = True
 
 

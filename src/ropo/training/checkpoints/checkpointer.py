@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path

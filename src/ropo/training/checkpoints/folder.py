@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PREFIX", "checkpoints_of", "newest_whole"]
+
 import hashlib
 import json
 import os

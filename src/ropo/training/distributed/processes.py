@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["by_the_first", "let_the_first_speak", "rank", "take_leave", "telling_of_lost_processes"]
+
 import os
 import signal
 import time

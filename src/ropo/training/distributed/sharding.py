@@ -7,6 +7,8 @@ alone. Its gradients are averaged here, once a step.
 
 from __future__ import annotations
 
+__all__ = ["without_deepspeed"]
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

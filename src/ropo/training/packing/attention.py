@@ -7,6 +7,8 @@ Without a pack it is transformers' own scaled dot product attention, so that gen
 
 from __future__ import annotations
 
+__all__ = ()
+
 import warnings
 from functools import lru_cache
 from typing import Any

@@ -11,6 +11,8 @@ of the whole softmax and then gives each part's share of the gradients, so that 
 
 from __future__ import annotations
 
+__all__ = ()
+
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from ropo.training.packing.layout import Segment
 
-Part = tuple[slice, bool]  # the keys that queries meet, and whether causally
+_Part = tuple[slice, bool]  # the keys that queries meet, and whether causally
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -94,7 +96,7 @@ class _AttendSegments(torch.autograd.Function):
         return *gradients, None, None
 
 
-def _parts(segments: tuple[Segment, ...]) -> list[tuple[slice, list[Part]]]:
+def _parts(segments: tuple[Segment, ...]) -> list[tuple[slice, list[_Part]]]:
     """List each segment's rows, and what these attend to: themselves, and their prefix where there is one."""
     listed, start = [], 0
     for segment in segments:
@@ -107,7 +109,7 @@ def _parts(segments: tuple[Segment, ...]) -> list[tuple[slice, list[Part]]]:
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, rows: slice, part: Part, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, rows: slice, part: _Part, scaling: float | None
 ) -> tuple[Tensor, Tensor]:
     keys, causal = part
     heads = query.shape[1]

@@ -7,6 +7,8 @@ every layer. (Tensors above 32 MiB are not affected: they are mapped, and unmapp
 
 from __future__ import annotations
 
+__all__ = ()
+
 import ctypes
 import os
 from collections.abc import Callable

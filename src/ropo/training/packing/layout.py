@@ -11,6 +11,8 @@ of a further answer go on from its prompt's. The last token of an answer predict
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property

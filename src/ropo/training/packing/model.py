@@ -7,6 +7,8 @@ their answer tokens only, and puts every score where the padded batch would have
 
 from __future__ import annotations
 
+__all__ = ()
+
 import functools
 import types
 from typing import Any, cast
@@ -16,6 +18,7 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -38,15 +41,13 @@ def enable_packing(model: PreTrainedModel, arithmetic: torch.dtype | None = None
 
     Cost: two forward passes over a dozen tokens, which compare the packed scores with the padded ones.
     """
-    reason = _architecture_reason(model)
+    reason = architecture_reason(model)
     if reason is not None:
         return reason
     attention, forward = model.config._attn_implementation, model.forward
     trial = _trial_batch(model)
     padded = _trial_log_probs(model, *trial)
-    model.set_attn_implementation(PACKED)
-    keep_scored = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
-    model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
+    keeping = take_packs(model)
     try:
         packed = _trial_log_probs(model, *trial, packs=pack_batch(*trial))
         same = _agree(packed, padded, arithmetic or model.dtype)
@@ -59,9 +60,25 @@ def enable_packing(model: PreTrainedModel, arithmetic: torch.dtype | None = None
         reason = f"it fails on a pack ({' '.join(str(error).split()):.120})"
     if reason is not None:
         model.forward = forward
-        keep_scored.remove()
+        keeping.remove()
         model.set_attn_implementation(attention)
     return reason
+
+
+def take_packs(model: Any) -> RemovableHandle:
+    """Let a model take packs, whether or not it computes the same on them.
+
+    Args:
+        model: With TRL's fused LM head; changed in place.
+
+    Returns:
+        The handle of the hook that keeps what is scored.
+    """
+    forward = model.forward
+    model.set_attn_implementation(PACKED)
+    keeping = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
+    model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
+    return keeping
 
 
 def _packed_forward(fused_forward: Any, original_forward: Any) -> Any:
@@ -120,7 +137,8 @@ def _scatter(
     return FusedCausalLMOutput(**{name: grid(name) for name in _TOKEN_FIELDS if name in outputs[0]})
 
 
-def _architecture_reason(model: PreTrainedModel) -> str | None:
+def architecture_reason(model: PreTrainedModel) -> str | None:
+    """Return why a model of this architecture cannot be packed, or None where only a trial tells."""
     config = model.config.get_text_config()
     other_layers = sorted(set(getattr(config, "layer_types", None) or ()) - _PACKABLE_LAYERS)
     if not model._supports_attention_backend:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ropo.core.errors import UserError
 from ropo.core.files import read_text
-from ropo.lm.limits import check_ids, position_limit
+from ropo.lm.capacity import check_ids, position_limit
 from ropo.lm.tokens import first_tokens, text_windows
 from ropo.training.reference import keeps_reference
 
 WINDOW, WINDOWS = 128, 4  # tokens a window, windows a batch
-MOST = 2048  # windows that are read of a text, a quarter of a million tokens
-CHARACTERS = 8 * WINDOW * MOST  # which hold so many tokens of nearly every text
+_MOST = 2048  # windows that are read of a text, a quarter of a million tokens
+_CHARACTERS = 8 * WINDOW * _MOST  # which hold so many tokens of nearly every text
 
 
 class AnchorText(TrainerCallback):
@@ -119,7 +121,7 @@ def kl_of_next(
 
 def _windows(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Int[Tensor, "windows tokens"]:
     """Read a text and cut it into windows of one length."""
-    text = read_text(Path(name), "anchor_text")[:CHARACTERS]
+    text = read_text(Path(name), "anchor_text")[:_CHARACTERS]
     tokens = len(tokenizer(text[: 40 * WINDOW], add_special_tokens=False)["input_ids"])
     if tokens < 2:
         raise UserError(
@@ -127,7 +129,7 @@ def _windows(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Int[T
             "thousand tokens"
         )
     length = min(WINDOW, position_limit(model) or WINDOW, tokens + len(first_tokens(tokenizer)))
-    windows = [window.ids for window in text_windows(tokenizer, text, length, MOST)]
+    windows = [window.ids for window in text_windows(tokenizer, text, length, _MOST)]
     whole = [ids for ids in windows if len(ids) == length]
     check_ids(model, {token for ids in whole for token in ids}, tokenizer)
     return torch.tensor(whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

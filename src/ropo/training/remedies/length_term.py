@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from jaxtyping import Float, Int
 from torch import Tensor
 

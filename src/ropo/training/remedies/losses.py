@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ()
+
 from typing import Any
 
 import torch
@@ -15,10 +17,10 @@ from ropo.training.remedies.scores import PairScores
 from ropo.training.remedies.simpo import simpo_loss
 from ropo.training.remedies.smoothed import smoothed_loss
 
-Weighted = list[tuple[str, float]]
+_Weighted = list[tuple[str, float]]
 
 
-def split_losses(config: Any) -> tuple[Weighted, Weighted]:
+def split_losses(config: Any) -> tuple[_Weighted, _Weighted]:
     """Say which losses TRL computes and which are computed here, each with its weight.
 
     Args:
@@ -32,7 +34,7 @@ def split_losses(config: Any) -> tuple[Weighted, Weighted]:
     return [each for each in losses if each[0] not in mine], [each for each in losses if each[0] in mine]
 
 
-def own_loss(losses: Weighted, scores: PairScores, beta: float, config: Any) -> Float[Tensor, ""]:
+def own_loss(losses: _Weighted, scores: PairScores, beta: float, config: Any) -> Float[Tensor, ""]:
     """Compute the weighted sum of the losses that are computed here, each the mean over pairs.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["RemedyOptions"]
+
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +92,7 @@ def check_remedies(config: Any) -> None:
         if getattr(config, name) is not None:
             _exclude(name, not losses & {"sigmoid", "cdpo"}, "changes the losses sigmoid and cdpo only", "add one")
     _exclude("rpo_alpha", config.rpo_alpha is not None and "sft" in losses, "is the loss sft, which is given too")
-    if own := used_by_own_losses(config):
+    if own := _used_by_own_losses(config):
         _exclude(own, config.use_weighting, "cannot be combined with use_weighting")
         _exclude(own, config.f_divergence_type != "reverse_kl", "cannot be combined with another f_divergence_type")
     long = "simpo" in losses and config.ld_alpha is not None
@@ -114,7 +116,7 @@ def check_unsharded(config: Any, adapted: bool, sharded: bool) -> None:
     _exclude("sync_ref_model", sharded and adapted and config.sync_ref_model, mend, "leave it out with an adapter")
 
 
-def used_by_own_losses(config: Any) -> str:
+def _used_by_own_losses(config: Any) -> str:
     """Name the first option that lets a loss be computed here rather than by TRL; the empty string for none."""
     named = [f"loss_type {name}" for name in OWN_LOSSES if name in config.loss_type]
     given = [name for name in ("dpop_lambda", "rdpo_alpha") if getattr(config, name) is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+__all__ = ()
+
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,14 +65,14 @@ def pair_scores(
         ld_alpha: Weight of the tokens beyond the shorter answer's length (LD-DPO, arXiv 2409.06411); None for 1.
     """
     mask = inputs["completion_mask"][:, 1:].bool()
-    weights = answer_weights(mask, ld_alpha)
+    weights = _answer_weights(mask, ld_alpha)
     sums = [_pairs((scores[:, -mask.shape[1] :] * weights).sum(dim=1)) for scores in seen[:2]]
     if len(sums) < 2:
         sums.append(torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1))
     return PairScores(sums[0], sums[1], _pairs(mask.sum(dim=1)), plain=ld_alpha is None)
 
 
-def answer_weights(mask: Bool[Tensor, "rows columns"], ld_alpha: float | None) -> Float[Tensor, "rows columns"]:
+def _answer_weights(mask: Bool[Tensor, "rows columns"], ld_alpha: float | None) -> Float[Tensor, "rows columns"]:
     """Weigh the tokens of answers: 1, and `ld_alpha` beyond the length of the shorter answer of the pair."""
     weights = mask.float()
     if ld_alpha is None:
@@ -95,6 +97,41 @@ def drift(scores: PairScores) -> Float[Tensor, "2 2"]:
         Rows chosen, rejected; columns nats, tokens.
     """
     return torch.stack([-scores.ratios.detach().sum(dim=0), scores.lengths.sum(dim=0)], dim=1)
+
+
+def drift_metrics(scores: PairScores, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Return by how many nats per token the answers of all processes have become less likely than under the reference.
+
+    Args:
+        scores: Of this process.
+        gather: Puts the tensors of all processes after each other.
+
+    Returns:
+        `drift/per_token`, and the same of chosen and rejected answers; nothing where the sums are not plain.
+    """
+    if not scores.plain:
+        return {}
+    lost = gather(drift(scores).flatten()).view(-1, 2, 2).sum(dim=0)
+    metrics = {
+        f"drift/{name}_per_token": nats / tokens if tokens else 0.0
+        for name, (nats, tokens) in zip(("chosen", "rejected"), lost.tolist(), strict=True)
+    }
+    return {**metrics, "drift/per_token": float(lost[:, 0].sum() / lost[:, 1].sum().clamp(min=1))}
+
+
+def summed_log_probs(model: nn.Module, inputs: Mapping[str, Any]) -> Float[Tensor, "pairs 2"]:
+    """Return a model's summed log-probs (chosen, rejected) of each pair of a batch.
+
+    Args:
+        model: With TRL's fused LM head.
+        inputs: The padded batch: chosen rows, then rejected ones.
+    """
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+    unseen = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+    seen = {name: value for name, value in inputs.items() if name not in unseen}
+    scores = model(**seen, labels=labels, fused_lm_head=True).log_probs
+    scores = scores[:, 1 - labels.shape[1] :]  # without the virtual tokens that prompt learning puts first
+    return _pairs(scores.sum(dim=1))
 
 
 def _pairs(values: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropo.lm.sampling import PromptRecord
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
 
 TEXTS = ("the cat sat", "a dog ran on the mat", "yes", "two fast cat", "no no no slow dog", "three", "one mat .")
 
@@ -47,3 +48,11 @@ def tiny_prompts(texts=TEXTS) -> list[PromptRecord]:
 def write_prompts(path, texts=TEXTS, **fields):
     path.write_text("".join(json.dumps({"prompt": text, **fields}) + "\n" for text in texts), encoding="utf-8")
     return path
+
+
+def save_adapter(base: str, folder) -> str:
+    torch.manual_seed(0)
+    policy = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    policy.peft_config["default"].base_model_name_or_path = base
+    policy.save_pretrained(folder)
+    return str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -73,3 +74,12 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
+
+
+PAIRS = Dataset.from_list(
+    [
+        {"prompt": "the cat sat ", "chosen": "on the mat .", "rejected": "ran fast ."},
+        {"prompt": "one two ", "chosen": "three", "rejected": "no ."},
+    ]
+    * 8
+)

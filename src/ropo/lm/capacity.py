@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import logging
+__all__ = ["cap_length", "check_ids", "fit_sequences", "ignores_padding", "position_limit"]
+
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.core.once import say
 
-logger = logging.getLogger(__name__)
-
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 _LONGEST_NAMES = ("max_position_embeddings", "max_seq_len")
 _OFFSET = 2  # rows before the first position in the tables of OPT, BioGPT and BART
 
@@ -77,13 +76,13 @@ def cap_answers(model: Any, lengths: Sequence[int], most: int) -> list[int]:
     for number, length in enumerate(lengths, start=1):
         if length >= limit:
             raise UserError(
-                f"prompt {number} of {len(lengths)}: has {length} tokens, but {name_of(model)} has {limit} positions, "
+                f"prompt {number} of {len(lengths)}: has {length} tokens, but {_name_of(model)} has {limit} positions, "
                 "so none is left for an answer; shorten the prompt or choose another model"
             )
     capped = sum(length + most > limit for length in lengths)
     if capped:
         say(
-            f"{name_of(model)} has {limit} positions: {capped} of {len(lengths)} prompts leave fewer than "
+            f"{_name_of(model)} has {limit} positions: {capped} of {len(lengths)} prompts leave fewer than "
             f"{most} for the answer, which is cut where they end"
         )
     return [min(most, limit - length) for length in lengths]
@@ -99,7 +98,9 @@ def cap_length(model: Any, longest: int | None) -> int | None:
     limit = position_limit(model)
     if limit is None or (longest is not None and longest <= limit):
         return longest
-    say(f"{name_of(model)} has {limit} positions: sequences are cut at {limit} tokens, not at {longest or 'their end'}")
+    say(
+        f"{_name_of(model)} has {limit} positions: sequences are cut at {limit} tokens, not at {longest or 'their end'}"
+    )
     return limit
 
 
@@ -125,7 +126,8 @@ def fit_sequences(
     changed = sum(len(a) + len(b) > limit for a, b in zip(prompts, answers, strict=True))
     if changed:
         say(
-            f"{name_of(model)} has {limit} positions: {changed} of {len(prompts)} sequences are longer, and cut to them"
+            f"{_name_of(model)} has {limit} positions: {changed} of {len(prompts)} sequences are longer, "
+            "and cut to them"
         )
     return kept, cut
 
@@ -149,7 +151,7 @@ def check_ids(model: Any, ids: Iterable[int], tokenizer: PreTrainedTokenizerBase
     if largest >= rows:
         size = "" if tokenizer is None else f" of the tokenizer's {len(tokenizer)}"
         raise UserError(
-            f"model {name_of(model)}: has embeddings for {rows} tokens, and token {largest}{size} is not among them; "
+            f"model {_name_of(model)}: has embeddings for {rows} tokens, and token {largest}{size} is not among them; "
             "give the tokenizer that belongs to the model, or a model resized to it (resize_token_embeddings)"
         )
 
@@ -188,7 +190,7 @@ def ignores_padding(model: Any) -> bool:
     Cost: nothing where all layers are attention, else two forward passes over a dozen tokens.
     """
     config = model.config.get_text_config()
-    others = set(getattr(config, "layer_types", None) or ()) - ATTENTION
+    others = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
     if not model._is_stateful and not others:
         return True
     rows = torch.arange(2, 12, device=model.device).view(2, 5) % embedding_rows(model)
@@ -225,16 +227,10 @@ def telling_of_other_models(model: Any, doing: str) -> Iterator[None]:
     except Exception as error:  # a model of another kind, or its own code: it may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"model {name_of(model)}: {doing} fails in transformers itself ({reason:.160}); choose another model"
+            f"model {_name_of(model)}: {doing} fails in transformers itself ({reason:.160}); choose another model"
         ) from error
 
 
-def name_of(model: Any) -> str:
+def _name_of(model: Any) -> str:
     """Return what messages call a model."""
     return model.config._name_or_path or type(model).__name__
-
-
-@functools.cache
-def say(line: str) -> None:
-    """Say a line once in a process: the same models and prompts come by again and again."""
-    logger.warning(line)

@@ -9,13 +9,13 @@ import torch
 from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ropo.core import once
 from ropo.core.errors import UserError
-from ropo.lm import limits
-from ropo.lm.limits import cap_length, embedding_rows, fit_sequences, ignores_padding, position_limit, readable_tokens
+from ropo.lm.capacity import cap_length, embedding_rows, fit_sequences, ignores_padding, position_limit, readable_tokens
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs
 from ropo.lm.tokens import TextWindow, TokenPair
-from tests.lm.zoo import ALL, LEARNED, POSITIONS, VOCABULARY, make
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
+from tests.tiny.zoo import ALL, LEARNED, POSITIONS, VOCABULARY, make
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -81,7 +81,7 @@ def test_tokens_that_a_model_does_not_know_are_one_line():
 
 
 def test_sequences_and_lengths_are_cut_to_the_positions_and_it_is_said(caplog):
-    limits.say.cache_clear()
+    once.say.cache_clear()
     model, long = make("gpt2"), POSITIONS + 10
     prompts, answers = [[5, 6], [5] * long, [5]], [[8] * long, [7], [6]]
     with caplog.at_level(logging.WARNING, logger="ropo"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny.tokenizer import tiny_tokenizer
 
 
 def save_tiny_reward(folder, seed: int = 0, outputs: int = 1) -> str:

@@ -1,0 +1,112 @@
+"""What is wrong with a checkpoint, said before transformers stumbles over it, or of what it found."""
+
+from __future__ import annotations
+
+__all__ = ()
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ropo.core.errors import UserError
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+_OTHER_HEADS = re.compile(
+    r"For(Sequence|Token)Classification|ForQuestionAnswering|ForMultipleChoice|ForMaskedLM|Reward"
+)
+_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
+
+
+def check_source(source: str) -> None:
+    """Refuse what can neither be a place on this machine nor a hub id.
+
+    Raises:
+        UserError: If it is empty, a path to nothing, or a file of another kind.
+    """
+    path = Path(source)
+    if not source.strip():
+        raise UserError("model: is named by nothing; give a hub id, a folder or a .gguf file")
+    if path.is_file() and path.suffix != ".gguf":
+        raise UserError(
+            f"model {source}: is neither a folder nor a .gguf file; give a hub id, a folder or a .gguf file"
+        )
+    is_path = path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2 or path.suffix in _SUFFIXES
+    if is_path and not path.exists():
+        raise UserError(f"model {source}: no such file or folder; check the path")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse a folder without a configuration or weights.
+
+    Raises:
+        UserError: If one of them is missing.
+    """
+    if not (path / "config.json").is_file():
+        raise UserError(f"model {path}: the folder has no config.json; give the folder of a transformers checkpoint")
+    if not any(file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)):
+        raise UserError(f"model {path}: the folder has no weights (*.safetensors); copy them there or give a hub id")
+
+
+def check_tokenizer(path: Path) -> None:
+    """Refuse a folder without a tokenizer.
+
+    Raises:
+        UserError: If it is empty, or no file in it is a tokenizer's.
+    """
+    if not any(path.iterdir()):
+        raise UserError(f"model {path}: the folder is empty; give the folder of a transformers checkpoint")
+    names = [file.name for file in path.iterdir()]
+    if not any("token" in name or name.startswith(("vocab", "spiece", "tekken")) for name in names):
+        raise UserError(
+            f"model {path}: the folder has no tokenizer (tokenizer.json, tokenizer_config.json); copy it there from "
+            "the model that it was made of"
+        )
+
+
+def check_kind(source: str, architectures: list[str] | None) -> None:
+    """Refuse a model with another head than a language model's, which would get a random one.
+
+    Args:
+        source: What the model was loaded from.
+        architectures: The classes that its configuration names.
+
+    Raises:
+        UserError: If there is such a head.
+    """
+    other = next((name for name in architectures or () if _OTHER_HEADS.search(name)), None)
+    if other is not None:
+        raise UserError(
+            f"model {source}: is a {other}, which scores or fills in texts and cannot write them; give a causal "
+            "language model (a reward model is a judge: --judge reward:MODEL)"
+        )
+
+
+def check_weights(source: str, found: dict[str, Any]) -> None:
+    """Refuse a model part of whose weights would be random, as its files lack them or have them in other shapes.
+
+    Args:
+        source: What the model was loaded from.
+        found: What `from_pretrained` returns of its loading: `missing_keys` and `mismatched_keys`.
+
+    Raises:
+        UserError: If a weight is missing or has another shape.
+    """
+    missing, others = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    if missing:
+        raise UserError(
+            f"model {source}: its files lack {len(missing)} of the weights that config.json asks for, such as "
+            f"{missing[0]}; copy them anew, or give the whole model"
+        )
+    if others:
+        name, stored, asked = others[0]
+        raise UserError(
+            f"model {source}: its files do not fit its config.json: {name} is {tuple(stored)} and should be "
+            f"{tuple(asked)}; copy both anew"
+        )
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what an exception says, or all of it where that is short, for a message of one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    first = lines[0] if len(lines[0]) > 40 else " ".join(line.strip() for line in lines)
+    return f"{first:.200}"

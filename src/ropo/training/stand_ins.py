@@ -1,0 +1,97 @@
+"""Attention and LM head on the meta device, which keep and spare what those of a real device do."""
+
+from __future__ import annotations
+
+__all__ = ()
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as head_utils
+
+from ropo.training.live_bytes import HEAD, LiveBytes
+from ropo.training.packing.attention import PACKED, packed_attention
+
+
+@contextlib.contextmanager
+def as_on_device(device: str, live: LiveBytes, vocabulary: int) -> Iterator[None]:
+    """Let attention and LM head keep and spare what they do on the device."""
+    tile_width = head_utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    names = ("_forward_tile", "_backward_tile", "_addmm_fp32")
+    tiles = {name: getattr(chunked_logprob, name) for name in names}
+    function = chunked_logprob.ChunkedLogProbFunction
+    passes = {name: getattr(function, name) for name in ("forward", "backward")}
+
+    def in_head(call: Callable[..., Any]) -> Callable[..., Any]:
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            stage, live.stage = live.stage, HEAD
+            try:
+                return call(*args, **kwargs)
+            finally:
+                live.stage = stage
+
+        return marked
+
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if device == "cuda":  # the kernel takes each segment's keys in one row
+            index = kwargs["pack"].gathered_keys.index
+            key, value = (each.index_select(2, index) for each in (key, value))
+        return _Attention.apply(query, key, value), None
+
+    try:
+        AttentionInterface.register(PACKED, attention)
+        if device == "cpu":  # the columns of a tile that no word falls into take no pages
+            setattr(head_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", min(tile_width, vocabulary))  # noqa: B010
+        if device == "cuda":  # Triton folds a tile without another one beside it
+            for name in names:
+                setattr(chunked_logprob, name, lambda *args, **kwargs: None)
+        for name, call in passes.items():
+            setattr(function, name, staticmethod(in_head(call)))
+        with _meta_without_autocast():
+            yield
+    finally:
+        AttentionInterface.register(PACKED, packed_attention)
+        setattr(head_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", tile_width)  # noqa: B010
+        for name, call in tiles.items():
+            setattr(chunked_logprob, name, call)
+        for name, call in passes.items():
+            setattr(function, name, staticmethod(call))
+
+
+@contextlib.contextmanager
+def _meta_without_autocast() -> Iterator[None]:
+    """Let autocast be off on the meta device, of which it knows nothing, rather than an error."""
+    manager, enabled = torch.autocast, torch.is_autocast_enabled
+
+    def manager_or_none(device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return contextlib.nullcontext() if device_type == "meta" else manager(device_type, *args, **kwargs)
+
+    def enabled_or_not(device_type: str | None = None) -> bool:
+        return device_type != "meta" and (enabled() if device_type is None else enabled(device_type))
+
+    torch.autocast, torch.is_autocast_enabled = manager_or_none, enabled_or_not  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        torch.autocast, torch.is_autocast_enabled = manager, enabled  # type: ignore[misc]
+
+
+class _Attention(torch.autograd.Function):
+    """Keep what FlashAttention keeps: its arguments, its result, and one number a token and head."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        _, heads, tokens, _ = query.shape
+        output = query.new_empty(1, tokens, heads, value.shape[-1])
+        ctx.save_for_backward(query, key, value, output, query.new_empty(heads, tokens, dtype=torch.float32))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        query, key, value, *_ = ctx.saved_tensors
+        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
