@@ -1,4 +1,4 @@
-"""What the demo takes of the shipped pairs. The run itself needs minutes: `make demo`."""
+"""The demo from end to end on a tiny model. The run on the real one needs minutes: `make demo`."""
 
 from __future__ import annotations
 
@@ -8,58 +8,85 @@ from pathlib import Path
 
 import pytest
 
+from ropo.evaluation.results import read_results
+from ropo.lm.sampling import SamplingSettings, read_prompts
+from tests.tiny.sampled import save_tiny
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
-    spec = spec_from_file_location("demo", Path(__file__).parents[2] / "examples" / "demo.py")
+    spec = spec_from_file_location("demo", EXAMPLES / "demo.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "HELD_OUT_PAIRS", tmp_path / "runs" / "held_out.jsonl")
+    monkeypatch.setattr(module, "OUTPUT", tmp_path / "demo")
     return module
 
 
-def test_the_subset_is_seeded_and_of_the_named_size(demo):
-    prompts, family = demo.subset("test.prompts.jsonl", 64), demo.subset("family.prompts.jsonl", 24)
-    assert (len(prompts), len(family)) == (demo.PROMPTS, demo.FAMILY_PROMPTS) == (64, 24)
-    assert len({prompt.line for prompt in prompts}) == 64
-    assert prompts == demo.subset("test.prompts.jsonl", 64)
-    assert [prompt.line for prompt in prompts] == sorted(prompt.line for prompt in prompts)
-    assert [prompt.line for prompt in prompts] != list(range(1, 65)), "drawn, not the first"
+@pytest.fixture
+def small(demo, tmp_path, monkeypatch):
+    """Let the demo take two steps of a tiny model that answers eight prompts."""
+    model = save_tiny(tmp_path / "model")
+    monkeypatch.setattr(demo, "model_path", lambda: model)
+    monkeypatch.setattr(demo, "BATCH", 1)
+    monkeypatch.setattr(demo, "STEPS", 4)
+    monkeypatch.setattr(demo, "PROMPTS", 8)
+    monkeypatch.setattr(demo, "SAMPLING", SamplingSettings(samples=2, max_new_tokens=4, seed=0))
+    return demo
 
 
-def test_held_out_pairs_are_those_of_the_drawn_prompts(demo):
-    prompts = demo.subset("test.prompts.jsonl", 64)
-    count = demo.write_held_out_pairs(prompts)
-    pairs = [json.loads(line) for line in demo.HELD_OUT_PAIRS.read_text(encoding="utf-8").splitlines()]
-    everything = (demo.DATA / "test.pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    assert 50 < len(pairs) == count < len(everything)
-    turns = [prompt.turns for prompt in prompts]
-    assert all(pair["prompt"] in turns for pair in pairs)
-    assert sum(json.loads(line)["prompt"] in turns for line in everything) == count
+def test_it_ends_with_answers_side_by_side_a_table_a_verdict_and_a_page(small, capsys):
+    small.main([])
+    said = capsys.readouterr().out
+    followed, forgotten = (read_results(small.OUTPUT / suite) for suite in ("instructions", "knowledge"))
+    assert [model.name for model in followed.models] == ["before", "RoPO", "LoRA"]
+    before = followed.models[0].metric("passes")
+    assert before.count == 8
+    table = said.partition("Held-out prompts")[2]
+    assert f"instructions followed   {before.value:.0%}" in table
+    for model in forgotten.models[1:]:
+        change = model.change("text/loss")
+        assert f"{change.value:+.3f} [{change.low:.3f}, {change.high:.3f}]" in table
+    assert "RoPO follows " in table
+    assert "do not rank them" in table.replace("\n", " ")
+    prompts = read_prompts(small.DATA / "test.prompts.jsonl")
+    answers = said.partition("First answers")[2]
+    assert all(prompts[number].turns[-1]["content"].split()[0] in answers for number in (0, 4))
+    page = (small.OUTPUT / "report.html").read_text(encoding="utf-8")
+    assert "RoPO and LoRA, a demo" in page
+    assert all(f"ropo {command}" in said for command in ("train --model", "evaluate instructions", "report "))
 
 
-def test_there_are_pairs_enough_for_every_step(demo):
-    lines = (demo.DATA / "train.pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) >= demo.STEPS * demo.BATCH, "no pair is seen twice"
+def test_a_second_call_does_nothing_twice(small, capsys, monkeypatch):
+    small.main([])
+    first = read_results(small.OUTPUT / "instructions").models
+    capsys.readouterr()
+    monkeypatch.setattr("ropo.lm.sampling.sampler.load_sampler_model", lambda source: pytest.fail("sampled again"))
+    small.main([])
+    assert capsys.readouterr().out.count("is finished: nothing to do") == 2
+    assert read_results(small.OUTPUT / "instructions").models == first
+
+
+def test_a_command_that_fails_ends_it(demo, monkeypatch):
+    monkeypatch.setattr(demo, "ropo", lambda command: 2)
+    with pytest.raises(SystemExit) as ended:
+        demo.main([])
+    assert ended.value.code == 2
+
+
+def test_there_are_pairs_and_prompts_enough(demo):
+    pairs = (demo.DATA / "train.pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(pairs) >= demo.STEPS * demo.BATCH, "no pair is seen twice"
+    prompts = (demo.DATA / "test.prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(prompts) >= demo.PROMPTS
+    trained = {json.dumps(json.loads(pair)["prompt"]) for pair in pairs}
+    assert not trained & {json.dumps(json.loads(prompt)["prompt"]) for prompt in prompts}, "held out"
 
 
 def test_help_says_what_it_does_and_trains_nothing(demo, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "ropo", lambda arguments: pytest.fail("nothing is to be trained"))
+    monkeypatch.setattr(demo, "ropo", lambda command: pytest.fail("nothing is to be trained"))
     with pytest.raises(SystemExit) as ended:
         demo.main(["--help"])
     assert ended.value.code == 0
-    assert "--resume" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("resume", "flag"), [(True, "--resume"), (False, "--overwrite")])
-def test_resume_goes_on_with_the_stopped_run(demo, monkeypatch, resume, flag):
-    asked = []
-
-    def stop(arguments):
-        asked.extend(arguments)
-        return 1
-
-    monkeypatch.setattr(demo, "ropo", stop)
-    with pytest.raises(SystemExit):
-        demo.train("model", resume)
-    assert [each for each in asked if each in ("--resume", "--overwrite")] == [flag]
+    assert "Train RoPO and LoRA" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import functools
 import logging
 from collections.abc import Iterator
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LONGEST = 160  # characters of somebody else's message
 _NO_ANSWER = {
@@ -31,7 +31,7 @@ def tell_asking(what: str, name: str) -> None:
     except HFValidationError:
         return  # no name of the hub's: the loader says so at once
     if not constants.HF_HUB_OFFLINE and not cached:
-        _logger.warning(
+        logger.warning(
             f"{what} {name}: not on this machine, asking the hub; without network that takes a minute or two, "
             "HF_HUB_OFFLINE=1 ends it"
         )
