@@ -40,7 +40,10 @@ LOADED = {
     "from ropo import RopoConfig": ("ropo.adapter", {"trl", "datasets", "ropo.training", "ropo.evaluation"}),
     "from ropo.cli.main import main; main(['--help'])": ("ropo.cli.train", HEAVY | {"rich"}),
 }
-SUBCOMMANDS = ("merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path", "report", "env", "cache")
+SUBCOMMANDS = (
+    *("merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path", "report", "env", "cache"),
+    "completion",
+)
 
 
 def imports_of(file: Path) -> set[str]:

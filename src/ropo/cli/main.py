@@ -17,7 +17,20 @@ from ropo.core.files import is_full_disk
 from ropo.core.names import did_you_mean
 from ropo.training.distributed.processes import let_the_first_speak, rank
 
-COMMANDS = ("train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path", "report", "env", "cache")
+COMMANDS = (
+    "train",
+    "merge",
+    "diagnose",
+    "generate",
+    "evaluate",
+    "pairs",
+    "compare",
+    "path",
+    "report",
+    "env",
+    "cache",
+    "completion",
+)
 _HELP = {"-h", "--help", "--help_all"}
 
 
