@@ -1,4 +1,4 @@
-"""Print the tables of docs/evidence.md from the results of the comparisons.
+"""Print the tables of docs/single_points.md from the results of the comparisons.
 
 python experiments/evidence/tables.py experiments/evidence/*.json.gz
 """
