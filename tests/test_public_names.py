@@ -13,7 +13,7 @@ SOURCE = REPOSITORY / "src"
 FILES = sorted((SOURCE / "ropo").rglob("*.py"))
 BESIDE = [file for part in ("tests", "benchmarks", "experiments") for file in (REPOSITORY / part).rglob("*.py")]
 EXAMPLES = sorted((REPOSITORY / "examples").rglob("*.py"))
-MOST_A_THOUSAND = 13  # names that modules offer, to a thousand lines of code
+MOST_A_THOUSAND = 14  # names that modules offer, to a thousand lines of code; 12.8 when this was written
 # What nobody takes by an import: a script of pyproject.toml, and names that `ropo` or a room loads when asked for them.
 ELSEWHERE = {
     *(("ropo.cli.main", "entry"), ("ropo", "PreferenceConfig"), ("ropo", "PreferenceTrainer"), ("ropo", "RopoConfig")),

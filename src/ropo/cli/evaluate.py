@@ -61,7 +61,7 @@ def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     from ropo.cli.quiet import quiet_libraries
     from ropo.evaluation.contestants import parse_contestants
     from ropo.evaluation.results import FILE_NAME
-    from ropo.evaluation.suites import Workplace
+    from ropo.evaluation.suites import Workplace, run_suite
     from ropo.evaluation.table import print_results
 
     quiet_libraries()
@@ -70,7 +70,7 @@ def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     workplace = Workplace(
         flags.cache or flags.output / CACHE, flags.seed, flags.batch_size, _progress_bar, flags.output
     )
-    result = suite.evaluate(contestants, settings, workplace)
+    result = run_suite(name, contestants, settings, workplace)
     flags.output.mkdir(parents=True, exist_ok=True)
     result.write(flags.output)
     # A table cut to a pipe's 80 columns would lose its numbers.

@@ -26,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write each prompt's record with its answers; an interrupted run continues where it stopped."""
     from ropo.lm.sampling import (
-        Answer,
-        Batch,
         Sampler,
         describe_prompts,
         model_name,
@@ -40,15 +38,9 @@ def run(args: argparse.Namespace) -> None:
     source = at_strength(args.model, args.strength)
     prompts = read_prompts(args.prompts)
     print(describe_prompts(prompts))
-    answers: dict[int, list[Answer]] = {}
     journal = args.output.with_name(args.output.name + ".unfinished")
     with batch_progress(len(prompts)) as advance, Sampler(source) as sampler:
-
-        def keep(batch: Batch) -> None:
-            answers.update(zip(batch.prompts, batch.answers, strict=True))
-            advance(batch)
-
-        sample_with_journal(sampler, prompts, settings, args.batch_size, journal, keep)
+        answers = sample_with_journal(sampler, prompts, settings, args.batch_size, journal, advance)
 
     sampling = {"model": model_name(source), **asdict(settings)}
     records = (

@@ -82,13 +82,6 @@ def answer_prompts(
         "batch_size": batch_size,
         "backend": sampling_backend(),
     }
-    answers: dict[int, list[Answer]] = {}
-
-    def keep(batch: Batch) -> None:
-        answers.update(zip(batch.prompts, batch.answers, strict=True))
-        on_batch(batch)
-
     path = cache / "answers" / f"{content_key(wanted)}.jsonl"
     with nullcontext(sampler) if sampler else Sampler(contestant.source) as model:
-        sample_with_journal(model, prompts, settings, batch_size, path, keep, identity=identity)
-    return [answers[number] for number in range(len(prompts))]
+        return sample_with_journal(model, prompts, settings, batch_size, path, on_batch, identity=identity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["STRENGTH", "SUITES", "Suite", "Workplace", "load_suite"]
+__all__ = ["STRENGTH", "SUITES", "Suite", "Workplace", "load_suite", "run_suite"]
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,7 @@ class Workplace:
 
 @runtime_checkable
 class Suite(Protocol):
-    """What the module of a suite has: a line of help, flags, settings checked before any work, and the measurement."""
+    """What the package of a suite has: a line of help, flags, and settings that are checked before any work."""
 
     HELP: str
 
@@ -70,10 +70,20 @@ class Suite(Protocol):
     def read_settings(self, arguments: argparse.Namespace) -> Any:
         """Return the suite's settings (a frozen pydantic model); `UserError` for flags or files that break a rule."""
 
-    def evaluate(self, contestants: Sequence[Contestant], settings: Any, workplace: Workplace) -> SuiteResult:
-        """Measure the models, the first of which is the reference."""
-
 
 def load_suite(name: str) -> Suite:
     """Return the suite of a name in `SUITES`."""
     return cast(Suite, import_module(SUITES[name]))
+
+
+def run_suite(name: str, contestants: Sequence[Contestant], settings: Any, workplace: Workplace) -> SuiteResult:
+    """Measure models by the suite of a name: the function `measure` of its file `measure.py`.
+
+    Args:
+        name: One of `SUITES`.
+        contestants: The models, the first of which is the reference.
+        settings: What the suite's `read_settings` returned.
+        workplace: Where to work.
+    """
+    measured: SuiteResult = import_module(f"{SUITES[name]}.measure").measure(contestants, settings, workplace)
+    return measured

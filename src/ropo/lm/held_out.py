@@ -119,10 +119,15 @@ def wraps_prompts(tokenizer: PreTrainedTokenizerBase, plain_prompts: bool) -> bo
     return tokenizer.chat_template is not None and not plain_prompts
 
 
-def trained_limits(source: str) -> Limits:
-    """Return where a model's training cut its sequences; TRL's default where there is no record of it."""
+def trained_limits(source: str, max_length: int | None = None) -> Limits:
+    """Return where a model's training cut its sequences; TRL's default where there is no record of it.
+
+    Args:
+        source: As in `trained_with`.
+        max_length: Another length to cut at; None for that of training.
+    """
     mode = trained_with(source, "truncation_mode", "keep_start")
-    return Limits(trained_with(source, "max_length", _MAX_LENGTH), mode)
+    return Limits(trained_with(source, "max_length", _MAX_LENGTH) if max_length is None else max_length, mode)
 
 
 def trained_with(source: str, option: str, default: Any) -> Any:

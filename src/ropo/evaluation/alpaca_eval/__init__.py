@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,6 @@ from ropo.judging.options import JudgeOptions, add_judge_arguments
 
 if TYPE_CHECKING:
     from ropo.evaluation.alpaca_eval.length_control import fit_length_control
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 __all__ = ["fit_length_control", "standard_error", "win_rate"]
 
@@ -85,13 +81,6 @@ def read_settings(arguments: argparse.Namespace) -> AlpacaEvalSettings:
     if settings.against_first and settings.prompts is None:
         raise UserError("against_first: needs --prompts, as there are no reference outputs to take them from")
     return settings
-
-
-def evaluate(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, workplace: Workplace) -> SuiteResult:
-    """Answer, judge and report; see `ropo.evaluation.alpaca_eval.measure`."""
-    from ropo.evaluation.alpaca_eval.measure import measure
-
-    return measure(contestants, settings, workplace)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,18 +5,11 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ropo.core.settings import settings_from
 from ropo.evaluation.sampled import SampledSettings, add_sampling_arguments, check_prompts_file
-
-if TYPE_CHECKING:
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 HELP = "variety of sampled answers: distinct-n, EAD, self-BLEU, embeddings, length, repetition"
 
@@ -46,10 +39,3 @@ def read_settings(arguments: argparse.Namespace) -> DiversitySettings:
     """Return the suite's settings."""
     check_prompts_file(arguments)
     return settings_from(DiversitySettings, arguments)
-
-
-def evaluate(contestants: Sequence[Contestant], settings: DiversitySettings, workplace: Workplace) -> SuiteResult:
-    """Sample answers from every model and compare; see `ropo.evaluation.diversity.measure`."""
-    from ropo.evaluation.diversity.measure import measure
-
-    return measure(contestants, settings, workplace)

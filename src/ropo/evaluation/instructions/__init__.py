@@ -5,16 +5,9 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ropo.core.settings import settings_from
 from ropo.evaluation.sampled import SampledSettings, add_sampling_arguments, check_prompts_file
-
-if TYPE_CHECKING:
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 HELP = "share of sampled answers that follow their prompt's checkable instructions, by kind of instruction"
 
@@ -32,10 +25,3 @@ def read_settings(arguments: argparse.Namespace) -> InstructionSettings:
     """Return the suite's settings."""
     check_prompts_file(arguments)
     return settings_from(InstructionSettings, arguments)
-
-
-def evaluate(contestants: Sequence[Contestant], settings: InstructionSettings, workplace: Workplace) -> SuiteResult:
-    """Sample answers from every model and check them; see `ropo.evaluation.instructions.measure`."""
-    from ropo.evaluation.instructions.measure import measure
-
-    return measure(contestants, settings, workplace)

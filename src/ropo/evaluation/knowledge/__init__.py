@@ -5,19 +5,12 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ropo.core.errors import UserError
 from ropo.core.settings import Settings, settings_from
-
-if TYPE_CHECKING:
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 HELP = "knowledge retention: lm-eval's tasks, local questions, perplexity"
 
@@ -77,10 +70,3 @@ def read_settings(arguments: argparse.Namespace) -> KnowledgeSettings:
     if arguments.text is not None and not arguments.text.is_file():
         raise UserError(f"text {arguments.text}: no such file; check the path")
     return settings_from(KnowledgeSettings, arguments)
-
-
-def evaluate(contestants: Sequence[Contestant], settings: KnowledgeSettings, workplace: Workplace) -> SuiteResult:
-    """Measure every model and compare; see `ropo.evaluation.knowledge.measure`."""
-    from ropo.evaluation.knowledge.measure import measure
-
-    return measure(contestants, settings, workplace)

@@ -5,20 +5,14 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ropo.core.errors import UserError
 from ropo.core.settings import settings_from
 from ropo.judging.options import CHAT_KINDS, JudgeOptions, add_judge_arguments
-
-if TYPE_CHECKING:
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 # The package ships no questions. Flag, and the file in FastChat's repository, at a fixed commit, that it stands for.
 PAGE = (
@@ -79,10 +73,3 @@ def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:
     if settings.judge_logprobs:
         raise UserError("judge_logprobs: this suite's verdicts are not single tokens; drop the flag")
     return settings
-
-
-def evaluate(contestants: Sequence[Contestant], settings: MtBenchSettings, workplace: Workplace) -> SuiteResult:
-    """Answer, judge and report; see `ropo.evaluation.mt_bench.measure`."""
-    from ropo.evaluation.mt_bench.measure import measure
-
-    return measure(contestants, settings, workplace)

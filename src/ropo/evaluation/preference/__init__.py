@@ -5,17 +5,10 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ropo.core.settings import Settings, settings_from
-
-if TYPE_CHECKING:
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 HELP = "held-out pairs: accuracy, margin, and accuracy by which answer is longer"
 
@@ -60,10 +53,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_settings(arguments: argparse.Namespace) -> PreferenceSettings:
     """Return the suite's settings."""
     return settings_from(PreferenceSettings, arguments)
-
-
-def evaluate(contestants: Sequence[Contestant], settings: PreferenceSettings, workplace: Workplace) -> SuiteResult:
-    """Score the pairs with every model and compare; see `ropo.evaluation.preference.measure`."""
-    from ropo.evaluation.preference.measure import measure
-
-    return measure(contestants, settings, workplace)

@@ -46,8 +46,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     base = fingerprint_source(reference.source)
     models = dict(zip((base, *fingerprints), (reference, *contestants), strict=True))
-    trained = trained_limits(contestants[0].source)
-    limits = trained if settings.max_length is None else Limits(settings.max_length, trained.truncation_mode)
+    limits = trained_limits(contestants[0].source, settings.max_length)
     beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
     pairs = _read_pairs(models, settings, limits)
     used = pairs[base]

@@ -5,19 +5,12 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ropo.core.errors import UserError
 from ropo.core.settings import Settings, settings_from
-
-if TYPE_CHECKING:
-    from ropo.evaluation.contestants import Contestant
-    from ropo.evaluation.results import SuiteResult
-    from ropo.evaluation.suites import Workplace
 
 HELP = "an adapter at several strengths: gain on held-out pairs, KL, forgetting; the strength within a budget"
 
@@ -91,10 +84,3 @@ def read_settings(arguments: argparse.Namespace) -> StrengthSettings:
     if not arguments.text.is_file():
         raise UserError(f"text {arguments.text}: no such file; check the path")
     return settings_from(StrengthSettings, arguments)
-
-
-def evaluate(contestants: Sequence[Contestant], settings: StrengthSettings, workplace: Workplace) -> SuiteResult:
-    """Measure every adapter at every strength; see `ropo.evaluation.strength.measure`."""
-    from ropo.evaluation.strength.measure import measure
-
-    return measure(contestants, settings, workplace)

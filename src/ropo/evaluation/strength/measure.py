@@ -28,7 +28,6 @@ from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, 
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
-from ropo.lm.tokens import Limits
 
 _PICTURE = "strength.svg"
 
@@ -51,8 +50,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
     """
     for each in contestants:
         _check_adapter(each)
-    trained = trained_limits(contestants[0].source)
-    limits = trained if settings.max_length is None else Limits(settings.max_length, trained.truncation_mode)
+    limits = trained_limits(contestants[0].source, settings.max_length)
     beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
     text = read_text(settings.text, "text")
     models: list[ModelResult] = []

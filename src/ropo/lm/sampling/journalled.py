@@ -27,7 +27,7 @@ def sample_with_journal(
     path: Path,
     on_batch: Callable[[Batch], None],
     identity: str | None = None,
-) -> None:
+) -> list[list[Answer]]:
     """Sample the answers to all prompts, or those that an earlier, killed run left to sample.
 
     Args:
@@ -39,24 +39,33 @@ def sample_with_journal(
         on_batch: Called with each batch, those of the earlier run first.
         identity: What the journal calls the model; its name where None.
 
+    Returns:
+        The answers to each prompt, in the order of the prompts.
+
     Raises:
         UserError: If the journal was begun with other settings, the model cannot be loaded or has no chat template.
     """
     encoded = encode_prompts(sampler.tokenizer, prompts)
     journal = Journal(path, _header(identity or model_name(sampler.source), prompts, settings, batch_size))
+    answers: dict[int, list[Answer]] = {}
+
+    def hand_out(batch: Batch) -> None:
+        answers.update(zip(batch.prompts, batch.answers, strict=True))
+        on_batch(batch)
+
     begun = True
     try:
         finished = [_from_json(entry) for entry in journal.entries]
         begun = bool(finished)
         for batch in finished:
-            on_batch(batch)
-        if sum(len(batch.prompts) for batch in finished) == len(prompts):
-            return
-        done = {batch.number for batch in finished}
-        for batch in sampler.sample(encoded, settings, batch_size, done):
-            journal.append(asdict(batch))
-            begun = True
-            on_batch(batch)
+            hand_out(batch)
+        if len(answers) < len(prompts):
+            done = {batch.number for batch in finished}
+            for batch in sampler.sample(encoded, settings, batch_size, done):
+                journal.append(asdict(batch))
+                begun = True
+                hand_out(batch)
+        return [answers[number] for number in range(len(prompts))]
     finally:
         journal.close()
         if not begun:  # a model that could not be loaded keeps no other from being tried

@@ -36,7 +36,7 @@ class Average(TrainerCallback):
 
     def restart(self) -> None:
         """Start at the parameters as they are."""
-        self.values = {name: _wide(each.detach()).clone() for name, each in self._trained()}
+        self.values = {name: _wide(each.detach()).clone() for name, each in named_trained(self.trainer)}
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Start; a resumed run then gets its average from its checkpoint."""
@@ -45,19 +45,19 @@ class Average(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Take in the parameters after a step."""
         with torch.no_grad():
-            for name, each in self._trained():
+            for name, each in named_trained(self.trainer):
                 self.values[name].mul_(self.decay).add_(_wide(each), alpha=1.0 - self.decay)
 
     def finish(self) -> None:
         """Put the average into the model."""
         with torch.no_grad():
-            for name, each in self._trained():
+            for name, each in named_trained(self.trainer):
                 each.copy_(self.values[name])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Lend the model its average."""
-        own = [(each, each.detach().clone()) for _, each in self._trained()]
+        own = [(each, each.detach().clone()) for _, each in named_trained(self.trainer)]
         self.finish()
         try:
             yield
@@ -72,12 +72,14 @@ class Average(TrainerCallback):
 
     def set_counters(self, counters: dict[str, Any]) -> None:
         """Go on with it."""
-        for name, each in self._trained():
+        for name, each in named_trained(self.trainer):
             self.values[name] = counters[name].to(each.device)
 
-    def _trained(self) -> list[tuple[str, Tensor]]:
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        return [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+
+def named_trained(trainer: Any) -> list[tuple[str, Tensor]]:
+    """Return the parameters that a trainer trains, by name."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return [(name, each) for name, each in model.named_parameters() if each.requires_grad]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ropo.core.errors import UserError
-from ropo.training.remedies.average import as_saved
+from ropo.training.remedies.average import as_saved, named_trained
 
 
 class KlBudget:
@@ -66,7 +66,7 @@ class KlBudget:
             return False
         self.passed_at = step, kl
         with torch.no_grad():
-            for name, parameter in self._trained():
+            for name, parameter in named_trained(self.trainer):
                 parameter.copy_(self.kept[name])
         if self.trainer.average is not None:
             self.trainer.average.restart()
@@ -96,9 +96,5 @@ class KlBudget:
 
     def _keep(self, step: int, kl: float) -> None:
         with as_saved(self.trainer):
-            self.kept = {name: each.detach().to("cpu", copy=True) for name, each in self._trained()}
+            self.kept = {name: each.detach().to("cpu", copy=True) for name, each in named_trained(self.trainer)}
         self.kept_at = step, kl
-
-    def _trained(self) -> list[tuple[str, Tensor]]:
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        return [(name, each) for name, each in model.named_parameters() if each.requires_grad]
