@@ -6,10 +6,6 @@ __all__ = ()
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +13,13 @@ from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.parser import Parser
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
+from ropo.core.progress import show_progress
 
 if TYPE_CHECKING:
     from ropo.evaluation.suites import Suite
 
 HELP = "measure models: preference, knowledge, diversity, instructions, strength, alpaca-eval, mt-bench"
 CACHE = "cache"
-_PAUSE = 30.0  # seconds between two lines of progress where there is no terminal for a bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +64,7 @@ def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     contestants = parse_contestants(flags.models)
     settings = suite.read_settings(flags)
     workplace = Workplace(
-        flags.cache or flags.output / CACHE, flags.seed, flags.batch_size, _progress_bar, flags.output
+        flags.cache or flags.output / CACHE, flags.seed, flags.batch_size, show_progress, flags.output
     )
     result = run_suite(name, contestants, settings, workplace)
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -115,46 +111,3 @@ def check_output(flags: argparse.Namespace) -> None:
         raise UserError(f"batch_size must be at least 1, got {flags.batch_size}; change --batch_size")
     if flags.seed < 0:
         raise UserError(f"seed must be 0 or more, got {flags.seed}; change --seed")
-
-
-@contextmanager
-def _progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error, and yield what moves it on by a number of steps."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    if not Console(stderr=True).is_terminal:
-        yield _lines_of_progress(description, total)
-        return
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total)
-        try:
-            yield lambda steps: progress.advance(task, steps)
-        except UserError:  # which is told in one line: nothing is left of the bar
-            progress.live.transient = True
-            raise
-
-
-def _lines_of_progress(description: str, total: int) -> Callable[[int], None]:
-    """Return what says on standard error, every half a minute at most, how far something is and what time is left."""
-    started = told = time.monotonic()
-    done = 0
-
-    def advance(steps: int) -> None:
-        nonlocal done, told
-        done += steps
-        now = time.monotonic()
-        if now - told >= _PAUSE and 0 < done < total:
-            left = timedelta(seconds=round((now - started) / done * (total - done)))
-            print(f"{description}: {done}/{total}, about {left} left", file=sys.stderr, flush=True)
-            told = now
-
-    return advance

@@ -170,7 +170,7 @@ def test_questions_through_the_chat_template(files, models, tmp_path, monkeypatc
 
 
 def test_perplexity_of_a_text(files, models, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ropo.cli.evaluate._PAUSE", 0.0)
+    monkeypatch.setattr("ropo.core.progress._PAUSE", 0.0)
     flags = ("--text", files["text"], "--window", 40, "--batch_size", 3)
     assert evaluate(tmp_path, models["base"], models["tuned"], *flags) == 0
     base, tuned = read_results(tmp_path).models

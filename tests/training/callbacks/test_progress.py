@@ -102,3 +102,15 @@ def test_the_journal_keeps_every_log(arguments, tmp_path):
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(entry["step"], entry["loss"]) for entry in entries] == [(1, 1.0), (2, 0.5)]
     assert all(entry["seconds"] >= 0 for entry in entries)
+
+
+def test_passes_over_held_out_pairs_say_how_far_they_are(arguments, monkeypatch):
+    monkeypatch.setattr("ropo.core.progress._PAUSE", 0.0)
+    console = Console(file=io.StringIO(), width=200)
+    progress, state, control = Progress(console), TrainerState(), TrainerControl()
+    for end in (progress.on_predict, progress.on_evaluate):
+        for _ in range(3):
+            progress.on_prediction_step(arguments, state, control, eval_dataloader=[None] * 3)
+        end(arguments, state, control, metrics={})
+    said = [line.partition(", about")[0] for line in console.file.getvalue().splitlines()]
+    assert said == ["held-out  batches of pairs: 1/3", "held-out  batches of pairs: 2/3"] * 2

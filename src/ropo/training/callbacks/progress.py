@@ -5,8 +5,9 @@ from __future__ import annotations
 __all__ = ["Progress"]
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sized
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ropo.core.progress import lines_of_progress
 
 
 def progress_line(logs: Mapping[str, float], step: int, steps: int, seconds_left: float) -> str:
@@ -76,6 +79,7 @@ class Progress(TrainerCallback):
         )
         self.task = self.bar.add_task("training")
         self.started = self.first_step = 0.0
+        self._advance: Callable[[int], None] | None = None
 
     def __enter__(self) -> Progress:
         """Return the callback; the bar appears when training starts."""
@@ -100,6 +104,29 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar."""
         self.bar.update(self.task, completed=state.global_step)
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Sized | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Say how far the held-out pairs are, which take minutes before the first step and after the last."""
+        if self._advance is None and eval_dataloader is not None:
+            say = partial(self.console.print, highlight=False, soft_wrap=True)
+            self._advance = lines_of_progress("held-out  batches of pairs", len(eval_dataloader), say)
+        if self._advance is not None:
+            self._advance(1)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Begin anew with the next pass over the held-out pairs."""
+        self._advance = None
+
+    def on_predict(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # type: ignore[override]
+        """Begin anew with the next pass over the held-out pairs."""
+        self._advance = None
 
     def on_log(
         self,
