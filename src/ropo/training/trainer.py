@@ -40,7 +40,8 @@ from ropo.training.distributed.sharding import (
     check_sharding,
     is_cut,
     keep_adapters_whole,
-    trained_parameters,
+    load_weights,
+    whole_adapter,
     without_deepspeed,
 )
 from ropo.training.finite import FiniteGuard
@@ -102,6 +103,7 @@ class PreferenceTrainer(DPOTrainer):
     model_wrapped: Any
     ref_model: Any
     _signature_columns: Any
+    optimizer_groups: list[dict[str, Any]]
     card_facts: CardFacts = CardFacts()
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
@@ -248,6 +250,8 @@ class PreferenceTrainer(DPOTrainer):
         data: Any = self.train_dataset
         check_steps(self.args, None if isinstance(data, IterableDataset) else len(data))
         checkpoint = self._checkpointer.resume_from(resume_from_checkpoint)
+        if checkpoint is not None and self.is_sharded:
+            load_weights(self.model, checkpoint)
         # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
@@ -257,6 +261,27 @@ class PreferenceTrainer(DPOTrainer):
         if not self.state.global_step:
             raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
         return result
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP or DeepSpeed has the weights, or their gradients and the optimizer."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer, and remember its groups of parameters, which DeepSpeed makes into others."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        groups = getattr(optimizer, "param_groups", None) or [{"params": list(optimizer.params)}]
+        self.optimizer_groups = [dict(group) for group in groups] if self.is_deepspeed_enabled else []
+        return optimizer
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Prepare, and read a checkpoint's progress where transformers would look for FSDP's or DeepSpeed's own."""
+        own = None if self.is_sharded else resume_from_checkpoint
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, own)
+        if own is not resume_from_checkpoint:
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            self._load_scaler(resume_from_checkpoint)
+        return prepared
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch, but no step where none is left: transformers looks for that only after a step."""
@@ -384,15 +409,18 @@ class PreferenceTrainer(DPOTrainer):
             UserError: If one is not finite; nothing is written then.
         """
         self.check_weights()
-        if not self.is_fsdp_enabled:
+        adapted = is_peft_model(self.model)
+        if not self.is_fsdp_enabled and not (self.is_deepspeed_enabled and adapted):
             super().save_model(output_dir, _internal_call)
             return
-        if is_peft_model(self.model):
-            weights = trained_parameters(self.model)
+        if adapted:
+            weights = whole_adapter(self.accelerator.unwrap_model(self.model))
         else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
             weights = self.accelerator.get_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir, weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save without the pickle of the arguments."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from transformers.trainer_utils import load_sharded_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
@@ -165,6 +169,34 @@ def is_cut(model: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained, by name."""
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
+    """Return an adapter's parameters by name, the frozen copy that is its reference among them; all processes call it.
+
+    Cost: where ZeRO-3 has cut them, one message a parameter, and copies of all.
+    """
+    names = {name: each for name, each in model.named_parameters() if each.requires_grad or "ref" in name.split(".")}
+    if not is_cut(model):
+        return names
+    from deepspeed.zero import GatheredParameters
+
+    whole = {}
+    for name, each in names.items():
+        with GatheredParameters([each]):
+            whole[name] = each.detach().to("cpu", copy=True)
+    return whole
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Read what a checkpoint holds of a model that no one has cut yet, on top of what the model was made of.
+
+    Args:
+        model: With an adapter, which is read; or all of whose weights are.
+        folder: The checkpoint.
+    """
+    if is_peft_model(model):
+        adapted: Any = model
+        adapted.load_adapter(str(folder), "default", is_trainable=True)
+    elif (file := folder / SAFE_WEIGHTS_NAME).is_file():
+        model.load_state_dict(load_file(file), strict=False)  # tied weights are there once
+    else:
+        load_sharded_checkpoint(model, str(folder), strict=False)

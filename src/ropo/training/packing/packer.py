@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,14 @@ class Packer:
             "unique_tokens": self.unique_tokens,
             "seconds": time.perf_counter() - self._since,
         }
+
+    def share(self, of_all: Sequence[dict[str, Any]], place: int, processes: int) -> dict[str, Any]:
+        """Give each process its part of the tokens of all."""
+
+        def part(name: str) -> int:
+            return (sum(each[name] for each in of_all) + place) // processes
+
+        return {"seconds": of_all[0]["seconds"], **{name: part(name) for name in ("padded_tokens", "unique_tokens")}}
 
     def set_counters(self, counters: dict[str, Any]) -> None:
         """Go on from them."""
