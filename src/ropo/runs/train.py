@@ -92,7 +92,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         if options.resume and checkpoint is not None:
             record = continued(folder, record, progress.console)
-            if monitor is not None:
+            if monitor is not None and not trainer.is_sharded:  # which measures when training begins
                 monitor.measure_reference()
         if rank() == 0:
             record.write(folder)
@@ -180,10 +180,13 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
     """Let the monitor watch the trainer, where it is wanted and can."""
     if not options.monitors:
         return None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        if options.stop_at_kl is not None:
-            raise UserError("stop_at_kl: the monitor is off where weights are sharded over processes; leave it out")
-        console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
+    if options.stop_at_kl is not None and trainer.cuts_trained:
+        raise UserError(
+            "stop_at_kl: keeps a copy of what is trained, and under ZeRO-3, and without an adapter under FSDP2, no "
+            "process has it whole; leave it out"
+        )
+    if trainer.is_sharded and options.method == "full" and trainer.args.precompute_ref_log_probs:
+        console.print("monitor   off: with log-probs that come in advance no reference is kept to go on with")
         return None
     if not trained_layers(trainer.model):
         if options.stop_at_kl is not None:

@@ -119,8 +119,7 @@ class PreferenceTrainer(DPOTrainer):
             self._given = probe(model)
         with hidden_from_trl(args, adapted):
             super().__init__(model, ref_model, args, **kwargs)
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        check_unsharded(args, adapted, sharded)
+        check_unsharded(args, adapted, self.is_sharded, self.cuts_trained)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
         check_experts(self)
         check_sampling(self.args, self.train_dataset)
@@ -129,17 +128,17 @@ class PreferenceTrainer(DPOTrainer):
             check_deepspeed(self.model, self.args)
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
-        self._add_remedies(counting, sharded)
+        self._add_remedies(counting)
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
 
-    def _add_remedies(self, counting: dict[str, Counting], sharded: bool) -> None:
+    def _add_remedies(self, counting: dict[str, Counting]) -> None:
         """Take from TRL the losses that are computed here, and add what the other remedies do at each step."""
         args = self.args
         theirs, self._own_losses = split_losses(args)
         self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
-        self.moving_reference = MovingReference(self) if args.sync_ref_model and not sharded else None
+        self.moving_reference = MovingReference(self) if args.sync_ref_model and not self.is_sharded else None
         self.average = None if args.ema_decay is None else Average(self, args.ema_decay)
         self._anchor = None if args.anchor_text is None else AnchorText(self)
         schedule = None if args.beta_final is None else BetaSchedule(self, args.beta_final)
@@ -267,9 +266,16 @@ class PreferenceTrainer(DPOTrainer):
         """Whether FSDP or DeepSpeed has the weights, or their gradients and the optimizer."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    @property
+    def cuts_trained(self) -> bool:
+        """Whether no process has all of what is trained: under ZeRO-3, and without an adapter under FSDP2."""
+        plugin: Any = self.args.deepspeed_plugin
+        stage3 = self.is_deepspeed_enabled and plugin.zero_stage == 3
+        return stage3 or (self.is_fsdp_enabled and not is_peft_model(self.model))
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimizer, and remember its groups of parameters, which DeepSpeed makes into others."""
-        optimizer = super().create_optimizer(*args, **kwargs)
+        optimizer: Any = super().create_optimizer(*args, **kwargs)
         groups = getattr(optimizer, "param_groups", None) or [{"params": list(optimizer.params)}]
         self.optimizer_groups = [dict(group) for group in groups] if self.is_deepspeed_enabled else []
         return optimizer

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import DistributedType, PartialState
+from safetensors.torch import load_file
 
-from ropo.core.errors import UserError
-from ropo.training.config import PreferenceConfig
-from ropo.training.run import run_trainer
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import find_fault
+from ropo.training.config import PreferenceConfig
+from ropo.training.run import run_trainer
 from ropo.training.trainer import PreferenceTrainer
 from tests.training.distributed.test_trajectories import FSDP2, METHODS
 from tests.training.packing_helpers import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.together import run_together
+
+DEEPSPEED = importlib.util.find_spec("deepspeed")
+with_deepspeed = pytest.mark.skipif(
+    DEEPSPEED is None or shutil.which("g++") is None, reason="needs deepspeed, and g++ for its messages between CPUs"
+)
 
 SAME = 1e-6  # the issue's bound; a resumed run with the same processes is the same bit for bit
 BATCH, STEPS, SAVED = 4, 9, 4  # three steps an epoch: the checkpoint is in the middle of the second
@@ -58,17 +65,42 @@ def train(folder: Path, method: str, resumed: str | None = None, **changes) -> d
         peft_config=METHODS[method](),
     )
     result = run_trainer(trainer, Safekeeping(None), None if resumed is None else folder / resumed)
-    trained = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
-    whole = {name: getattr(each, "full_tensor", lambda each=each: each)().detach() for name, each in trained.items()}
+    count = os.environ.get("WORLD_SIZE", "1")
+    saved = folder / f"saved-{count}-{resumed or 'whole'}"
+    trainer.save_model(str(saved))
+    trainer.accelerator.wait_for_everyone()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     kinds = {type(value).__name__ for state in trainer.optimizer.state.values() for value in state.values()}
     names = ("loss", "logps/chosen", "rewards/margins", "learning_rate", "num_tokens", "grad_norm")
     return {
-        "weights": {name: each.clone() for name, each in whole.items()},
+        "weights": load_file(saved / ("model.safetensors" if method == "full" else "adapter_model.safetensors")),
         "logs": [{name: entry[name] for name in names} for entry in logs],
         "held_out": result["held_out"],
         "kinds": kinds,
     }
+
+
+def write_deepspeed(folder: Path, stage: int, bf16: bool = False) -> None:
+    """Tell this process about DeepSpeed as `accelerate launch` does; its ZeRO-3 cuts a tiny model too."""
+    zero = {"stage": stage, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+    auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    half = {"bf16": {"enabled": True}} if bf16 else {}
+    file = folder.with_name(f"deepspeed{os.environ['RANK']}.json")
+    file.write_text(json.dumps({"zero_optimization": zero, **dict.fromkeys(auto, "auto"), **half}))
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(file)
+
+
+def train_with_deepspeed(folder: Path, method: str, stage: int, changes: dict, resumed: str | None = None) -> dict:
+    write_deepspeed(folder, stage, **changes)
+    return train(folder, method, resumed, use_cpu=False, ddp_backend="gloo", **changes)
+
+
+def deepspeed_environment() -> dict[str, str]:
+    """Return the variables; DeepSpeed itself looks for the ninja that lies beside it."""
+    assert DEEPSPEED is not None
+    path = f"{Path(str(DEEPSPEED.origin)).parents[1] / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    flags = {"ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_DEEPSPEED": "true"}
+    return {"DS_ACCELERATOR": "cpu", "PATH": path, **flags}
 
 
 def assert_goes_on(found: dict, whole: dict, atol: float = SAME) -> None:
@@ -103,3 +135,23 @@ def test_a_checkpoint_of_four_processes_is_continued_by_four_two_and_one(tmp_pat
         resumed = run_together(train, tmp_path / f"resumed{count}", run, method, checkpoint, count=count, **FSDP2)
         assert_goes_on(resumed[0], whole[0])
     assert_goes_on(train(run, method, checkpoint), whole[0])
+
+
+@with_deepspeed
+@pytest.mark.slow  # DeepSpeed takes twenty seconds to start, each time
+@pytest.mark.parametrize(
+    ("stage", "method", "changes"),
+    [(2, "ropo", {}), (3, "ropo", {}), (2, "full", {}), (3, "full", {}), (2, "full", {"bf16": True})],
+    ids=lambda each: str(each),
+)
+def test_deepspeed_goes_on_with_two_processes_with_four_and_with_none(tmp_path, stage, method, changes):
+    """In bfloat16 the weights that are trained are DeepSpeed's own in float32, which a plain process does not have."""
+    run, checkpoint, environment = tmp_path / "run", f"checkpoint-{SAVED}", deepspeed_environment()
+    ask = (train_with_deepspeed, tmp_path / "log", run, method, stage, changes)
+    whole = run_together(*ask, **environment)
+    assert find_fault(run / checkpoint) is None
+    for count in (2,) if changes else (2, 4):
+        resumed = run_together(*ask, checkpoint, count=count, **environment)
+        assert_goes_on(resumed[0], whole[0])
+    if not changes:
+        assert_goes_on(train(run, method, checkpoint), whole[0])

@@ -118,7 +118,16 @@ class Checkpointer(TrainerCallback):
     def load_optimizer(self, checkpoint: Path) -> None:
         """Take up the optimizer's and the schedule's state."""
         load_optimizer(self.trainer, checkpoint)
-        self.trainer.lr_scheduler.load_state_dict(load_state(checkpoint / "scheduler"))
+        schedule = load_state(checkpoint / "scheduler")
+        groups = len(self.trainer.optimizer.param_groups)
+        for name in (
+            "base_lrs",
+            "_last_lr",
+            "lr_lambdas",
+        ):  # DeepSpeed drops groups without parameters; all rates are one
+            if name in schedule:
+                schedule[name] = (schedule[name] * groups)[:groups]
+        self.trainer.lr_scheduler.load_state_dict(schedule)
 
     def load_scaler(self, checkpoint: Path) -> None:
         """Take up the gradient scaler's state, where there is one."""

@@ -148,6 +148,7 @@ def _state_of_deepspeed(trainer: Any) -> dict[str, Any] | None:
     flats = _partitions(zero)
     if flats is None:
         return None
+    _link(zero)
     states = [zero.optimizer.state[flat] for flat in flats if flat in zero.optimizer.state]
     cut = [key for key, value in states[0].items() if _like(value, flats[0])] if states else []
     whole = {key: value for key, value in states[0].items() if key not in cut} if states else {}
@@ -183,8 +184,7 @@ def _put_into_deepspeed(trainer: Any, kept: dict[str, Any]) -> None:
         whole = {key: value for key, value in first.items() if key not in (*cut, _MASTER)}
         copies = {key: value.clone() if isinstance(value, Tensor) else value for key, value in whole.items()}
         zero.optimizer.state[flat] = {**{key: torch.zeros_like(flat) for key in cut}, **copies}
-    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # stages 1 and 2 look their fragments up once
-        zero._lazy_init_hp_params_optimizer_state()
+    _link(zero)
     for number, parameter in enumerate(parameters):
         for key in cut:
             _put(parameter, kept["state"][number][key], key)
@@ -193,6 +193,16 @@ def _put_into_deepspeed(trainer: Any, kept: dict[str, Any]) -> None:
     groups = [group for group in kept["param_groups"] if group["params"]]
     for group, values in zip(zero.optimizer.param_groups, groups, strict=True):
         group.update(_plain(values))
+
+
+def _link(zero: Any) -> None:
+    """Let stages 1 and 2 find each parameter's part of the state.
+
+    They look for it once, after the step of the first group, when the other groups have none yet.
+    """
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state") and zero.optimizer.state:
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
 
 def _put(parameter: nn.Parameter, value: Tensor, key: str | None) -> None:

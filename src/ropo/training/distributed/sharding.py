@@ -7,7 +7,8 @@ alone. Its gradients are averaged here, once a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.trainer_utils import load_sharded_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -174,16 +176,74 @@ def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
 
     Cost: where ZeRO-3 has cut them, one message a parameter, and copies of all.
     """
-    names = {name: each for name, each in model.named_parameters() if each.requires_grad or "ref" in name.split(".")}
+    names: dict[str, Tensor] = {}
+    names |= {name: each for name, each in model.named_parameters() if each.requires_grad or "ref" in name.split(".")}
     if not is_cut(model):
         return names
-    from deepspeed.zero import GatheredParameters
-
     whole = {}
     for name, each in names.items():
-        with GatheredParameters([each]):
+        with _gathered([each]):
             whole[name] = each.detach().to("cpu", copy=True)
     return whole
+
+
+def is_cut_anywhere(model: nn.Module) -> bool:
+    """Tell whether FSDP2 or ZeRO-3 has cut any of a module's weights."""
+    return any(isinstance(each, DTensor) for each in model.parameters()) or is_cut(model)
+
+
+def whole_copy(layer: nn.Module) -> nn.Module:
+    """Return a copy of a layer with whole weights, or the layer itself where it has them; all processes call it.
+
+    Cost: one message for each of the layer's weights, and the memory of them.
+    """
+    if not is_cut_anywhere(layer):
+        return layer
+    own = list(layer.parameters())
+    with _gathered(own), torch.no_grad():
+        whole = {each: each.full_tensor() if isinstance(each, DTensor) else each.detach().clone() for each in own}
+    memory: dict[int, Any] = {id(each): nn.Parameter(value, each.requires_grad) for each, value in whole.items()}
+    copied = copy.deepcopy(layer, memory)
+    for each in copied.modules():  # DeepSpeed's would gather and cut what is whole
+        for hooks in (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks, each._backward_pre_hooks):
+            hooks.clear()
+    return copied
+
+
+@contextmanager
+def _gathered(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let every process have whole what ZeRO-3 has cut."""
+    if not any(hasattr(each, "ds_id") for each in parameters):
+        yield
+        return
+    from deepspeed import zero
+
+    with zero.GatheredParameters(parameters):
+        yield
+
+
+@contextmanager
+def in_step(model: nn.Module) -> Iterator[None]:
+    """Let all processes sample the first one's tokens, where each of them computes a part of every forward pass.
+
+    One that picked another token for a rounding's sake might end its answer earlier, and the others would wait for its
+    part of the next token for ever.
+    """
+    if not is_cut_anywhere(model):
+        yield
+        return
+
+    def take_the_firsts(module: nn.Module, args: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        if logits is not None and logits.shape[1] == 1:  # the next token's
+            torch.distributed.broadcast(logits, 0)
+
+    base: Any = model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]
+    hook = base.register_forward_hook(take_the_firsts)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
