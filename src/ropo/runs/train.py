@@ -29,7 +29,7 @@ from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.card import CardFacts
 from ropo.training.checkpoints.folder import checkpoints_of
-from ropo.training.distributed.processes import by_the_first, rank, take_leave, telling_of_lost_processes
+from ropo.training.distributed.processes import by_the_first, meet, rank, take_leave, telling_of_lost_processes
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.monitor import HackingMonitor, trained_layers
 from ropo.training.run import build_trainer, push, run_trainer, save_trained
@@ -84,6 +84,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         _folder_of_all(options) as folder,
         Progress(console) as progress,
     ):
+        meet()
         checkpoint = by_the_first(lambda: _start_from(options, folder, progress.console))
         columns = None if held_out is None else held_out.pairs
         trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)

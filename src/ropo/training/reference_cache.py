@@ -48,24 +48,32 @@ def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_si
 
     Cost: one forward pass of the reference over the data, the first time.
     """
-    options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
-    path = _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
-    known = type(trainer.data_collator.collate) is DataCollatorForPreference  # another may cut where it likes
-    log_probs = load(path) if known else None
+    path = cache_file(trainer, dataset)
+    log_probs = None if path is None else load(path)
     if log_probs is None:
-        log_probs = _compute(trainer, dataset, name, batch_size)
-        if known and trainer.accelerator.is_main_process:
+        log_probs = compute(trainer, dataset, name, batch_size)
+        if path is not None and trainer.accelerator.is_main_process:
             save(path, *log_probs)
     chosen, rejected = log_probs
     dataset = dataset.add_column("ref_chosen_logps", chosen.tolist())
     return dataset.add_column("ref_rejected_logps", rejected.tolist())
 
 
-def _compute(
+def cache_file(trainer: Any, dataset: Dataset) -> Path | None:
+    """Return where the log-probs of a data set are kept, which may not exist; None where nobody knows how it is cut."""
+    collate = getattr(trainer.data_collator, "collate", trainer.data_collator)
+    if type(collate) is not DataCollatorForPreference:  # another may cut where it likes
+        return None
+    options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
+    return _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
+
+
+def compute(
     trainer: Any, dataset: Dataset, name: str, batch_size: int
 ) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]]:
+    """Return the log-probs of chosen and rejected answers under the reference, computed by all processes together."""
     accelerator = trainer.accelerator
-    loader = accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
+    loader = accelerator.prepare_data_loader(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
     model = trainer.ref_model or trainer.model
     silent = trainer.args.disable_tqdm or not accelerator.is_main_process
     shown = track(loader, f"reference log-probs, {name}", console=Console(stderr=True), disable=silent)

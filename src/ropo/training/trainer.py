@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from ropo.training.distributed.sharding import (
     without_deepspeed,
 )
 from ropo.training.finite import FiniteGuard
+from ropo.training.late_reference import LateReference, NoReference
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
 from ropo.training.reference import (
@@ -117,8 +119,11 @@ class PreferenceTrainer(DPOTrainer):
         adapted = self._continued or kwargs.get("peft_config") is not None
         if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
             self._given = probe(model)
+        self._late_reference = LateReference(self)
+        stand_in: Any = NoReference() if _needs_no_reference(args, adapted, ref_model) else None
         with hidden_from_trl(args, adapted):
-            super().__init__(model, ref_model, args, **kwargs)
+            super().__init__(model, ref_model or stand_in, args, **kwargs)
+        self.add_callback(self._late_reference)
         check_unsharded(args, adapted, self.is_sharded, self.cuts_trained)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
         check_experts(self)
@@ -234,6 +239,10 @@ class PreferenceTrainer(DPOTrainer):
                 f"precompute_ref_log_probs: the {name} data is a stream, whose order may change and which may not end; "
                 "give a Dataset, or leave the option out"
             )
+        if isinstance(self.ref_model, NoReference):
+            self.ref_model = None
+        if self.is_sharded:
+            return self._late_reference.take(dataset, name, batch_size)
         self._prepared()
         return reference_cache.with_reference_log_probs(self, dataset, name, batch_size)
 
@@ -307,7 +316,7 @@ class PreferenceTrainer(DPOTrainer):
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = without_numbers(inputs)
+        inputs = self._late_reference.look_up(without_numbers(inputs))
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
@@ -468,3 +477,9 @@ class PreferenceTrainer(DPOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
+
+
+def _needs_no_reference(args: PreferenceConfig, adapted: bool, given: Any) -> bool:
+    """Tell whether TRL would load a reference model under FSDP that nobody runs."""
+    fsdp = args.fsdp_plugin_args or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+    return bool(fsdp and args.precompute_ref_log_probs and not adapted and given is None)

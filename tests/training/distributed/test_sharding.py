@@ -32,13 +32,11 @@ def options(stage: int | None = None, gathers: bool = True, **changes) -> Prefer
 @pytest.mark.parametrize(
     ("stage", "fsdp", "changes", "message"),
     [
-        (2, False, {"precompute_ref_log_probs": True}, "precompute_ref_log_probs: they would be computed before"),
-        (None, True, {"precompute_ref_log_probs": True}, "precompute_ref_log_probs: they would be computed before"),
         (3, False, {"tokens_per_step": 8}, "tokens_per_step: processes that cut their batches"),
         (None, True, {"tokens_per_step": 8}, "tokens_per_step: processes that cut their batches"),
     ],
 )
-def test_what_comes_too_early_or_waits_for_ever_is_refused(stage, fsdp, changes, message):
+def test_what_waits_for_ever_is_refused(stage, fsdp, changes, message):
     with pytest.raises(UserError, match=message):
         check_sharding(options(stage, **changes), fsdp, stage is not None)
 

@@ -44,11 +44,6 @@ def check_sharding(config: PreferenceConfig, fsdp: bool, deepspeed: bool) -> Non
             "use_cpu: accelerate leaves DeepSpeed out with it; leave it out (docs/distributed.md says how DeepSpeed "
             "runs on a CPU), or leave out the DeepSpeed configuration"
         )
-    if config.precompute_ref_log_probs and (fsdp or deepspeed):
-        raise UserError(
-            "precompute_ref_log_probs: they would be computed before FSDP or DeepSpeed has placed the model; leave it "
-            "out"
-        )
     if config.tokens_per_step is not None and (fsdp or (deepspeed and plugin.zero_stage == 3)):
         raise UserError(
             "tokens_per_step: processes that cut their batches into different numbers of packs would wait for each "
