@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 
 import pytest
 import torch
+from accelerate import DistributedType, PartialState
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -18,8 +20,10 @@ from ropo.core.errors import ProcessLostError
 from ropo.core.record import read_record
 from ropo.runs import train as one_run
 from ropo.training.distributed import processes
+from ropo.training.trainer import PreferenceTrainer
 from tests.cli.conftest import write_pairs
 from tests.cli.test_resume import MANY
+from tests.training.distributed.test_trajectories import FSDP2
 from tests.training.together import start_together
 
 STEPS = 6
@@ -43,7 +47,20 @@ def command_line(arguments: list[str], second_dies: bool = False) -> None:
 
     if second_dies and os.environ["RANK"] == "1":
         one_run.build_trainer = build_trainer
+    if os.environ.get("ACCELERATE_USE_FSDP"):
+        shard_on_cpus()
     raise SystemExit(main(arguments))
+
+
+def shard_on_cpus() -> None:
+    """Let accelerate take a CPU for an accelerator, which it would not shard on otherwise."""
+    create = PreferenceTrainer.create_accelerator_and_postprocess
+
+    def create_accelerator(self) -> None:
+        PartialState().distributed_type = DistributedType.MULTI_XPU
+        create(self)
+
+    PreferenceTrainer.create_accelerator_and_postprocess = create_accelerator  # in a process of its own
 
 
 def flags(model, data, output, *more) -> list[str]:
@@ -54,9 +71,9 @@ def flags(model, data, output, *more) -> list[str]:
     return [str(flag) for flag in (*files, *settings, *saving, *more)]
 
 
-def run(folder, arguments, *more, seconds: float = 120) -> tuple[list[int], list[str]]:
+def run(folder, arguments, *more, seconds: float = 120, **environment) -> tuple[list[int], list[str]]:
     """Return the exit statuses, and what each process said."""
-    running = start_together(command_line, folder, arguments, *more)
+    running = start_together(command_line, folder, arguments, *more, **environment)
     deadline = time.monotonic() + seconds
     for process in running:
         process.join(max(0.0, deadline - time.monotonic()))
@@ -77,21 +94,41 @@ def data(tmp_path):
     return write_pairs(tmp_path / "pairs.jsonl", MANY)
 
 
-def assert_killed(model, data, tmp_path) -> None:
+def assert_killed(model, data, tmp_path, **environment) -> None:
     """Train until the second process kills itself."""
-    statuses, said = run(tmp_path / "killed", flags(model, data, tmp_path / "out"), True, seconds=60)
+    statuses, said = run(tmp_path / "killed", flags(model, data, tmp_path / "out"), True, seconds=60, **environment)
     assert statuses == [1, -signal.SIGKILL]
     assert said[1] == ""
     kept = f"{tmp_path}/out.incomplete/checkpoint-2 is whole: give the same command with --resume"
-    assert said[0].splitlines()[-1] == (
-        f"ropo train: another process of this run has ended or hangs, so this one stops; {kept}"
-    )
+    last = said[0].splitlines()[-1]
+    assert re.sub(r"pid \d+", "pid N", last) == f"ropo train: process 1 (pid N) has ended, so process 0 stops; {kept}"
 
 
 def test_a_killed_process_ends_the_other(model, data, tmp_path, capsys):
     assert_killed(model, data, tmp_path)
     assert main(flags(model, data, tmp_path / "out", "--resume")) == 2
-    assert "checkpoint-2: was written by 2 process(es), not 1; start 2" in capsys.readouterr().err
+    assert "per_device_train_batch_size (all processes): the run in" in (said := capsys.readouterr().err)
+    assert "began with 4, not 2" in said
+
+
+def test_a_run_killed_under_fsdp2_goes_on_as_if_nothing_had_been(model, data, tmp_path):
+    """The weights, held-out pairs and monitor of one process that was not killed, whose batch is that of both."""
+    assert_killed(model, data, tmp_path, **FSDP2)
+    statuses, said = run(tmp_path / "resumed", flags(model, data, tmp_path / "out", "--resume"), **FSDP2)
+    assert statuses == [0, 0], said
+    assert "going on from" in said[0]
+    alone = flags(model, data, tmp_path / "one", "--per_device_train_batch_size", 4)
+    assert main(alone) == 0
+    resumed, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "one"))
+    assert resumed.keys() == whole.keys()
+    assert max((resumed[name] - whole[name]).abs().max() for name in whole) <= 1e-6
+    records = [read_record(tmp_path / name).metrics for name in ("out", "one")]
+    for part in ("held_out", "monitor"):
+        assert numbers(records[0][part]) == pytest.approx(numbers(records[1][part]), abs=1e-5)
+
+
+def numbers(values: dict) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, float)}
 
 
 @pytest.mark.slow

@@ -98,10 +98,17 @@ def meet() -> None:
 
 
 def who_is_lost() -> str:
-    """Name the processes that have ended or are stopped, as the subject of a sentence and what it says."""
-    found = [(number, peer.pid, peer.state()) for number, peer in enumerate(_peers) if number != rank()]
-    lost = [f"process {number} (pid {pid}) {state}" for number, pid, state in found if state]
-    return " and ".join(lost) or "another process of this run has ended or hangs"
+    """Name the processes that have ended or are stopped, as the subject of a sentence and what it says.
+
+    A connection breaks a moment before the process that held it has ended, so it is looked for during one second.
+    """
+    deadline = time.monotonic() + 1.0
+    while _peers and time.monotonic() < deadline:
+        found = [(number, peer.pid, peer.state()) for number, peer in enumerate(_peers) if number != rank()]
+        if lost := [f"process {number} (pid {pid}) {state}" for number, pid, state in found if state]:
+            return " and ".join(lost)
+        time.sleep(0.01)
+    return "another process of this run has ended or hangs"
 
 
 def take_leave() -> None:
