@@ -75,7 +75,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         model, reference = load_models(options, method, config)
     if adapter is not None:
         check_target_modules(model, adapter)
-    base_size, fingerprint = model.num_parameters(), fingerprint_source(options.model)
+    base_size, fingerprint = model.num_parameters(), by_the_first(lambda: fingerprint_source(options.model))
     dtype = str(model.dtype).removeprefix("torch.")
     console.print(f"model     {options.model} ({base_size:,} parameters, {dtype}, {device_name()})")
     with (

@@ -63,8 +63,7 @@ class LateReference(TrainerCallback):
             )
         if self._table is not None:  # training has begun
             return _with_columns(dataset, self._compute(dataset, name, batch_size))
-        path = reference_cache.cache_file(self.trainer, dataset)
-        kept = by_the_first(lambda: None if path is None else reference_cache.load(path))
+        path, kept = by_the_first(lambda: self._kept(dataset))  # which may be the only one with the weights
         if kept is not None:
             return _with_columns(dataset, torch.stack(kept, dim=1))
         self._waiting.append((dataset, name, batch_size, path))
@@ -73,6 +72,10 @@ class LateReference(TrainerCallback):
         for column in _COLUMNS:
             dataset = dataset.add_column(column, rows)
         return dataset
+
+    def _kept(self, dataset: Dataset) -> tuple[Path | None, Any]:
+        path = reference_cache.cache_file(self.trainer, dataset)
+        return path, None if path is None else reference_cache.load(path)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Fill the table.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from trl.trainer.utils import global_then_local_main_first
 from ropo.core.errors import UserError
 from ropo.lm.gguf import quiet_about_words
 from ropo.lm.limits import cap_length
+from ropo.lm.spreading import is_spread, spread, weights_of
 from ropo.training import reference_cache
 from ropo.training.arguments import (
     check_arguments,
@@ -34,6 +35,7 @@ from ropo.training.card import CardFacts, write_card
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
+from ropo.training.distributed.processes import by_the_first, rank
 from ropo.training.distributed.sharding import (
     average_gradients,
     check_deepspeed,
@@ -42,6 +44,7 @@ from ropo.training.distributed.sharding import (
     is_cut,
     keep_adapters_whole,
     load_weights,
+    uses_fsdp,
     whole_adapter,
     without_deepspeed,
 )
@@ -117,12 +120,19 @@ class PreferenceTrainer(DPOTrainer):
         self._packer: Packer | None = None
         self._continued, self._given = is_peft_model(model), None
         adapted = self._continued or kwargs.get("peft_config") is not None
+        self._spread = is_spread(model)
         if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
-            self._given = probe(model)
+            self._given = self._find_out(lambda: probe(model))
         self._late_reference = LateReference(self)
+        weights = weights_of(ref_model) if is_spread(ref_model) else {}
         stand_in: Any = NoReference() if _needs_no_reference(args, adapted, ref_model) else None
         with hidden_from_trl(args, adapted):
             super().__init__(model, ref_model or stand_in, args, **kwargs)
+        if is_spread(ref_model):
+            spread(self.accelerator.unwrap_model(self.ref_model), weights)
+        if self._spread and not self._cuts_base:
+            spread(self.model, {})
+            self._spread = False
         self.add_callback(self._late_reference)
         check_unsharded(args, adapted, self.is_sharded, self.cuts_trained)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
@@ -171,12 +181,16 @@ class PreferenceTrainer(DPOTrainer):
                     add_reference(self.model)
                 complete_reference(self.model)
                 with without_deepspeed(self.args):
-                    check_reference(self.model, self._given, self._continued)
-                    check_scores(self.model)
+                    self._find_out(lambda: check_reference(self.model, self._given, self._continued))
+                    self._find_out(lambda: check_scores(self.model))
             self._given = None
             self._packer = Packer(self)
             self.data_collator = self._packer.collator(self.data_collator)
         return self._packer
+
+    def _find_out(self, look: Callable[[], Any]) -> Any:
+        """Look at the model; where the first process alone has its weights, there, for all."""
+        return by_the_first(look) if self._spread else look()
 
     # Data
 
@@ -258,7 +272,7 @@ class PreferenceTrainer(DPOTrainer):
         data: Any = self.train_dataset
         check_steps(self.args, None if isinstance(data, IterableDataset) else len(data))
         checkpoint = self._checkpointer.resume_from(resume_from_checkpoint)
-        if checkpoint is not None and self.is_sharded:
+        if checkpoint is not None and self.is_sharded and (is_peft_model(self.model) or not self._spread or not rank()):
             load_weights(self.model, checkpoint)
         # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
         if self.args.world_size > 1 and self.model_wrapped is self.model:
@@ -276,11 +290,15 @@ class PreferenceTrainer(DPOTrainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property
+    def _cuts_base(self) -> bool:
+        """Whether FSDP or ZeRO-3 cuts the model when training begins."""
+        plugin: Any = self.args.deepspeed_plugin
+        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and plugin.zero_stage == 3)
+
+    @property
     def cuts_trained(self) -> bool:
         """Whether no process has all of what is trained: under ZeRO-3, and without an adapter under FSDP2."""
-        plugin: Any = self.args.deepspeed_plugin
-        stage3 = self.is_deepspeed_enabled and plugin.zero_stage == 3
-        return stage3 or (self.is_fsdp_enabled and not is_peft_model(self.model))
+        return self._cuts_base and not (self.is_fsdp_enabled and is_peft_model(self.model))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimizer, and remember its groups of parameters, which DeepSpeed makes into others."""
@@ -292,7 +310,11 @@ class PreferenceTrainer(DPOTrainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Prepare, and read a checkpoint's progress where transformers would look for FSDP's or DeepSpeed's own."""
         own = None if self.is_sharded else resume_from_checkpoint
+        weights = weights_of(self.model) if self._spread else {}
         prepared = super()._prepare_for_training(max_steps, train_dataloader, own)
+        if self._spread:
+            spread(self.accelerator.unwrap_model(self.model), weights)
+            self._spread = False
         if own is not resume_from_checkpoint:
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
             self._load_scaler(resume_from_checkpoint)
@@ -481,5 +503,4 @@ class PreferenceTrainer(DPOTrainer):
 
 def _needs_no_reference(args: PreferenceConfig, adapted: bool, given: Any) -> bool:
     """Tell whether TRL would load a reference model under FSDP that nobody runs."""
-    fsdp = args.fsdp_plugin_args or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
-    return bool(fsdp and args.precompute_ref_log_probs and not adapted and given is None)
+    return uses_fsdp(args) and args.precompute_ref_log_probs and not adapted and given is None

@@ -8,6 +8,7 @@ alone. Its gradients are averaged here, once a step.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,17 @@ def check_sharding(config: PreferenceConfig, fsdp: bool, deepspeed: bool) -> Non
             "tokens_per_step: processes that cut their batches into different numbers of packs would wait for each "
             "other's weights for ever; leave it out with FSDP and ZeRO-3, and lower --per_device_train_batch_size"
         )
+
+
+def uses_fsdp(config: PreferenceConfig) -> bool:
+    """Tell whether a trainer of this configuration is going to ask for FSDP."""
+    return bool(config.fsdp_plugin_args) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+
+
+def cuts_base(config: PreferenceConfig) -> bool:
+    """Tell whether FSDP or ZeRO-3 is going to cut the model over processes when training begins."""
+    plugin: Any = config.deepspeed_plugin
+    return config.world_size > 1 and (uses_fsdp(config) or (plugin is not None and plugin.zero_stage == 3))
 
 
 def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 
+from ropo.lm.spreading import is_spread
+from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import is_cut, without_deepspeed
 from ropo.training.packing.collator import PackingCollator
 from ropo.training.packing.layout import Pack
@@ -98,7 +100,8 @@ def _obstacle(trainer: Any) -> str | None:
         return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
     with without_deepspeed(trainer.args):
-        reason = enable_packing(base_model_of(trainer.model), autocast)
+        where = [by_the_first] if is_spread(trainer.model) else []
+        reason = enable_packing(base_model_of(trainer.model), autocast, *where)
     if reason is None and trainer.ref_model is not None:
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)  # DeepSpeed's engine may be around it already
         with without_deepspeed(trainer.args, reference):
