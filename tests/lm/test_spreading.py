@@ -74,7 +74,7 @@ def test_the_others_never_hold_the_whole_model(tmp_path):
         assert found["kept"] == (True, False, [7, 9], str(folder))
     assert first["buffers"] == second["buffers"] != []
     assert first["peaks"][0] > 0.9 * whole
-    assert second["peaks"][0] < 0.1 * whole
+    assert second["peaks"][0] < 0.3 * whole  # of modules that are imported, mostly
     assert second["peaks"][1] < 0.9 * whole  # its half, and the largest tensor
 
 

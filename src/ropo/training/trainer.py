@@ -40,6 +40,7 @@ from ropo.training.distributed.sharding import (
     average_gradients,
     check_deepspeed,
     check_fsdp,
+    check_parallelism,
     check_sharding,
     is_cut,
     keep_adapters_whole,
@@ -169,6 +170,7 @@ class PreferenceTrainer(DPOTrainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
         super().create_accelerator_and_postprocess()
+        check_parallelism(self.accelerator)
         if self.is_fsdp_enabled:
             check_fsdp(self.accelerator)
         check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)

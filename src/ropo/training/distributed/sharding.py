@@ -85,6 +85,24 @@ def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:
         )
 
 
+def check_parallelism(accelerator: Accelerator) -> None:
+    """Refuse to cut a pair over processes, which transformers does for batches of `labels` and DPO's have none.
+
+    Raises:
+        UserError: For context parallelism (torch's ring attention) and sequence parallelism (DeepSpeed's Ulysses).
+    """
+    plan: Any = accelerator.parallelism_config
+    if plan is None:
+        return
+    for name in ("cp_size", "sp_size"):
+        if (size := getattr(plan, name)) > 1:
+            raise UserError(
+                f"parallelism_config {name}: one pair cannot be cut over {size} processes, as DPO's losses need the "
+                "log-probs of whole answers; leave it out, and for long pairs use --gradient_checkpointing and "
+                "--max_length, or activation_offloading on a GPU"
+            )
+
+
 def check_fsdp(accelerator: Accelerator) -> None:
     """Refuse the kinds of FSDP under which training would not be what it is in one process.
 
@@ -98,8 +116,8 @@ def check_fsdp(accelerator: Accelerator) -> None:
         )
     if plugin.cpu_ram_efficient_loading:
         raise UserError(
-            "fsdp_cpu_ram_efficient_loading: must be false, since every process looks at the model before it is "
-            "sharded; set it in accelerate's config"
+            "fsdp_cpu_ram_efficient_loading: must be false, since accelerate's way knows no adapter that stays whole; "
+            "set it in accelerate's config (ropo train lets the first process read the model for all by itself)"
         )
 
 
