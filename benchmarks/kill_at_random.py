@@ -26,7 +26,7 @@ from tests.lm.sampling.tiny import save_tiny
 from tests.training.distributed.test_trajectories import FSDP2
 from tests.training.together import start_together
 
-STEPS = 120
+STEPS = 60
 MINUTE = 60.0
 
 
@@ -43,37 +43,34 @@ def main() -> None:
     _finish(folder / "log", _arguments(model, data, folder / "whole"))
     length = time.monotonic() - began
     print(f"uninterrupted: {length:.1f} s")
-    killed, tried, ends = 0, 0, []
+    killed, rounds, tried, ends = 0, 0, 0, []
     while killed < options.kills:
         tried += 1
-        out = folder / f"out{killed // 5}"  # a run is killed five times
-        log = folder / f"log{tried}"
+        out, log = folder / f"out{rounds}", folder / f"log{tried}"  # a run is killed until it ends
         running = start_together(command_line, log, _arguments(model, data, out, "--resume"), **FSDP2)
         _wait_until_they_know_each_other(running, log / "log0")
-        time.sleep(chance.uniform(0.0, 0.6 * length))
         victim = chance.randrange(2)
-        if not all(each.is_alive() for each in running):
-            for each in running:
-                each.join()
-            print(f"try {tried}: had ended before it could be killed")
-            _compare(out, folder / "whole")
+        running[victim].join(chance.uniform(0.0, 0.4 * length))
+        if running[victim].is_alive():
+            os.kill(running[victim].pid, signal.SIGKILL)
+            since = time.monotonic()
+            running[1 - victim].join(MINUTE)
+            running[victim].join()
+            assert not running[1 - victim].is_alive(), "the other one hangs"
+            ends.append(time.monotonic() - since)
+            killed += 1
+            said = _last_line(log / f"log{1 - victim}")
+            print(f"kill {killed}: process {victim}; {ends[-1]:.1f} s later: {said[:70]} ...", flush=True)
+            if (out / "run.json").exists():  # all was saved when it was killed
+                continue
+            assert re.search(rf"process {victim} \(pid \d+\) has ended, so process {1 - victim} stops", said)
+            assert running[1 - victim].exitcode == 1
+        if killed < options.kills and not (out / "run.json").exists():
             continue
-        os.kill(running[victim].pid, signal.SIGKILL)
-        since = time.monotonic()
-        other = running[1 - victim]
-        other.join(MINUTE)
-        assert not other.is_alive(), "the other one hangs"
-        running[victim].join()
-        lines = (log / f"log{1 - victim}").read_text().strip().splitlines()
-        said = next(line for line in reversed(lines) if line.startswith("ropo train: "))
-        assert re.search(rf"process {victim} \(pid \d+\) has ended, so process {1 - victim} stops", said), lines[-5:]
-        assert other.exitcode == 1
-        ends.append(time.monotonic() - since)
-        killed += 1
-        print(f"kill {killed}: process {victim}; the other ended after {ends[-1]:.1f} s: {said[:60]} ...", flush=True)
-        if killed % 5 == 0 or killed == options.kills:
-            _finish(folder / f"last{killed}", _arguments(model, data, out, "--resume"))
-            _compare(out, folder / "whole")
+        if not (out / "run.json").exists():
+            _finish(folder / "last", _arguments(model, data, out, "--resume"))
+        _compare(out, folder / "whole")
+        rounds += 1
     print(f"{killed} kills; the other ended after {max(ends):.1f} s at most")
 
 
@@ -96,9 +93,17 @@ def _compare(out: Path, whole: Path) -> None:
     assert worst <= 1e-6
 
 
+def _last_line(log: Path) -> str:
+    """Return the last line that is the command's own."""
+    lines = log.read_text().splitlines()
+    return next((line for line in reversed(lines) if line.startswith("ropo train: ")), "")
+
+
 def _wait_until_they_know_each_other(running: list, log: Path) -> None:
     deadline = time.monotonic() + 2 * MINUTE
-    while running[0].is_alive() and "method" not in log.read_text() and time.monotonic() < deadline:
+    while running[0].is_alive() and time.monotonic() < deadline:
+        if log.exists() and "method" in log.read_text():
+            return
         time.sleep(0.02)
 
 

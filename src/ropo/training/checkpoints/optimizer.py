@@ -10,13 +10,15 @@ any other. Nothing is pickled.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -49,7 +51,8 @@ def save_optimizer(trainer: Any, folder: Path) -> None:
         save_state(plain, folder / _NAME)
     if shards:
         trainer.accelerator.wait_for_everyone()
-        dcp.save(shards, storage_writer=HuggingFaceStorageWriter(str(folder / _NAME), save_distributed=True))
+        with _telling_the_failure():
+            dcp.save(shards, storage_writer=HuggingFaceStorageWriter(str(folder / _NAME), save_distributed=True))
 
 
 def load_optimizer(trainer: Any, folder: Path) -> None:
@@ -112,8 +115,19 @@ def _with_shards(kept: dict[str, Any], folder: Path, parameters: list[nn.Paramet
         alone = not torch.distributed.is_initialized()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process: nothing is amiss
-            dcp.load(shards, storage_reader=HuggingFaceStorageReader(str(folder / _NAME)), no_dist=alone)
+            with _telling_the_failure():
+                dcp.load(shards, storage_reader=HuggingFaceStorageReader(str(folder / _NAME)), no_dist=alone)
     return state
+
+
+@contextmanager
+def _telling_the_failure() -> Iterator[None]:
+    """Raise what went wrong in one of the processes, which PyTorch tells all in an exception that few catch."""
+    try:
+        yield
+    except CheckpointException as error:
+        failure, _ = next(iter(error.failures.values()))
+        raise failure from error
 
 
 def _each_value(state: dict[int, dict[str, Any]], change: Callable[[str, Any], Any]) -> dict[int, dict[str, Any]]:
