@@ -170,7 +170,7 @@ class PreferenceTrainer(DPOTrainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
         super().create_accelerator_and_postprocess()
-        check_parallelism(self.accelerator)
+        check_parallelism(self.accelerator.parallelism_config)
         if self.is_fsdp_enabled:
             check_fsdp(self.accelerator)
         check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)

@@ -44,10 +44,10 @@ def test_what_waits_for_ever_is_refused(stage, fsdp, changes, message):
 @pytest.mark.parametrize("name", ["cp_size", "sp_size"])
 def test_one_pair_is_not_cut_over_processes(name):
     sizes = {"cp_size": 1, "sp_size": 1}
-    check_parallelism(SimpleNamespace(parallelism_config=None))
-    check_parallelism(SimpleNamespace(parallelism_config=SimpleNamespace(**sizes)))
+    check_parallelism(None)
+    check_parallelism(SimpleNamespace(**sizes))
     with pytest.raises(UserError, match=f"parallelism_config {name}: one pair cannot be cut over 2 processes"):
-        check_parallelism(SimpleNamespace(parallelism_config=SimpleNamespace(**{**sizes, name: 2})))
+        check_parallelism(SimpleNamespace(**{**sizes, name: 2}))
 
 
 def test_deepspeed_that_accelerate_leaves_out_is_told():

@@ -85,17 +85,17 @@ def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:
         )
 
 
-def check_parallelism(accelerator: Accelerator) -> None:
+def check_parallelism(plan: Any) -> None:
     """Refuse to cut a pair over processes, which transformers does for batches of `labels` and DPO's have none.
+
+    Args:
+        plan: accelerate's `ParallelismConfig`, or None.
 
     Raises:
         UserError: For context parallelism (torch's ring attention) and sequence parallelism (DeepSpeed's Ulysses).
     """
-    plan: Any = accelerator.parallelism_config
-    if plan is None:
-        return
     for name in ("cp_size", "sp_size"):
-        if (size := getattr(plan, name)) > 1:
+        if (size := getattr(plan, name, 1)) > 1:
             raise UserError(
                 f"parallelism_config {name}: one pair cannot be cut over {size} processes, as DPO's losses need the "
                 "log-probs of whole answers; leave it out, and for long pairs use --gradient_checkpointing and "
