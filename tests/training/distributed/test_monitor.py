@@ -65,7 +65,8 @@ def assert_same(two: list[list[dict]], one: list[dict]) -> None:
             assert entry == pytest.approx(expected, abs=1e-4, rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["lora", *(pytest.param(each, marks=pytest.mark.slow) for each in ("ropo", "full"))])
+@pytest.mark.slow  # three trainings each; the monitor of a run from the command line is in tests/cli/test_processes.py
+@pytest.mark.parametrize("method", ["lora", "ropo", "full"])
 def test_the_monitor_under_fsdp2_sees_what_it_sees_in_one_process(tmp_path, method):
     two = run_together(watch, tmp_path / "log", tmp_path / "two", method, **FSDP2)
     one = watch(tmp_path / "one", method)
