@@ -42,7 +42,7 @@ def _run(arguments: list[str], log: str, die_in_write: int | None) -> None:
 
 
 def _die_in_write(number: int) -> None:
-    from ropo.training.checkpoints import checkpointer
+    from ropo.training.checkpoints import checkpointer, optimizer
 
     writes, save = [], checkpointer.save_state
 
@@ -54,4 +54,4 @@ def _die_in_write(number: int) -> None:
             file.write_text(file.read_text()[:10])
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpointer.save_state = half_a_state
+    checkpointer.save_state = optimizer.save_state = half_a_state

@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from ropo.cli.main import main
 from ropo.cli.train import FIRST_LINE
 from ropo.core.errors import ProcessLostError
 from ropo.core.record import read_record
-from ropo.runs import train as one_run
 from ropo.training.distributed import processes
 from tests.cli.conftest import MANY, write_pairs
-from tests.training.together import start_together
-
-STEPS = 6
-
-
-class Die(TrainerCallback):
-    """Kill this process before its fourth step."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def command_line(arguments: list[str], second_dies: bool = False) -> None:
-    build = one_run.build_trainer
-
-    def build_trainer(*args):
-        trainer = build(*args)
-        trainer.add_callback(Die())
-        return trainer
-
-    if second_dies and os.environ["RANK"] == "1":
-        one_run.build_trainer = build_trainer
-    raise SystemExit(main(arguments))
-
-
-def flags(model, data, output, *more) -> list[str]:
-    held_out = write_pairs(data.with_name("held_out.jsonl"), MANY[:5])
-    settings = ("--eval_data", held_out, "--max_steps", STEPS, "--per_device_train_batch_size", 2, "--use_cpu")
-    saving = ("--logging_steps", 2, "--save_strategy", "steps", "--save_steps", 2, "--monitor_steps", STEPS)
-    files = ("train", "--model", model, "--data", data, "--output", output)
-    return [str(flag) for flag in (*files, *settings, *saving, *more)]
-
-
-def run(folder, arguments, *more, seconds: float = 120) -> tuple[list[int], list[str]]:
-    """Return the exit statuses, and what each process said."""
-    running = start_together(command_line, folder, arguments, *more)
-    deadline = time.monotonic() + seconds
-    for process in running:
-        process.join(max(0.0, deadline - time.monotonic()))
-    hanging = [process for process in running if process.is_alive()]
-    for process in hanging:
-        process.kill()
-    assert not hanging
-    torchs = ("[rank", "[Gloo]")  # how lines begin that torch itself prints
-    said = [
-        "\n".join(line for line in (folder / f"log{rank}").read_text().splitlines() if not line.startswith(torchs))
-        for rank in (0, 1)
-    ]
-    return [process.exitcode for process in running], said
+from tests.cli.processes import flags, run
+from tests.training.distributed.sharded import FSDP2
 
 
 @pytest.fixture
@@ -76,21 +25,41 @@ def data(tmp_path):
     return write_pairs(tmp_path / "pairs.jsonl", MANY)
 
 
-def assert_killed(model, data, tmp_path) -> None:
+def assert_killed(model, data, tmp_path, **environment) -> None:
     """Train until the second process kills itself."""
-    statuses, said = run(tmp_path / "killed", flags(model, data, tmp_path / "out"), True, seconds=60)
+    statuses, said = run(tmp_path / "killed", flags(model, data, tmp_path / "out"), True, seconds=60, **environment)
     assert statuses == [1, -signal.SIGKILL]
     assert said[1] == ""
     kept = f"{tmp_path}/out.incomplete/checkpoint-2 is whole: give the same command with --resume"
-    assert said[0].splitlines()[-1] == (
-        f"ropo train: another process of this run has ended or hangs, so this one stops; {kept}"
-    )
+    last = said[0].splitlines()[-1]
+    assert re.sub(r"pid \d+", "pid N", last) == f"ropo train: process 1 (pid N) has ended, so process 0 stops; {kept}"
 
 
 def test_a_killed_process_ends_the_other(model, data, tmp_path, capsys):
     assert_killed(model, data, tmp_path)
     assert main(flags(model, data, tmp_path / "out", "--resume")) == 2
-    assert "checkpoint-2: was written by 2 process(es), not 1; start 2" in capsys.readouterr().err
+    assert "per_device_train_batch_size (all processes): the run in" in (said := capsys.readouterr().err)
+    assert "began with 4, not 2" in said
+
+
+def test_a_run_killed_under_fsdp2_goes_on_as_if_nothing_had_been(model, data, tmp_path):
+    """The weights, held-out pairs and monitor of one process that was not killed, whose batch is that of both."""
+    assert_killed(model, data, tmp_path, **FSDP2)
+    statuses, said = run(tmp_path / "resumed", flags(model, data, tmp_path / "out", "--resume"), **FSDP2)
+    assert statuses == [0, 0], said
+    assert "going on from" in said[0]
+    alone = flags(model, data, tmp_path / "one", "--per_device_train_batch_size", 4)
+    assert main(alone) == 0
+    resumed, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "one"))
+    assert resumed.keys() == whole.keys()
+    assert max((resumed[name] - whole[name]).abs().max() for name in whole) <= 1e-6
+    records = [read_record(tmp_path / name).metrics for name in ("out", "one")]
+    for part in ("held_out", "monitor"):
+        assert numbers(records[0][part]) == pytest.approx(numbers(records[1][part]), abs=1e-5)
+
+
+def numbers(values: dict) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, float)}
 
 
 @pytest.mark.slow

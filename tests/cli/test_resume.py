@@ -22,7 +22,7 @@ from ropo.lm.adapters import is_adapter
 from ropo.runs import resume
 from ropo.runs import train as one_run
 from ropo.training.callbacks.safekeeping import Safekeeping
-from ropo.training.checkpoints import checkpointer
+from ropo.training.checkpoints import checkpointer, optimizer
 from tests.cli import killing
 from tests.cli.conftest import MANY, train, write_pairs
 
@@ -258,7 +258,8 @@ def test_a_full_disk_is_told_and_loses_nothing(model, data, whole, tmp_path, cap
         save(state, stem)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointer, "save_state", full)
+        for module in (checkpointer, optimizer):
+            patch.setattr(module, "save_state", full)
         assert main(command(model, data, tmp_path / "out")) == 1
     error = capsys.readouterr().err
     assert "out.incomplete is full (" in error

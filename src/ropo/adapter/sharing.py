@@ -79,5 +79,9 @@ def _kind(parameters: RopoParameters) -> tuple[Any, ...]:
 
 
 def _is_plain(part: Tensor) -> bool:
-    """Tell whether the numbers are all here: sharded parameters are gathered only while their own layer runs."""
-    return type(part) is nn.Parameter and part.numel() > 0 and not part.is_meta
+    """Tell whether the numbers are all here and stay: sharded parameters are gathered while their own layer runs.
+
+    After an evaluation ZeRO-3 may keep some that it cuts before the next backward pass.
+    """
+    cut_by_deepspeed = hasattr(part, "ds_id") and not getattr(part, "ds_persist", False)
+    return type(part) is nn.Parameter and part.numel() > 0 and not part.is_meta and not cut_by_deepspeed

@@ -25,8 +25,10 @@ from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 BATCH = 4
 
+# Here and in sampling gradients are off, but not by `inference_mode`, in which FSDP2 cannot gather a layer.
 
-@torch.inference_mode()
+
+@torch.no_grad()
 def answer_log_probs(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> list[Float32[Tensor, " tokens"]]:
@@ -56,7 +58,7 @@ def answer_log_probs(
     return scores
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def answer_distributions(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> list[Float32[Tensor, "tokens vocabulary"]]:
@@ -131,7 +133,7 @@ def text_loss(model: Any, windows: Sequence[TextWindow]) -> float:
     return mean_loss(text_losses(model, windows), windows)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "tokens d"]:
     """Return the last layer's hidden state of every token of every window.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["choose_method"]
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from ropo.core.errors import UserError
 from ropo.lm.adapters import adapter_base, adapter_config_of, check_trainable, is_adapter, load_adapter
 from ropo.lm.held_out import wraps_prompts
 from ropo.lm.loading import load_model
+from ropo.lm.spreading import read_once
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import holds_templated_prompt
 from ropo.methods import adapter_config
 from ropo.preferences.data import PreferenceData, load_preferences
 from ropo.runs.options import TrainOptions
 from ropo.training.config import PreferenceConfig
+from ropo.training.distributed.processes import by_the_first
+from ropo.training.distributed.sharding import cuts_base
 from ropo.training.lengths import check_templates, leave_out_long_prompts
 
 _Model = PreTrainedModel | PeftModel
@@ -74,12 +78,17 @@ def load_models(options: TrainOptions, method: str, config: PreferenceConfig) ->
     """Load the model to train, and the frozen reference that full fine-tuning needs beside it."""
     dtype = weights_dtype(options.dtype, method, on_gpu=config.device.type == "cuda")
     remote = config.trust_remote_code
+
+    def load(source: str) -> Any:
+        """Read a model in every process or, where it is about to be cut over them, in the first."""
+        if not cuts_base(config) or options.bits or Path(source).suffix == ".gguf":
+            return load_model(source, dtype, remote, options.bits)
+        return read_once(source, lambda: load_model(source, dtype, remote), by_the_first, remote)
+
     if is_adapter(options.model):
-        base = load_model(adapter_base(options.model), dtype, remote, options.bits)
-        return load_adapter(base, options.model, trainable=True), None
+        return load_adapter(load(adapter_base(options.model)), options.model, trainable=True), None
     needs_reference = method == "full" and not config.precompute_ref_log_probs
-    model = load_model(options.model, dtype, remote, options.bits)
-    return model, load_model(options.model, dtype, remote) if needs_reference else None
+    return load(options.model), load(options.model) if needs_reference else None
 
 
 def weights_dtype(name: str, method: str, on_gpu: bool) -> torch.dtype | None:

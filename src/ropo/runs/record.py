@@ -40,7 +40,13 @@ def describe(
     return RunRecord(
         command=sys.argv[1:],
         seed=trainer.args.seed,
-        config={**own, "method": method, "adapter": adapter, "trainer": trainer.args.to_dict()},
+        config={
+            **own,
+            "method": method,
+            "processes": trainer.args.world_size,
+            "adapter": adapter,
+            "trainer": trainer.args.to_dict(),
+        },
         model=Source(name=options.model, sha256=fingerprint),
         data=sources,
         device=device_name(),

@@ -25,6 +25,7 @@ FREE |= {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "disab
 FREE |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "project", "_n_gpu"}
 FREE |= {"anchor_text"}
 FREE |= {"skip_non_finite"}  # or a run that met such a step could not go on
+_SHARE = "per_device_train_batch_size"
 _FREE_PREFIXES = ("ddp_", "logging_", "log_", "save_", "hub_", "trackio_", "dataloader_prefetch")
 
 
@@ -63,7 +64,8 @@ def continue_record(folder: Path, record: RunRecord, console: Console) -> RunRec
         UserError: Naming the first option, model or data set that is not as it was.
     """
     kept = read_record(folder)
-    old, new = _comparable(kept), _comparable(record)
+    now = record.config.get("processes", 1)
+    old, new = _comparable(kept, now), _comparable(record, now)
     for name in [*old, *(name for name in new if name not in old)]:
         if old.get(name) != new.get(name):
             raise UserError(
@@ -109,8 +111,15 @@ def _what_to_free(folder: Path) -> str:
     )
 
 
-def _comparable(record: RunRecord) -> dict[str, Any]:
-    """Flatten a record into names and values that decide the result, as JSON has them."""
+def _comparable(record: RunRecord, processes: int) -> dict[str, Any]:
+    """Flatten a record into names and values that decide the result, as JSON has them.
+
+    What counts of a batch is all processes' pairs: a run may go on with others, of which each has another share.
+
+    Args:
+        record: The record.
+        processes: How many there were, for a record that does not say.
+    """
     plain = json.loads(record.model_dump_json())
     config = plain["config"]
     values = {"model (content)": (plain["model"] or {}).get("sha256")}
@@ -119,6 +128,9 @@ def _comparable(record: RunRecord) -> dict[str, Any]:
     for name, value in options.items():
         if name not in FREE and name not in ("adapter", "trainer") and not name.startswith(_FREE_PREFIXES):
             values[name] = sorted(value) if isinstance(value, list) and _are_names(value) else value
+    share = values.pop(_SHARE, None)
+    if share is not None:
+        values[f"{_SHARE} (all processes)"] = share * (values.pop("processes", None) or processes)
     return values
 
 

@@ -31,7 +31,7 @@ from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.card import CardFacts
 from ropo.training.checkpoints.folder import checkpoints_of
-from ropo.training.distributed.processes import by_the_first, rank, take_leave, telling_of_lost_processes
+from ropo.training.distributed.processes import by_the_first, meet, rank, take_leave, telling_of_lost_processes
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.monitor import HackingMonitor, trained_layers
 from ropo.training.run import build_trainer, push, run_trainer, save_trained
@@ -77,7 +77,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         model, reference = load_models(options, method, config)
     if adapter is not None:
         check_target_modules(model, adapter)
-    base_size, fingerprint = model.num_parameters(), fingerprint_source(options.model)
+    base_size, fingerprint = model.num_parameters(), by_the_first(lambda: fingerprint_source(options.model))
     dtype = str(model.dtype).removeprefix("torch.")
     console.print(f"model     {options.model} ({base_size:,} parameters, {dtype}, {device_name()})")
     with (
@@ -86,6 +86,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         _folder_of_all(options) as folder,
         Progress(console) as progress,
     ):
+        meet()
         checkpoint = by_the_first(lambda: _start_from(options, folder, progress.console))
         columns = None if held_out is None else held_out.pairs
         trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)
@@ -94,7 +95,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         if options.resume and checkpoint is not None:
             record = continued(folder, record, progress.console)
-            if monitor is not None:
+            if monitor is not None and not trainer.is_sharded:  # which measures when training begins
                 monitor.measure_reference()
         if rank() == 0:
             record.write(folder)
@@ -182,10 +183,13 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
     """Let the monitor watch the trainer, where it is wanted and can."""
     if not options.monitors:
         return None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        if options.stop_at_kl is not None:
-            raise UserError("stop_at_kl: the monitor is off where weights are sharded over processes; leave it out")
-        console.print("monitor   off: with weights sharded over processes no process has a whole layer to look at")
+    if options.stop_at_kl is not None and trainer.cuts_trained:
+        raise UserError(
+            "stop_at_kl: keeps a copy of what is trained, and under ZeRO-3, and without an adapter under FSDP2, no "
+            "process has it whole; leave it out"
+        )
+    if trainer.is_sharded and options.method == "full" and trainer.args.precompute_ref_log_probs:
+        console.print("monitor   off: with log-probs that come in advance no reference is kept to go on with")
         return None
     if not trained_layers(trainer.model):
         if options.stop_at_kl is not None:

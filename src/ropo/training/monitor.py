@@ -23,6 +23,7 @@ from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
+from ropo.training.distributed.sharding import in_step, whole_copy
 from ropo.training.reference import keeps_reference, reference_of, unwrapped
 from ropo.training.remedies.average import as_saved
 from ropo.training.remedies.kl_budget import KlBudget
@@ -47,7 +48,8 @@ class HackingMonitor(TrainerCallback):
     of `ropo.diagnostics.SIGNALS` is printed once, with the number that triggered it and the odds of it by chance.
     Training is not disturbed: no global random state is used, and dropout is off while measuring only.
 
-    Under fully sharded training (FSDP, ZeRO-3) a layer's weight is in no one place, and the monitor does not work.
+    Where FSDP2 or ZeRO-3 has cut the weights all processes measure together: each layer is whole for its own part of a
+    forward pass, and the watched ones are gathered one at a time.
 
     Args:
         trainer: A `trl.DPOTrainer` or `ropo.PreferenceTrainer` with an `eval_dataset`, whose first pairs are the slice.
@@ -193,7 +195,9 @@ class HackingMonitor(TrainerCallback):
         modules = linear_layers(model)
         neurons = {name: _watched_neurons(name, modules[name]) for name in self.layers}  # first: names a broken layer
         energy = sum(map(hyperspherical_energy, neurons.values()))
-        return observe(model, self.tokenizer, self.held_out), _WatchedWeights(neurons, energy)
+        with in_step(model):
+            observed = observe(model, self.tokenizer, self.held_out)
+        return observed, _WatchedWeights(neurons, energy)
 
     def _too_few(self) -> Iterator[str]:
         """Say what can trigger nothing, because no change of so few units is more than chance."""
@@ -250,7 +254,7 @@ def spread(names: Sequence[str], most: int) -> list[str]:
 
 def _watched_neurons(name: str, module: nn.Module) -> Float[Tensor, "n d"]:
     """Copy the first neurons of a layer's weight; a copy, because training goes on."""
-    weight = layer_weight(module)[:_NEURONS].clone()
+    weight = layer_weight(whole_copy(module))[:_NEURONS].clone()
     check_weight(weight, name)
     return weight
 

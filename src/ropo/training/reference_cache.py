@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ()
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float
 from peft import PeftModel
-from rich.console import Console
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,6 +26,7 @@ from transformers import PreTrainedModel
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo.core.files import replace_atomically
+from ropo.core.progress import show_progress
 
 _TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _TRAINING_OPTIONS = (
@@ -50,28 +50,40 @@ def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_si
 
     Cost: one forward pass of the reference over the data, the first time.
     """
-    options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
-    path = _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
-    known = type(trainer.data_collator.collate) is DataCollatorForPreference  # another may cut where it likes
-    log_probs = _load(path) if known else None
+    path = cache_file(trainer, dataset)
+    log_probs = None if path is None else load(path)
     if log_probs is None:
-        log_probs = _compute(trainer, dataset, name, batch_size)
-        if known and trainer.accelerator.is_main_process:
-            _save(path, *log_probs)
+        log_probs = compute(trainer, dataset, name, batch_size)
+        if path is not None and trainer.accelerator.is_main_process:
+            save(path, *log_probs)
     chosen, rejected = log_probs
     dataset = dataset.add_column("ref_chosen_logps", chosen.tolist())
     return dataset.add_column("ref_rejected_logps", rejected.tolist())
 
 
-def _compute(
+def cache_file(trainer: Any, dataset: Dataset) -> Path | None:
+    """Return where the log-probs of a data set are kept, which may not exist; None where nobody knows how it is cut."""
+    collate = getattr(trainer.data_collator, "collate", trainer.data_collator)
+    if type(collate) is not DataCollatorForPreference:  # another may cut where it likes
+        return None
+    options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
+    return _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
+
+
+def compute(
     trainer: Any, dataset: Dataset, name: str, batch_size: int
 ) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]]:
+    """Return the log-probs of chosen and rejected answers under the reference, computed by all processes together."""
     accelerator = trainer.accelerator
-    loader = accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
+    loader = accelerator.prepare_data_loader(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
     model = trainer.ref_model or trainer.model
     silent = trainer.args.disable_tqdm or not accelerator.is_main_process
-    shown = track(loader, f"reference log-probs, {name}", console=Console(stderr=True), disable=silent)
-    batches = [accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)) for batch in shown]
+    batches = []
+    with nullcontext() if silent else show_progress(f"reference log-probs, {name}", len(loader)) as advance:
+        for batch in loader:
+            batches.append(accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)))
+            if advance is not None:
+                advance(1)
     chosen, rejected = (torch.cat(column).float().cpu() for column in zip(*batches, strict=True))
     return chosen, rejected
 
@@ -122,7 +134,7 @@ def reference_weights(model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
     return weights
 
 
-def _load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]] | None:
+def load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]] | None:
     """Read the chosen and rejected log-probs kept at `path`, or None where there are none."""
     if not path.exists():
         return None
@@ -130,7 +142,7 @@ def _load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " record
     return log_probs["chosen"], log_probs["rejected"]
 
 
-def _save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
+def save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
     """Write log-probs to `path` in one stroke: a reader sees all of them or none."""
     tensors = {"chosen": chosen.contiguous(), "rejected": rejected.contiguous()}
     replace_atomically(path, lambda unfinished: save_file(tensors, unfinished))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from peft import PeftConfig, PeftModel
@@ -103,9 +104,9 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     """
     started = time.monotonic()
     at_start = _AtStart(trainer)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if sharded:  # nothing is sharded, and nothing can be measured, before training has begun
+    if trainer.is_sharded:  # nothing is sharded, and nothing can be measured, before training has begun
         trainer.add_callback(at_start)
+        trainer.keep_in_checkpoints("held_out", at_start)  # when a run goes on, it begins with a trained policy
     else:
         at_start.on_train_begin()
     trainer.add_callback(safekeeping)
@@ -114,7 +115,7 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     if safekeeping.stopped:
         raise RunStoppedError(
             f"stopped by {safekeeping.heard_name} after step {result.global_step} of {trainer.state.max_steps}, which "
-            f"is saved{'' if sharded else '; give the same command with --resume to go on'}"
+            "is saved; give the same command with --resume to go on"
         )
     trainer.check_weights()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -132,8 +133,18 @@ class _AtStart(TrainerCallback):
         self.log_probs: Any = None
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Measure."""
-        self.log_probs = _log_probs(self.trainer)
+        """Measure, unless a checkpoint has told."""
+        if self.log_probs is None:
+            self.log_probs = _log_probs(self.trainer)
+
+    def counters(self) -> dict[str, Any]:
+        """Return the log-probs."""
+        return {"log_probs": None if self.log_probs is None else torch.from_numpy(self.log_probs)}
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Take them from a checkpoint."""
+        kept = counters["log_probs"]
+        self.log_probs = None if kept is None else kept.numpy()
 
 
 def save_trained(trainer: PreferenceTrainer, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PreferenceTrainer"]
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from trl.trainer.utils import global_then_local_main_first
 from ropo.core.errors import UserError
 from ropo.lm.capacity import cap_length
 from ropo.lm.gguf import quiet_about_words
+from ropo.lm.spreading import is_spread, spread, weights_of
 from ropo.training import reference_cache
 from ropo.training.arguments import (
     check_arguments,
@@ -34,17 +36,22 @@ from ropo.training.card import CardFacts, write_card
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
+from ropo.training.distributed.processes import by_the_first, rank
 from ropo.training.distributed.sharding import (
     average_gradients,
     check_deepspeed,
     check_fsdp,
+    check_parallelism,
     check_sharding,
     is_cut,
     keep_adapters_whole,
-    trained_parameters,
+    load_weights,
+    uses_fsdp,
+    whole_adapter,
     without_deepspeed,
 )
 from ropo.training.finite import FiniteGuard
+from ropo.training.late_reference import LateReference, NoReference
 from ropo.training.packing.collator import NUMBER, without_numbers
 from ropo.training.packing.packer import Packer
 from ropo.training.reference import (
@@ -101,6 +108,7 @@ class PreferenceTrainer(DPOTrainer):
     model_wrapped: Any
     ref_model: Any
     _signature_columns: Any
+    optimizer_groups: list[dict[str, Any]]
     card_facts: CardFacts = CardFacts()
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
@@ -112,12 +120,21 @@ class PreferenceTrainer(DPOTrainer):
         self._packer: Packer | None = None
         self._continued, self._given = is_peft_model(model), None
         adapted = self._continued or kwargs.get("peft_config") is not None
+        self._spread = is_spread(model)
         if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
-            self._given = probe(model)
+            self._given = self._find_out(lambda: probe(model))
+        self._late_reference = LateReference(self)
+        weights = weights_of(ref_model) if is_spread(ref_model) else {}
+        stand_in: Any = NoReference() if _needs_no_reference(args, adapted, ref_model) else None
         with hidden_from_trl(args, adapted):
-            super().__init__(model, ref_model, args, **kwargs)
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        check_unsharded(args, adapted, sharded)
+            super().__init__(model, ref_model or stand_in, args, **kwargs)
+        if is_spread(ref_model):
+            spread(self.accelerator.unwrap_model(self.ref_model), weights)
+        if self._spread and not self._cuts_base:
+            spread(self.model, {})
+            self._spread = False
+        self.add_callback(self._late_reference)
+        check_unsharded(args, adapted, self.is_sharded, self.cuts_trained)
         check_optimizer(self, kwargs.get("optimizers", (None, None)))
         check_experts(self)
         check_sampling(self.args, self.train_dataset)
@@ -126,17 +143,17 @@ class PreferenceTrainer(DPOTrainer):
             check_deepspeed(self.model, self.args)
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
-        self._add_remedies(counting, sharded)
+        self._add_remedies(counting)
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
 
-    def _add_remedies(self, counting: dict[str, Counting], sharded: bool) -> None:
+    def _add_remedies(self, counting: dict[str, Counting]) -> None:
         """Take from TRL the losses that are computed here, and add what the other remedies do at each step."""
         args = self.args
         theirs, self._own_losses = split_losses(args)
         self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
-        self.moving_reference = MovingReference(self) if args.sync_ref_model and not sharded else None
+        self.moving_reference = MovingReference(self) if args.sync_ref_model and not self.is_sharded else None
         self.average = None if args.ema_decay is None else Average(self, args.ema_decay)
         self._anchor = None if args.anchor_text is None else AnchorText(self)
         schedule = None if args.beta_final is None else BetaSchedule(self, args.beta_final)
@@ -152,6 +169,7 @@ class PreferenceTrainer(DPOTrainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
         super().create_accelerator_and_postprocess()
+        check_parallelism(self.accelerator.parallelism_config)
         if self.is_fsdp_enabled:
             check_fsdp(self.accelerator)
         check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)
@@ -164,12 +182,16 @@ class PreferenceTrainer(DPOTrainer):
                     add_reference(self.model)
                 complete_reference(self.model)
                 with without_deepspeed(self.args):
-                    check_reference(self.model, self._given, self._continued)
-                    check_scores(self.model)
+                    self._find_out(lambda: check_reference(self.model, self._given, self._continued))
+                    self._find_out(lambda: check_scores(self.model))
             self._given = None
             self._packer = Packer(self)
             self.data_collator = self._packer.collator(self.data_collator)
         return self._packer
+
+    def _find_out(self, look: Callable[[], Any]) -> Any:
+        """Look at the model; where the first process alone has its weights, there, for all."""
+        return by_the_first(look) if self._spread else look()
 
     # Data
 
@@ -229,6 +251,10 @@ class PreferenceTrainer(DPOTrainer):
                 f"precompute_ref_log_probs: the {name} data is a stream, whose order may change and which may not end; "
                 "give a Dataset, or leave the option out"
             )
+        if isinstance(self.ref_model, NoReference):
+            self.ref_model = None
+        if self.is_sharded:
+            return self._late_reference.take(dataset, name, batch_size)
         self._prepared()
         return reference_cache.with_reference_log_probs(self, dataset, name, batch_size)
 
@@ -244,6 +270,8 @@ class PreferenceTrainer(DPOTrainer):
         data: Any = self.train_dataset
         check_steps(self.args, None if isinstance(data, IterableDataset) else len(data))
         checkpoint = self._checkpointer.resume_from(resume_from_checkpoint)
+        if checkpoint is not None and self.is_sharded and (is_peft_model(self.model) or not self._spread or not rank()):
+            load_weights(self.model, checkpoint)
         # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
@@ -253,6 +281,42 @@ class PreferenceTrainer(DPOTrainer):
         if not self.state.global_step:
             raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
         return result
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP or DeepSpeed has the weights, or their gradients and the optimizer."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
+    def _cuts_base(self) -> bool:
+        """Whether FSDP or ZeRO-3 cuts the model when training begins."""
+        plugin: Any = self.args.deepspeed_plugin
+        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and plugin.zero_stage == 3)
+
+    @property
+    def cuts_trained(self) -> bool:
+        """Whether no process has all of what is trained: under ZeRO-3, and without an adapter under FSDP2."""
+        return self._cuts_base and not (self.is_fsdp_enabled and is_peft_model(self.model))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer, and remember its groups of parameters, which DeepSpeed makes into others."""
+        optimizer: Any = super().create_optimizer(*args, **kwargs)
+        groups = getattr(optimizer, "param_groups", None) or [{"params": list(optimizer.params)}]
+        self.optimizer_groups = [dict(group) for group in groups] if self.is_deepspeed_enabled else []
+        return optimizer
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Prepare, and read a checkpoint's progress where transformers would look for FSDP's or DeepSpeed's own."""
+        own = None if self.is_sharded else resume_from_checkpoint
+        weights = weights_of(self.model) if self._spread else {}
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, own)
+        if self._spread:
+            spread(self.accelerator.unwrap_model(self.model), weights)
+            self._spread = False
+        if own is not resume_from_checkpoint:
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            self._load_scaler(resume_from_checkpoint)
+        return prepared
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch, but no step where none is left: transformers looks for that only after a step."""
@@ -272,7 +336,7 @@ class PreferenceTrainer(DPOTrainer):
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = without_numbers(inputs)
+        inputs = self._late_reference.look_up(without_numbers(inputs))
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
@@ -362,15 +426,18 @@ class PreferenceTrainer(DPOTrainer):
             UserError: If one is not finite; nothing is written then.
         """
         self.check_weights()
-        if not self.is_fsdp_enabled:
+        adapted = is_peft_model(self.model)
+        if not self.is_fsdp_enabled and not (self.is_deepspeed_enabled and adapted):
             super().save_model(output_dir, _internal_call)
             return
-        if is_peft_model(self.model):
-            weights = trained_parameters(self.model)
+        if adapted:
+            weights = whole_adapter(self.accelerator.unwrap_model(self.model))
         else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
             weights = self.accelerator.get_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir, weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save without the pickle of the arguments."""
@@ -410,3 +477,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
+
+
+def _needs_no_reference(args: PreferenceConfig, adapted: bool, given: Any) -> bool:
+    """Tell whether TRL would load a reference model under FSDP that nobody runs."""
+    return uses_fsdp(args) and args.precompute_ref_log_probs and not adapted and given is None

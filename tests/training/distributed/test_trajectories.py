@@ -10,10 +10,9 @@ import pytest
 import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from ropo import RopoConfig
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sharding import keep_adapters_whole
@@ -21,26 +20,14 @@ from ropo.training.finite import Batch
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training.distributed.sharded import FSDP2, METHODS
 from tests.training.together import run_together
 
 TRAJECTORY = 1e-4  # the issue's bound over twenty steps
 SHARE = 2
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
 LOGGED = ("loss", "grad_norm", "learning_rate", "logps/chosen", "rewards/margins", "rewards/accuracies", "entropy")
 LOGGED += ("num_tokens", "logits/rejected", "mean_token_accuracy", "eval_loss")
 POISON = f"w{VOCABULARY - 7}"  # the last word, whose embedding is made NaN
-METHODS = {
-    "ropo": lambda: RopoConfig(task_type="CAUSAL_LM"),
-    "lora": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
-    "full": lambda: None,
-}
 
 
 class Watched(PreferenceTrainer):
@@ -272,10 +259,13 @@ def test_other_methods_give_the_trajectory_of_one_process(tmp_path, method, shar
         assert len(saved) > 10
 
 
-def test_remedies_give_the_trajectory_of_one_process(tmp_path):
+@pytest.mark.parametrize("sharding", [{}, pytest.param(FSDP2, marks=pytest.mark.slow)], ids=["ddp", "fsdp2"])
+def test_remedies_give_the_trajectory_of_one_process(tmp_path, sharding):
     flags = {"dpop_lambda": 2.0, "ema_decay": 0.8, "beta_final": 0.15, "sync_ref_model": True}
     flags |= {"ref_model_sync_steps": 8, "ref_model_mixup_alpha": 0.1}
-    two = run_together(train_with, tmp_path / "log", tmp_path / "two", 2, flags)
+    if sharding:  # in which an adapter's reference does not move
+        flags = {name: value for name, value in flags.items() if not name.startswith(("sync", "ref_model"))}
+    two = run_together(train_with, tmp_path / "log", tmp_path / "two", 2, flags, **sharding)
     one = train(tmp_path / "one", "ropo", 1, **flags)
     assert_same_trajectory(two, one)
 
@@ -292,16 +282,21 @@ def test_processes_read_different_windows_of_an_anchor_text(tmp_path, kind, shar
     assert any((two[0]["weights"][name] - each).abs().max() > 1e-3 for name, each in free["weights"].items())
 
 
-@pytest.mark.parametrize(("flags", "said"), [({"ema_decay": 0.9}, "ema_decay"), ({"sync_ref_model": True}, "sync_ref")])
-def test_what_wants_whole_weights_is_refused_where_they_are_cut(tmp_path, flags, said):
-    found = run_together(refused_with, tmp_path / "log", tmp_path / "two", flags, **FSDP2)
-    assert all(each.startswith(said) and "no process has the whole weights" in each for each in found)
+def test_what_wants_whole_weights_is_refused_where_they_are_cut(tmp_path):
+    found = run_together(refusals, tmp_path / "log", tmp_path / "two", **FSDP2)
+    for said in found:
+        assert [each.partition(":")[0] for each in said] == ["ema_decay", "sync_ref_model"]
+        assert all("no process has the whole weights" in each for each in said)
 
 
-def refused_with(folder, flags: dict) -> str:
-    with pytest.raises(UserError) as caught:
-        train(folder, "ropo", 2, **flags)
-    return str(caught.value)
+def refusals(folder) -> list[str]:
+    """Ask for an average of weights that are cut, and for a reference that moves beside an adapter."""
+    said = []
+    for method, flags in (("full", {"ema_decay": 0.9}), ("ropo", {"sync_ref_model": True})):
+        with pytest.raises(UserError) as caught:
+            train(folder, method, 2, **flags)
+        said.append(str(caught.value))
+    return said
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ class Decoder:
         self._padded = self._loops and ignores_padding(model)
         self._batched = self._loops or self._generates_batches()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, numbers: Sequence[int], uniforms: Float[Tensor, "rows steps"]) -> list[list[int]]:
         """Continue some of the prompts, each `settings.samples` times.
 
@@ -180,7 +180,7 @@ class Decoder:
             return logits
 
         whole = self._run_generate(rows, 2, None, [note])
-        with torch.inference_mode():
+        with torch.no_grad():
             at_once = self.model(input_ids=whole[:, :-1], use_cache=False).logits[:, -1]
         return close_to_rounding(seen[-1], at_once, self.model.dtype)
 
@@ -220,7 +220,7 @@ def _left_pad(
     return tokens, mask
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _has_dynamic_cache(model: Any) -> bool:
     """Tell what a model keeps between tokens, by running one; a subclass may keep more than it reorders."""
     with telling_of_other_models(model, "a forward pass with a cache"):

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 __all__ = ()
 
+import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
+from ropo.training.checkpoints.optimizer import load_optimizer, save_optimizer
 from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
+from ropo.training.distributed.sharding import is_cut
+
+
+@runtime_checkable
+class _Shared(Protocol):
+    """What each process sums up by itself."""
+
+    def share(self, of_all: Sequence[dict[str, Any]], place: int, processes: int) -> dict[str, Any]:
+        """Return what the process at a place of so many goes on from, given what each of other processes had."""
 
 
 @runtime_checkable
@@ -34,8 +46,8 @@ class Checkpointer(TrainerCallback):
 
     Where `transformers.Trainer` pickles the optimizer, the scheduler, the random state and its arguments, and forgets
     what it has summed up since the last log, this keeps the former as plain data and the latter too, so that a resumed
-    run logs and ends as the uninterrupted one. DeepSpeed's engine has its own, pickled format, and FSDP shards the
-    optimizer: under them a checkpoint holds the weights only.
+    run logs and ends as the uninterrupted one. Weights are saved whole, whoever holds parts of them, and are read
+    before FSDP or DeepSpeed cuts them anew; `optimizer.py` says what becomes of the optimizer.
 
     Args:
         trainer: Whose checkpoints these are.
@@ -85,26 +97,39 @@ class Checkpointer(TrainerCallback):
         self.resumed = Path(named) if named else None
         if self.resumed is None:
             return None
-        if self._sharded:
-            raise UserError(
-                "resume: a run that FSDP or DeepSpeed shards cannot go on from a checkpoint; start it afresh"
-            )
+        if self._sharded and (why := self._obstacle()):
+            raise UserError(f"resume: {why}; start the run afresh")
         if fault := find_fault(self.resumed):
             raise UserError(f"resume_from_checkpoint {self.resumed}: {fault}; name another checkpoint")
         if not args.save_only_model:
-            count = len(list(self.resumed.glob("process_*.json")))
-            if count != args.world_size:
-                raise UserError(
-                    f"resume_from_checkpoint {self.resumed}: was written by {count} process(es), not "
-                    f"{args.world_size}; start {count}"
-                )
+            self._check_batch(self.resumed)
         return self.resumed
+
+    def _check_batch(self, checkpoint: Path) -> None:
+        """Refuse to go on with another number of pairs in a batch, of which processes may have other shares."""
+        args, count = self.trainer.args, _processes(checkpoint)
+        share = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["train_batch_size"]
+        given = args.train_batch_size * args.world_size
+        if share is not None and share * count != given:
+            raise UserError(
+                f"resume_from_checkpoint {checkpoint}: {count} process(es) with {share} pairs each wrote it, and "
+                f"{args.world_size} with {args.train_batch_size} have another batch; start {count}, or choose "
+                f"--per_device_train_batch_size so that all have {share * count}"
+            )
 
     def load_optimizer(self, checkpoint: Path) -> None:
         """Take up the optimizer's and the schedule's state."""
-        if not self.trainer.is_deepspeed_enabled:
-            self.trainer.optimizer.load_state_dict(load_state(checkpoint / "optimizer"))
-            self.trainer.lr_scheduler.load_state_dict(load_state(checkpoint / "scheduler"))
+        load_optimizer(self.trainer, checkpoint)
+        schedule = load_state(checkpoint / "scheduler")
+        groups = len(self.trainer.optimizer.param_groups)
+        for name in (
+            "base_lrs",
+            "_last_lr",
+            "lr_lambdas",
+        ):  # DeepSpeed drops groups without parameters; all rates are one
+            if name in schedule:
+                schedule[name] = (schedule[name] * groups)[:groups]
+        self.trainer.lr_scheduler.load_state_dict(schedule)
 
     def load_scaler(self, checkpoint: Path) -> None:
         """Take up the gradient scaler's state, where there is one."""
@@ -112,13 +137,16 @@ class Checkpointer(TrainerCallback):
             scaler.load_state_dict(load_state(checkpoint / "scaler"))
 
     def load_random_state(self, checkpoint: Path) -> None:
-        """Let random numbers go on where they were."""
-        set_random_state(load_state(self._process_file(checkpoint))["random"])
+        """Let random numbers go on where they were; a process that was not there then draws others than the rest."""
+        place, count = self.trainer.args.process_index, _processes(checkpoint)
+        set_random_state(load_state(_process_file(checkpoint, place % count))["random"])
+        if place >= count:
+            torch.manual_seed(int(torch.randint(2**31, ())) + place)
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Restore the counters after transformers has set them to zero and before the first step."""
         if self.resumed is not None and not self.trainer.args.save_only_model:
-            kept = load_state(self._process_file(self.resumed))["counters"]
+            kept = self._counters(self.resumed)
             if missing := [name for name in self.counting if name not in kept]:
                 raise UserError(
                     f"resume_from_checkpoint {self.resumed}: holds no state of {', '.join(missing)}; give the options "
@@ -127,16 +155,29 @@ class Checkpointer(TrainerCallback):
             for name, each in self.counting.items():
                 each.set_counters(kept[name])
 
+    def _counters(self, checkpoint: Path) -> dict[str, Any]:
+        """Return what this process had summed up, or its share of it where there were fewer or more processes."""
+        args, count = self.trainer.args, _processes(checkpoint)
+        if count == args.world_size:
+            return load_state(_process_file(checkpoint, args.process_index))["counters"]
+        of_all = [load_state(_process_file(checkpoint, each))["counters"] for each in range(count)]
+        kept = dict(of_all[0])  # most is agreed on by all processes
+        for name, each in self.counting.items():
+            if isinstance(each, _Shared) and name in kept:
+                kept[name] = each.share([one[name] for one in of_all], args.process_index, args.world_size)
+        return kept
+
     def _save_progress(self, folder: Path) -> None:
         trainer = self.trainer
-        if trainer.args.should_save and not self._sharded:
-            save_state(trainer.optimizer.state_dict(), folder / "optimizer")
+        folder.mkdir(parents=True, exist_ok=True)
+        save_optimizer(trainer, folder)
+        if trainer.args.should_save:
             save_state(trainer.lr_scheduler.state_dict(), folder / "scheduler")
         if trainer.args.should_save and self._scaler is not None:
             save_state(self._scaler.state_dict(), folder / "scaler")
-        folder.mkdir(parents=True, exist_ok=True)
         counters = {name: each.counters() for name, each in self.counting.items()}
-        save_state({"random": random_state(), "counters": counters}, self._process_file(folder))
+        place = trainer.args.process_index
+        save_state({"random": random_state(), "counters": counters}, _process_file(folder, place))
 
     def _finish(self, folder: Path) -> None:
         complete(folder)
@@ -149,8 +190,13 @@ class Checkpointer(TrainerCallback):
             action()
         self.trainer.accelerator.wait_for_everyone()
 
-    def _process_file(self, folder: Path) -> Path:
-        return folder / f"process_{self.trainer.args.process_index}"
+    def _obstacle(self) -> str | None:
+        """Say why FSDP or DeepSpeed cannot go on from a checkpoint."""
+        if is_cut(self.trainer.model):
+            return "DeepSpeed has cut the weights already; load the model before the trainer's configuration is made"
+        if self.trainer.is_deepspeed_enabled and self.trainer.args.fp16:
+            return "under DeepSpeed's fp16 the loss scale is not in a checkpoint; use bf16"
+        return None
 
     @property
     def _scaler(self) -> Any:
@@ -178,12 +224,25 @@ class LogCounters:
         values = {name: getattr(self.trainer, name) for name in self.NAMES}
         return {"values": values, "loss": self.trainer._tr_loss, "metrics": dict(self.trainer._metrics["train"])}
 
+    def share(self, of_all: Sequence[dict[str, Any]], place: int, processes: int) -> dict[str, Any]:
+        """Give every process the mean loss; the rest is agreed on."""
+        return {**of_all[0], "loss": torch.stack([each["loss"] for each in of_all]).mean(dim=0)}
+
     def set_counters(self, counters: dict[str, Any]) -> None:
         """Go on from them."""
         for name, value in counters["values"].items():
             setattr(self.trainer, name, value)
         self.trainer._tr_loss = counters["loss"].to(self.trainer.args.device)
         self.trainer._metrics["train"].update(counters["metrics"])
+
+
+def _process_file(folder: Path, place: int) -> Path:
+    return folder / f"process_{place}"
+
+
+def _processes(checkpoint: Path) -> int:
+    """Return how many processes wrote a checkpoint."""
+    return len(list(checkpoint.glob("process_*.json")))
 
 
 def _empty(folder: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["by_the_first", "let_the_first_speak", "rank", "take_leave", "telling_of_lost_processes"]
+__all__ = ["by_the_first", "let_the_first_speak", "meet", "rank", "take_leave", "telling_of_lost_processes"]
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 from ropo.core.errors import ProcessLostError, UserError
 
@@ -58,6 +62,57 @@ def by_the_first(action: Callable[[], _Result]) -> _Result:
     return outcome[0]
 
 
+@dataclass(frozen=True)
+class _Peer:
+    """Say where a process of the run is, so that the others can look at it."""
+
+    host: str
+    pid: int
+    began: float
+
+    def state(self) -> str | None:
+        """Say what is wrong with a process on this machine; None where nothing is, or nobody here can tell."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            if process.create_time() != self.began:  # another has its number by now
+                return "has ended"
+            status = process.status()
+        except psutil.NoSuchProcess:
+            return "has ended"
+        if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return "has ended"
+        return "is stopped" if status == psutil.STATUS_STOPPED else None
+
+
+_peers: list[_Peer] = []
+
+
+def meet() -> None:
+    """Let every process know where the others are; all call it once."""
+    if alone():
+        return
+    from accelerate.utils import gather_object
+
+    own = _Peer(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+    _peers[:] = gather_object([own])
+
+
+def _who_is_lost() -> str:
+    """Name the processes that have ended or are stopped, as the subject of a sentence and what it says.
+
+    A connection breaks a moment before the process that held it has ended, so it is looked for during one second.
+    """
+    deadline = time.monotonic() + 1.0
+    while _peers and time.monotonic() < deadline:
+        found = [(number, peer.pid, peer.state()) for number, peer in enumerate(_peers) if number != rank()]
+        if lost := [f"process {number} (pid {pid}) {state}" for number, pid, state in found if state]:
+            return " and ".join(lost)
+        time.sleep(0.01)
+    return "another process of this run has ended or hangs"
+
+
 def take_leave() -> None:
     """Close the connections to the other processes, together with them.
 
@@ -83,11 +138,12 @@ def telling_of_lost_processes(folder: Path) -> Iterator[None]:
         if alone() or not _is_loss(error):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher is about to end this process: not before it spoke
+        who = _who_is_lost()
         from ropo.training.checkpoints.folder import newest_whole
 
         checkpoint, _ = newest_whole(folder)
         kept = f"{checkpoint} is whole: give the same command with --resume" if checkpoint else "no checkpoint is whole"
-        raise ProcessLostError(f"another process of this run has ended or hangs, so this one stops; {kept}") from error
+        raise ProcessLostError(f"{who}, so process {rank()} stops; {kept}") from error
 
 
 def _is_loss(error: RuntimeError) -> bool:

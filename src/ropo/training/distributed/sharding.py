@@ -7,17 +7,24 @@ alone. Its gradients are averaged here, once a step.
 
 from __future__ import annotations
 
-__all__ = ["without_deepspeed"]
+__all__ = ["cuts_base", "without_deepspeed"]
 
-from collections.abc import Iterable, Iterator
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from transformers.trainer_utils import load_sharded_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
@@ -40,16 +47,22 @@ def check_sharding(config: PreferenceConfig, fsdp: bool, deepspeed: bool) -> Non
             "use_cpu: accelerate leaves DeepSpeed out with it; leave it out (docs/distributed.md says how DeepSpeed "
             "runs on a CPU), or leave out the DeepSpeed configuration"
         )
-    if config.precompute_ref_log_probs and (fsdp or deepspeed):
-        raise UserError(
-            "precompute_ref_log_probs: they would be computed before FSDP or DeepSpeed has placed the model; leave it "
-            "out"
-        )
     if config.tokens_per_step is not None and (fsdp or (deepspeed and plugin.zero_stage == 3)):
         raise UserError(
             "tokens_per_step: processes that cut their batches into different numbers of packs would wait for each "
             "other's weights for ever; leave it out with FSDP and ZeRO-3, and lower --per_device_train_batch_size"
         )
+
+
+def uses_fsdp(config: PreferenceConfig) -> bool:
+    """Tell whether a trainer of this configuration is going to ask for FSDP."""
+    return bool(config.fsdp_plugin_args) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+
+
+def cuts_base(config: PreferenceConfig) -> bool:
+    """Tell whether FSDP or ZeRO-3 is going to cut the model over processes when training begins."""
+    plugin: Any = config.deepspeed_plugin
+    return config.world_size > 1 and (uses_fsdp(config) or (plugin is not None and plugin.zero_stage == 3))
 
 
 def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:
@@ -74,6 +87,24 @@ def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:
         )
 
 
+def check_parallelism(plan: Any) -> None:
+    """Refuse to cut a pair over processes, which transformers does for batches of `labels` and DPO's have none.
+
+    Args:
+        plan: accelerate's `ParallelismConfig`, or None.
+
+    Raises:
+        UserError: For context parallelism (torch's ring attention) and sequence parallelism (DeepSpeed's Ulysses).
+    """
+    for name in ("cp_size", "sp_size"):
+        if (size := getattr(plan, name, 1)) > 1:
+            raise UserError(
+                f"parallelism_config {name}: one pair cannot be cut over {size} processes, as DPO's losses need the "
+                "log-probs of whole answers; leave it out, and for long pairs use --gradient_checkpointing and "
+                "--max_length, or activation_offloading on a GPU"
+            )
+
+
 def check_fsdp(accelerator: Accelerator) -> None:
     """Refuse the kinds of FSDP under which training would not be what it is in one process.
 
@@ -87,8 +118,8 @@ def check_fsdp(accelerator: Accelerator) -> None:
         )
     if plugin.cpu_ram_efficient_loading:
         raise UserError(
-            "fsdp_cpu_ram_efficient_loading: must be false, since every process looks at the model before it is "
-            "sharded; set it in accelerate's config"
+            "fsdp_cpu_ram_efficient_loading: must be false, since accelerate's way knows no adapter that stays whole; "
+            "set it in accelerate's config (ropo train lets the first process read the model for all by itself)"
         )
 
 
@@ -167,6 +198,92 @@ def is_cut(model: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained, by name."""
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
+    """Return an adapter's parameters by name, the frozen copy that is its reference among them; all processes call it.
+
+    Cost: where ZeRO-3 has cut them, one message a parameter, and copies of all.
+    """
+    names: dict[str, Tensor] = {}
+    names |= {name: each for name, each in model.named_parameters() if each.requires_grad or "ref" in name.split(".")}
+    if not is_cut(model):
+        return names
+    whole = {}
+    for name, each in names.items():
+        with _gathered([each]):
+            whole[name] = each.detach().to("cpu", copy=True)
+    return whole
+
+
+def _is_cut_anywhere(model: nn.Module) -> bool:
+    """Tell whether FSDP2 or ZeRO-3 has cut any of a module's weights."""
+    return any(isinstance(each, DTensor) for each in model.parameters()) or is_cut(model)
+
+
+def whole_copy(layer: nn.Module) -> nn.Module:
+    """Return a copy of a layer with whole weights, or the layer itself where it has them; all processes call it.
+
+    Cost: one message for each of the layer's weights, and the memory of them.
+    """
+    if not _is_cut_anywhere(layer):
+        return layer
+    own = list(layer.parameters())
+    with _gathered(own), torch.no_grad():
+        whole = {each: each.full_tensor() if isinstance(each, DTensor) else each.detach().clone() for each in own}
+    memory: dict[int, Any] = {id(each): nn.Parameter(value, each.requires_grad) for each, value in whole.items()}
+    copied = copy.deepcopy(layer, memory)
+    for each in copied.modules():  # DeepSpeed's would gather and cut what is whole
+        for hooks in (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks, each._backward_pre_hooks):
+            hooks.clear()
+    return copied
+
+
+@contextmanager
+def _gathered(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let every process have whole what ZeRO-3 has cut."""
+    if not any(hasattr(each, "ds_id") for each in parameters):
+        yield
+        return
+    from deepspeed import zero
+
+    with zero.GatheredParameters(parameters):
+        yield
+
+
+@contextmanager
+def in_step(model: nn.Module) -> Iterator[None]:
+    """Let all processes sample the first one's tokens, where each of them computes a part of every forward pass.
+
+    One that picked another token for a rounding's sake might end its answer earlier, and the others would wait for its
+    part of the next token for ever.
+    """
+    if not _is_cut_anywhere(model):
+        yield
+        return
+
+    def take_the_firsts(module: nn.Module, args: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        if logits is not None and logits.shape[1] == 1:  # the next token's
+            torch.distributed.broadcast(logits, 0)
+
+    base: Any = model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]
+    hook = base.register_forward_hook(take_the_firsts)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Read what a checkpoint holds of a model that no one has cut yet, on top of what the model was made of.
+
+    Args:
+        model: With an adapter, which is read; or all of whose weights are.
+        folder: The checkpoint.
+    """
+    if is_peft_model(model):
+        adapted: Any = model
+        adapted.load_adapter(str(folder), "default", is_trainable=True)
+    elif (file := folder / SAFE_WEIGHTS_NAME).is_file():
+        model.load_state_dict(load_file(file), strict=False)  # tied weights are there once
+    else:
+        load_sharded_checkpoint(model, str(folder), strict=False)

@@ -11,6 +11,7 @@ __all__ = ()
 
 import functools
 import types
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -29,12 +30,17 @@ _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 _TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
-def enable_packing(model: PreTrainedModel, arithmetic: torch.dtype | None = None) -> str | None:
+def enable_packing(
+    model: PreTrainedModel,
+    arithmetic: torch.dtype | None = None,
+    find_out: Callable[[Callable[[], Any]], Any] = lambda look: look(),
+) -> str | None:
     """Let a model that has TRL's fused LM head take packs.
 
     Args:
         model: The base model, without PEFT's wrapper; changed in place.
         arithmetic: What it computes in where that is not its weights' dtype, as under autocast.
+        find_out: What runs it; where one of several processes has its weights, that one alone, which tells the others.
 
     Returns:
         None, or the reason why this model cannot be packed; it is then left as it was.
@@ -46,18 +52,9 @@ def enable_packing(model: PreTrainedModel, arithmetic: torch.dtype | None = None
         return reason
     attention, forward = model.config._attn_implementation, model.forward
     trial = _trial_batch(model)
-    padded = _trial_log_probs(model, *trial)
+    padded = find_out(lambda: _trial_log_probs(model, *trial))
     keeping = take_packs(model)
-    try:
-        packed = _trial_log_probs(model, *trial, packs=pack_batch(*trial))
-        same = _agree(packed, padded, arithmetic or model.dtype)
-        reason = None if same else "its packed log-probs differ from its padded ones"
-    except torch.OutOfMemoryError:
-        raise
-    except CannotPackError as error:
-        reason = str(error)
-    except Exception as error:  # a model's own attention may trip over a mask or a layout that it does not know
-        reason = f"it fails on a pack ({' '.join(str(error).split()):.120})"
+    reason = find_out(lambda: _difference(model, trial, padded, arithmetic or model.dtype))
     if reason is not None:
         model.forward = forward
         keeping.remove()
@@ -79,6 +76,21 @@ def take_packs(model: Any) -> RemovableHandle:
     keeping = model.base_model.register_forward_hook(_keep_scored, with_kwargs=True)
     model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
     return keeping
+
+
+def _difference(
+    model: PreTrainedModel, trial: tuple[Tensor, Tensor, Tensor], padded: Float[Tensor, "2 6"], dtype: torch.dtype
+) -> str | None:
+    """Say why a model that takes packs computes something else than from the padded batch; None where it does not."""
+    try:
+        packed = _trial_log_probs(model, *trial, packs=pack_batch(*trial))
+        return None if _agree(packed, padded, dtype) else "its packed log-probs differ from its padded ones"
+    except torch.OutOfMemoryError:
+        raise
+    except CannotPackError as error:
+        return str(error)
+    except Exception as error:  # a model's own attention may trip over a mask or a layout that it does not know
+        return f"it fails on a pack ({' '.join(str(error).split()):.120})"
 
 
 def _packed_forward(fused_forward: Any, original_forward: Any) -> Any:

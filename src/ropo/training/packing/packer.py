@@ -6,12 +6,14 @@ __all__ = ()
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 
+from ropo.lm.spreading import is_spread
+from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import is_cut, without_deepspeed
 from ropo.training.packing.collator import PackingCollator
 from ropo.training.packing.layout import Pack
@@ -70,6 +72,14 @@ class Packer:
             "seconds": time.perf_counter() - self._since,
         }
 
+    def share(self, of_all: Sequence[dict[str, Any]], place: int, processes: int) -> dict[str, Any]:
+        """Give each process its part of the tokens of all."""
+
+        def part(name: str) -> int:
+            return (sum(each[name] for each in of_all) + place) // processes
+
+        return {"seconds": of_all[0]["seconds"], **{name: part(name) for name in ("padded_tokens", "unique_tokens")}}
+
     def set_counters(self, counters: dict[str, Any]) -> None:
         """Go on from them."""
         self.padded_tokens, self.unique_tokens = counters["padded_tokens"], counters["unique_tokens"]
@@ -92,7 +102,8 @@ def _obstacle(trainer: Any) -> str | None:
         return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
     with without_deepspeed(trainer.args):
-        reason = enable_packing(base_model_of(trainer.model), autocast)
+        where = [by_the_first] if is_spread(trainer.model) else []
+        reason = enable_packing(base_model_of(trainer.model), autocast, *where)
     if reason is None and trainer.ref_model is not None:
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)  # DeepSpeed's engine may be around it already
         with without_deepspeed(trainer.args, reference):

@@ -100,19 +100,20 @@ def check_remedies(config: Any) -> None:
     _exclude("loss_type cdpo", "cdpo" in losses and not config.label_smoothing, "needs label_smoothing", "0.1 is usual")
 
 
-def check_unsharded(config: Any, adapted: bool, sharded: bool) -> None:
+def check_unsharded(config: Any, adapted: bool, sharded: bool, cut: bool) -> None:
     """Refuse what no process can do where FSDP or DeepSpeed has cut the weights.
 
     Args:
         config: A `ropo.training.config.PreferenceConfig`.
         adapted: Whether an adapter is trained.
         sharded: Whether FSDP or DeepSpeed is on.
+        cut: Whether what is trained is among the weights that they cut.
 
     Raises:
         UserError: For such an option.
     """
     mend = "no process has the whole weights under FSDP and DeepSpeed"
-    _exclude("ema_decay", sharded and config.ema_decay is not None, mend, "leave it out")
+    _exclude("ema_decay", cut and config.ema_decay is not None, mend, "leave it out, or train an adapter under FSDP2")
     _exclude("sync_ref_model", sharded and adapted and config.sync_ref_model, mend, "leave it out with an adapter")
 
 
