@@ -36,6 +36,7 @@ from ropo.lm.loading import load_model, load_tokenizer
 from ropo.methods import adapter_config
 from ropo.preferences.data import load_preferences
 from ropo.training.monitor import HackingMonitor
+from ropo.training.packing.collator import without_numbers
 
 HERE = Path(__file__).parent
 PAIRS = HERE.parent / "verifiable_pairs" / "full"
@@ -77,6 +78,20 @@ class Watch(HackingMonitor):
         )
         return readings
 
+    def _observe(self, model: Any) -> tuple[Any, Any]:
+        """Observe as the monitor does, but score the pairs in packs, which takes a third of the time."""
+        whole, self.held_out = self.held_out, replace(self.held_out, pairs=())
+        try:
+            found, weights = super()._observe(model)
+        finally:
+            self.held_out = whole
+        scores = []
+        for start in range(0, len(whole.pairs), 8):
+            rows = [self.trainer.eval_dataset[number] for number in range(start, min(start + 8, len(whole.pairs)))]
+            batch = self.trainer._prepare_inputs(self.trainer.data_collator(rows))
+            scores.append(self.trainer._score(model, without_numbers(batch)))
+        return replace(found, log_probs=torch.cat(scores).float()), weights
+
     def _hear(self, line: str) -> None:
         self.said.append(line)
         print(f"    {line}", flush=True)
@@ -108,6 +123,7 @@ class Experiment:
         method, kl_budget = options.pop("method", "ropo"), options.pop("stop_at_kl", None)
         if options.pop("anchor", False):
             options["anchor_text"] = str(self.anchor)
+        watched = {**plan["monitor"], "every": options.pop("measured", plan["monitor"]["every"])}
         trained, held_out = self.pairs(plan)
         set_seed(seed)
         trainer = PreferenceTrainer(
@@ -126,7 +142,7 @@ class Experiment:
             processing_class=self.tokenizer,
             peft_config=adapter_config(method, {}),
         )
-        monitor = Watch(trainer, text=self.monitor_text, kl_budget=kl_budget, pairs=len(held_out), **plan["monitor"])
+        monitor = Watch(trainer, text=self.monitor_text, kl_budget=kl_budget, pairs=len(held_out), **watched)
         monitor.held_out = replace(monitor.held_out, beta=self.recipe["training"]["beta"])  # one margin for every loss
         monitor.reference = self.references.get(hack)
         trainer.add_callback(monitor)
@@ -159,7 +175,7 @@ class Experiment:
         random.Random(0).shuffle(records)
         part = len(records) // 5  # for validation
         judged = records[:part] if self.validation else read("test")
-        trained = select(records[part:], plan["pairs"])
+        trained = select(records[part:], plan["pairs"])[:96]  # more than any run reads
         held_out = select(judged, plan.get("held_out", plan["pairs"]))[: plan.get("held_out_pairs", 48)]
         return self._columns(trained, "train"), self._columns(held_out, "held-out")
 
@@ -224,8 +240,8 @@ def main() -> None:
     recipe = yaml.safe_load(flags.recipe.read_text(encoding="utf-8"))
     experiment = Experiment(recipe, flags.validation)
     facts = {"commit": git_commit(), "versions": library_versions(), "device": device_name()}
-    for seed in flags.seeds:
-        for hack in flags.hacks or recipe["hacks"]:
+    for hack in flags.hacks or recipe["hacks"]:
+        for seed in flags.seeds:
             for remedy in flags.remedies or recipe["hacks"][hack]["remedies"]:
                 file = flags.output / hack / f"{remedy}-seed{seed}.json"
                 if file.exists() or remedy not in recipe["hacks"][hack]["remedies"]:
