@@ -86,10 +86,11 @@ class Watch(HackingMonitor):
         finally:
             self.held_out = whole
         scores = []
+        trainer: Any = self.trainer
         for start in range(0, len(whole.pairs), 8):
-            rows = [self.trainer.eval_dataset[number] for number in range(start, min(start + 8, len(whole.pairs)))]
-            batch = self.trainer._prepare_inputs(self.trainer.data_collator(rows))
-            scores.append(self.trainer._score(model, without_numbers(batch)))
+            rows = [trainer.eval_dataset[number] for number in range(start, min(start + 8, len(whole.pairs)))]
+            batch = trainer._prepare_inputs(trainer.data_collator(rows))
+            scores.append(trainer._score(model, without_numbers(batch)))
         return replace(found, log_probs=torch.cat(scores).float()), weights
 
     def _hear(self, line: str) -> None:
@@ -124,7 +125,7 @@ class Experiment:
         if options.pop("anchor", False):
             options["anchor_text"] = str(self.anchor)
         watched = {**plan["monitor"], "every": options.pop("measured", plan["monitor"]["every"])}
-        trained, held_out = self.pairs(plan)
+        trained, held_out = self.pairs(plan, options.pop("pairs", plan["pairs"]))
         set_seed(seed)
         trainer = PreferenceTrainer(
             copy.deepcopy(self.base),
@@ -169,13 +170,13 @@ class Experiment:
             "losses": [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry],
         }
 
-    def pairs(self, plan: dict[str, Any]) -> tuple[Dataset, Dataset]:
-        """Return the pairs to train on and to measure on, the same for every seed and remedy."""
+    def pairs(self, plan: dict[str, Any], kind: str) -> tuple[Dataset, Dataset]:
+        """Return the pairs of a kind to train on, and those to measure on, the same for every seed."""
         records = read("train")
         random.Random(0).shuffle(records)
         part = len(records) // 5  # for validation
         judged = records[:part] if self.validation else read("test")
-        trained = select(records[part:], plan["pairs"])[:96]  # more than any run reads
+        trained = select(records[part:], kind)[:96]  # more than any run reads
         held_out = select(judged, plan.get("held_out", plan["pairs"]))[: plan.get("held_out_pairs", 48)]
         return self._columns(trained, "train"), self._columns(held_out, "held-out")
 
@@ -257,8 +258,8 @@ def show(result: dict[str, Any]) -> None:
     """Print a line for each measurement."""
     print(f"    {result['seconds']} s, loss {result['losses']}")
     for row in result["path"]:
-        shown = ("margin", "accuracy", "chosen_change_per_token", "rejected_change_per_token", "length_ratio")
-        shown += ("repetition_rise", "text_loss_rise", "kl_per_token", "length_reward_correlation")
+        shown = ["margin", "accuracy", "chosen_change_per_token", "rejected_change_per_token", "length_ratio"]
+        shown += ["repetition_rise", "text_loss_rise", "kl_per_token", "length_reward_correlation"]
         numbers = (f"{name} {row['numbers'][name]:+.3f}" for name in shown if name in row["numbers"])
         print(f"    step {row['step']}: {', '.join(numbers)}", flush=True)
 

@@ -118,7 +118,7 @@ def left(plains: list[Run], others: list[Run], symptom: Measured) -> dict[str, A
     whole = {name: np.arange(size) for name, size in sizes.items()}
     gain = GAINS[plains[0]["hack"]]
     runs = list(zip(plains, others, strict=True))
-    each = [both(plain, other, symptom, whole) for plain, other in runs]
+    each = [pair for plain, other in runs if (pair := both(plain, other, symptom, whole)) is not None]
     ends = [(path_of(plain, gain, whole)[-1], max(path_of(other, gain, whole))) for plain, other in runs]
     summary = {
         "seeds": len(runs),
@@ -126,23 +126,23 @@ def left(plains: list[Run], others: list[Run], symptom: Measured) -> dict[str, A
         "gain_wanted": float(np.mean([wanted for wanted, _ in ends])),
         "gain_reached": float(np.mean([largest for _, largest in ends])),
     }
-    if None in each:
+    if len(each) < len(runs):
         return summary
     generator = np.random.default_rng(0)
     ratios: list[float] = []
     for _ in range(DRAWS):
         drawn = {name: generator.integers(size, size=size) if size else whole[name] for name, size in sizes.items()}
-        seeds = generator.integers(len(runs), size=len(runs))
-        found = [pair for seed in seeds if (pair := both(*runs[seed], symptom, drawn)) is not None]
-        if found and sum(plain for plain, _ in found) > 0:
-            ratios.append(sum(other for _, other in found) / sum(plain for plain, _ in found))
+        chosen = [runs[seed] for seed in generator.integers(len(runs), size=len(runs))]
+        found = [pair for plain, other in chosen if (pair := both(plain, other, symptom, drawn)) is not None]
+        if found and sum(before for before, _ in found) > 0:
+            ratios.append(sum(after for _, after in found) / sum(before for before, _ in found))
     low, high = np.quantile(ratios, [0.025, 0.975])
-    plain, other = (float(np.mean(values)) for values in zip(*each, strict=True))
+    without, with_it = (float(value) for value in np.mean(each, axis=0))
     return {
         **summary,
-        "plain": plain,
-        "with_remedy": other,
-        "left": other / plain,
+        "plain": without,
+        "with_remedy": with_it,
+        "left": with_it / without,
         "low": float(low),
         "high": float(high),
         "each_seed": [after / before for before, after in each],
@@ -158,7 +158,7 @@ def verdict(found: dict[str, Any]) -> str:
         return "halves it"
     if found["high"] < 1:
         return "helps" + (", may halve it" if found["left"] <= 0.5 else ", does not halve it")
-    return "makes it worse" if found["low"] > 1 else "no help shown"
+    return "makes it worse" if found["low"] > 1 else "not sure to help"
 
 
 def main() -> None:
