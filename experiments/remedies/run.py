@@ -17,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ class Experiment:
         method, kl_budget = options.pop("method", "ropo"), options.pop("stop_at_kl", None)
         if options.pop("anchor", False):
             options["anchor_text"] = str(self.anchor)
+        strengths = options.pop("strengths", [])
         watched = {**plan["monitor"], "every": options.pop("measured", plan["monitor"]["every"])}
         trained, held_out = self.pairs(plan, options.pop("pairs", plan["pairs"]))
         set_seed(seed)
@@ -150,6 +152,8 @@ class Experiment:
         trainer.remove_callback(_printer(trainer))
         started = time.perf_counter()
         trainer.train()
+        if strengths:
+            monitor.path = list(turned_back(trainer, monitor, strengths))
         self.references[hack] = monitor.reference
         cuts = [monitor.held_out.limits.cut(pair) for pair in monitor.held_out.pairs]
         before = monitor.reference[0].answers if monitor.reference else None
@@ -185,6 +189,14 @@ class Experiment:
         kept = ({key: record[key] for key in ("prompt", "chosen", "rejected")} for record in records)
         file.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         return load_preferences(str(file)).pairs
+
+
+def turned_back(trainer: Any, monitor: Watch, strengths: list[float]) -> Iterator[dict[str, Any]]:
+    """Measure what was trained at each strength, a way back from the end of the run instead of along it."""
+    for strength in strengths:
+        trainer.model.base_model.set_strength(strength)
+        monitor.measure()
+        yield {**monitor.path[-1], "strength": strength}
 
 
 def read(part: str) -> list[dict[str, Any]]:
