@@ -44,7 +44,6 @@ from ropo.lm.loading import load_tokenizer
 from ropo.lm.tokens import TextWindow
 from ropo.training.checkpoints.folder import checkpoints_of
 
-GRID = tuple(number / 8 for number in range(9))
 CLOSE = 0.01  # of the margin that is looked for, relative: as near as the strengths are brought
 ROUNDS = 5
 
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("--max_pairs", type=int, default=256)
     parser.add_argument("--window", type=int, default=256, help="tokens of text read together")
     parser.add_argument("--max_windows", type=int, default=64)
+    parser.add_argument("--parts", type=int, default=8, help="parts from 0 to 1 whose ends are measured first")
     parser.add_argument("--steps", nargs="+", type=int, help="steps of the earlier checkpoints (all)")
     flags = parser.parse_args()
     quiet_libraries()
@@ -72,8 +72,9 @@ def main() -> None:
     text = read_text(flags.text, "text")
     windows = cut_text(Contestant("last", str(last)), text, flags.window, flags.max_windows)
     bench = Bench(pairs, windows, Workplace(flags.output / "cache"), trained_with(run, "beta", BETA))
-    bench.measure(last, GRID)
-    rows = [compare(bench, each, last) for each in earlier]
+    grid = tuple(number / flags.parts for number in range(flags.parts + 1))
+    bench.measure(last, grid)
+    rows = [compare(bench, each, last, grid) for each in earlier]
     content = {
         "run": flags.run.name,
         "last_step": step_of(last),
@@ -84,7 +85,7 @@ def main() -> None:
         "commit": git_commit(),
         "versions": library_versions(),
         "device": device_name(),
-        "curve": [{"strength": t, **bench.means(last, t)} for t in GRID],
+        "curve": [{"strength": t, **bench.means(last, t)} for t in grid],
         "checkpoints": rows,
     }
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -134,11 +135,11 @@ class Bench:
         return {name: float(values.mean()) for name, values in self.units(checkpoint, strength).items()}
 
 
-def compare(bench: Bench, earlier: Path, last: Path) -> dict[str, Any]:
+def compare(bench: Bench, earlier: Path, last: Path, grid: Sequence[float]) -> dict[str, Any]:
     """Compare an earlier checkpoint with the last one, turned back to an equal margin."""
     wanted = bench.means(earlier, 1.0)["margin"]
     row: dict[str, Any] = {"step": step_of(earlier), "at_1": bench.means(earlier, 1.0)}
-    strength = match(lambda t: bench.means(last, t)["margin"], wanted)
+    strength = match(lambda t: bench.means(last, t)["margin"], wanted, grid)
     if strength is None:
         return {**row, "strength": None}  # the last checkpoint gains less at every strength up to 1
     ours, theirs = bench.units(last, strength), bench.units(earlier, 1.0)
@@ -151,15 +152,15 @@ def compare(bench: Bench, earlier: Path, last: Path) -> dict[str, Any]:
     }
 
 
-def match(margin_at: Callable[[float], float], wanted: float) -> float | None:
+def match(margin_at: Callable[[float], float], wanted: float, grid: Sequence[float]) -> float | None:
     """Return the smallest strength of at most 1 with a margin: on the grid first, and then between by secants."""
-    known = {t: margin_at(t) for t in GRID}
-    above = next((t for t in GRID if known[t] >= wanted), None)
+    known = {t: margin_at(t) for t in grid}
+    above = next((t for t in grid if known[t] >= wanted), None)
     if above is None:
         return None
-    if above == GRID[0]:
+    if above == grid[0]:
         return above
-    low, high = GRID[GRID.index(above) - 1], above
+    low, high = grid[grid.index(above) - 1], above
     for _ in range(ROUNDS):
         if abs(known[high] - wanted) <= CLOSE * abs(wanted):
             break

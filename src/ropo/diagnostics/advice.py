@@ -36,7 +36,7 @@ def _displacement(numbers: Numbers) -> tuple[str, str]:
     chosen, rejected = numbers["chosen_change_per_token"], numbers["rejected_change_per_token"]
     both = f"chosen {chosen:+.2f}, rejected {rejected:+.2f} nats per token"
     if rejected < chosen:
-        return "--dpop_lambda 5 or --rpo_alpha 1", f"{both}: the chosen answers pay for the margin"
+        return "a lower --learning_rate or --rpo_alpha 1", f"{both}: the chosen answers pay for the margin"
     return f"a lower --learning_rate or {_budget(numbers)}", f"{both}: no margin is gained by it"
 
 
@@ -67,9 +67,9 @@ def _repetition(numbers: Numbers) -> tuple[str, str]:
 
 def _forgetting(numbers: Numbers) -> tuple[str, str]:
     rise, kl = numbers["text_loss_rise"], numbers.get("kl_per_token")
-    second = "a lower --learning_rate" if kl is None or kl <= FAR else _budget(numbers)
+    sooner = "" if kl is None or kl <= FAR else f" or {_budget(numbers)}"
     known = "" if kl is None else f", KL {kl:.2f} nats per token"
-    return f"--anchor_text FILE or {second}", f"{rise:+.2f} nats per token on plain text{known}"
+    return f"--anchor_text FILE{sooner}", f"{rise:+.2f} nats per token on plain text{known}"
 
 
 def _neuron_collapse(numbers: Numbers) -> tuple[str, str]:

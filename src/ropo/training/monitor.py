@@ -185,7 +185,7 @@ class HackingMonitor(TrainerCallback):
         with measuring(self.trainer), as_saved(self.trainer):
             found, weights = self._observe(policy)
             kl = None
-            if keeps_reference(self.trainer):
+            if keeps_reference(self.trainer) and self.held_out.allows_kl:
                 kl = sampled_kl(policy, lambda: reference_of(self.trainer), self.held_out.prompts, found.samples)
         compared = compare(self.held_out, found, before[0], kl)
         numbers = {**compared.numbers(), **_compare_weights(weights, before[1])}
