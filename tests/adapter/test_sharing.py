@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -216,3 +217,11 @@ def test_what_counts_as_plain(tmp_path) -> None:
         assert list(is_plain([nn.Parameter(local.to("meta")), nn.Parameter(local[:0])])) == [False, False]
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_zero3_has_gathered_counts_only_where_it_stays(stays) -> None:
+    """After an evaluation parameters may be whole that are cut before the next backward pass."""
+    gathered: Any = nn.Parameter(torch.ones(3))
+    gathered.ds_id, gathered.ds_persist = 0, stays
+    assert sharing._is_plain(gathered) == stays
