@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,6 +195,17 @@ def test_without_text_forgetting_is_not_measured(base: Any, tmp_path: Any) -> No
     assert logged(trainer, "hacking/margin")
     assert not logged(trainer, "hacking/text_loss_rise")
     assert all(math.isfinite(value) for value in trainer.state.log_history[0].values())
+
+
+def test_without_prompts_there_is_no_divergence(base: Any, tmp_path: Any) -> None:
+    trainer = make_trainer(base, tmp_path, max_steps=1)
+    monitor = HackingMonitor(trainer, max_new_tokens=4)
+    monitor.held_out = replace(monitor.held_out, prompts=[])
+    trainer.add_callback(monitor)
+    trainer.train()
+    assert logged(trainer, "hacking/margin")
+    assert not logged(trainer, "hacking/kl_per_token")
+    assert not logged(trainer, "hacking/length_ratio")
 
 
 def test_numbers_reach_every_logger_as_plain_numbers(base: Any, tmp_path: Any) -> None:
