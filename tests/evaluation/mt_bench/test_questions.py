@@ -120,3 +120,11 @@ def test_judge_prompts_are_checked_before_anything_is_asked(tmp_path):
         JudgePrompts(prompts_file(tmp_path / "p.jsonl", single_v1={"system_prompt": None}))
     with pytest.raises(UserError, match="have no prompt named single-v1"):
         JudgePrompts(prompts_file(tmp_path / "p.jsonl", single_v1={"name": "x"}))
+
+
+def test_only_the_prompts_that_are_asked_with_are_needed(tmp_path):
+    changes = {name.replace("-", "_"): {"name": "x"} for name in NAMES.values() if name.startswith("pair")}
+    file = prompts_file(tmp_path / "p.jsonl", **changes)
+    JudgePrompts(file, [False])
+    with pytest.raises(UserError, match="have no prompt named pair-v2"):
+        JudgePrompts(file, [True])

@@ -192,6 +192,14 @@ def test_comparisons_in_both_orders(place):
         assert (model.change("win_rate").value, model.change("win_rate").reference) == (change, "good.jsonl")
 
 
+def test_single_grades_need_no_prompts_of_comparisons(place, capsys):
+    write("prompts.jsonl", *(each for each in judge_prompts() if each["name"].startswith("single")))
+    with serving(answer=judgment) as server:
+        assert evaluate("good.jsonl", *endpoint_flags(server)) == 0
+    assert evaluate("good.jsonl", "bad.jsonl", "--mode", "both", "--overwrite", *endpoint_flags(server)) == 2
+    assert "have no prompt named pair-v2" in capsys.readouterr().err
+
+
 def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch):
     """Two turns at two temperatures; an interrupted run's answers are there already, and need no model."""
     seen, loads = [], []

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ()
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 
@@ -32,12 +32,13 @@ class JudgePrompts:
 
     Args:
         path: JSON Lines with `name`, `system_prompt` and `prompt_template`, whose fields stand in braces.
+        kinds: Which prompts it has to have: those of single grades (False), of comparisons (True), or both.
 
     Raises:
         UserError: If the file is missing, a line is malformed, a prompt is missing, or one has an unknown field.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kinds: Collection[bool] = (False, True)) -> None:
         self._prompts: dict[str, tuple[str, str]] = {}
         for line, record in read_json_lines("judge prompts", path):
             where = f"judge prompts {path}:{line}"
@@ -47,6 +48,8 @@ class JudgePrompts:
             name, system, template = map(str, texts)
             self._prompts[name] = (system, template)
         for (pairwise, guided, turn), name in NAMES.items():
+            if pairwise not in kinds:
+                continue
             if name not in self._prompts:
                 raise UserError(f"judge prompts {path}: have no prompt named {name}; add it")
             _check_template(path, name, self._prompts[name][1], set(_fields(pairwise, guided, turn)))

@@ -52,7 +52,10 @@ def read_benchmark(settings: MtBenchSettings) -> Benchmark:
         name=(settings.questions or Path(FILES["questions"])).name,
         questions=questions,
         references=references,
-        prompts=JudgePrompts(settings.judge_prompts or published_file("judge_prompts")),
+        prompts=JudgePrompts(
+            settings.judge_prompts or published_file("judge_prompts"),
+            {"single": [False], "pairwise": [True], "both": [False, True]}[settings.mode],
+        ),
     )
 
 
