@@ -34,7 +34,7 @@ DATA = PLACE / "experiments" / "verifiable_pairs" / "full"
 TEXT = PLACE / "docs" / "diagnostics.md"  # plain text that no pair is about
 OUTPUT = Path("runs/demo")
 METHODS = {"RoPO": "ropo", "LoRA": "lora"}
-STEPS, BATCH = 32, 8
+STEPS, BATCH = 40, 8
 PROMPTS, SHOWN = 64, 2
 SAMPLING = SamplingSettings(samples=2, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=0)
 ANSWERS_AT_ONCE = 64
@@ -54,6 +54,7 @@ def commands(contestants: Sequence[Contestant]) -> list[list[str]]:
     models = [f"{each.name}={each.source}" for each in contestants]
     files = ["--model", contestants[0].source, "--data", str(DATA / "train.pairs.jsonl")]
     batches = ["--max_steps", str(STEPS), "--per_device_train_batch_size", str(BATCH), "--max_length", "256"]
+    batches += ["--lr_scheduler_type", "constant"]  # the first minutes of a longer run: a decay would halve them
     kept = ["--save_strategy", "steps", "--save_steps", str(STEPS // 4), "--save_total_limit", "1", "--resume"]
     sampled = ["--samples", str(SAMPLING.samples), "--max_new_tokens", str(SAMPLING.max_new_tokens)]
     prompts = ["--prompts", str(DATA / "test.prompts.jsonl"), "--max_prompts", str(PROMPTS), *sampled]
