@@ -53,7 +53,7 @@ def test_runs_are_sorted_by_data_method_and_seed(made):
         ("others/ropo/seed0", "ropo", 0),
     ]
     assert {run.data for run in result.runs} == {"pairs", "others"}
-    assert [run.learning_rate for run in result.runs][2:4] == [2e-4, 0.1]
+    assert [run.learning_rate for run in result.runs][2:4] == [5e-4, 0.1]
     assert all(run.record.status == run.status == "finished" and len(run.curves) >= 2 for run in result.runs)
 
 
