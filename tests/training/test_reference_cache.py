@@ -66,7 +66,8 @@ def test_methods_and_runs_share_an_entry(tmp_path, computed):
     assert len(computed) == 3
 
 
-def test_the_pre_pass_shows_how_far_it_is_unless_told_not_to(tmp_path, computed, capsys):
+def test_the_pre_pass_shows_how_far_it_is_unless_told_not_to(tmp_path, computed, capsys, monkeypatch):
+    monkeypatch.setattr("ropo.core.progress._PAUSE", 0.0)  # else a line every half a minute
     make(tmp_path / "silent")
     assert "reference log-probs" not in capsys.readouterr().err
     make(tmp_path / "shown", disable_tqdm=False, max_length=30)
