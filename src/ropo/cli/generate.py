@@ -9,9 +9,10 @@ import json
 from dataclasses import asdict
 
 from ropo.cli.quiet import quiet_libraries
-from ropo.cli.sampling import add_sampling_arguments, batch_progress, sampling_settings
+from ropo.cli.sampling import add_sampling_arguments, sampling_settings
 from ropo.cli.strength import add_strength, at_strength
 from ropo.core.files import write_atomically
+from ropo.core.progress import show_progress
 
 HELP = "sample answers to a file of prompts"
 
@@ -39,8 +40,10 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     print(describe_prompts(prompts))
     journal = args.output.with_name(args.output.name + ".unfinished")
-    with batch_progress(len(prompts)) as advance, Sampler(source) as sampler:
-        answers = sample_with_journal(sampler, prompts, settings, args.batch_size, journal, advance)
+    with show_progress("sampling answers to prompts", len(prompts)) as advance, Sampler(source) as sampler:
+        answers = sample_with_journal(
+            sampler, prompts, settings, args.batch_size, journal, lambda batch: advance(len(batch.prompts))
+        )
 
     sampling = {"model": model_name(source), **asdict(settings)}
     records = (

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ropo.cli.quiet import quiet_libraries
-    from ropo.cli.sampling import batch_progress, sampling_settings
+    from ropo.cli.sampling import sampling_settings
+    from ropo.core.progress import show_progress
     from ropo.judging.judge import MANY, WARNING
     from ropo.lm.sampling import describe_prompts, read_prompts
     from ropo.pairs import Selection, make_pairs
@@ -57,8 +58,17 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     print(describe_prompts(prompts))
     judge = _judge_of(args)
-    with batch_progress(len(prompts)) as advance:
-        outcome = make_pairs(args.model, prompts, args.output, judge, sampling, selection, args.batch_size, advance)
+    with show_progress("sampling answers to prompts", len(prompts)) as advance:
+        outcome = make_pairs(
+            args.model,
+            prompts,
+            args.output,
+            judge,
+            sampling,
+            selection,
+            args.batch_size,
+            lambda batch: advance(len(batch.prompts)),
+        )
     Console().print(summary_table(outcome.rows, outcome.dropped))
     meter = judge.meter
     if meter.failures or meter.answered:

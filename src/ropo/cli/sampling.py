@@ -5,15 +5,13 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ropo.lm.sampling import Batch, SamplingSettings
+    from ropo.lm.sampling import SamplingSettings
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, samples: int, temperature: float, top_p: float) -> None:
@@ -40,38 +38,3 @@ def sampling_settings(args: argparse.Namespace) -> SamplingSettings:
     if args.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {args.batch_size}; change --batch_size")
     return SamplingSettings(args.samples, args.temperature, args.top_p, args.max_new_tokens, args.seed)
-
-
-@contextmanager
-def batch_progress(prompts: int) -> Iterator[Callable[[Batch], None]]:
-    """Show a progress bar on standard error, and yield the function that moves it on by a batch."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("sampling"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("prompts, {task.fields[tokens]:,} tokens,"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=prompts, tokens=0)
-
-        def advance(batch: Batch) -> None:
-            tokens = sum(len(answer.tokens) for group in batch.answers for answer in group)
-            progress.update(task, advance=len(batch.prompts), tokens=progress.tasks[task].fields["tokens"] + tokens)
-
-        try:
-            yield advance
-        except UserError:  # which is told in one line: nothing is left of the bar
-            progress.live.transient, progress.console.quiet = True, not progress.console.is_terminal
-            raise

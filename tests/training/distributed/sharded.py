@@ -9,11 +9,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import DistributedType, PartialState
 from peft import LoraConfig
 
 from ropo import RopoConfig
+from ropo.training.config import PreferenceConfig
 from ropo.training.trainer import PreferenceTrainer
+from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 
 DEEPSPEED = importlib.util.find_spec("deepspeed")
 with_deepspeed = pytest.mark.skipif(
@@ -41,6 +44,26 @@ class Sharded(PreferenceTrainer):
         if os.environ.get("ACCELERATE_USE_FSDP"):
             PartialState().distributed_type = DistributedType.MULTI_XPU
         super().create_accelerator_and_postprocess()
+
+
+def sharded_trainer(folder: Path, method: str, held_out: int, **options) -> Sharded:
+    """Return a trainer of a tiny model on twelve pairs, four in a batch of all processes together."""
+    shared = {
+        "per_device_train_batch_size": 4 // int(os.environ.get("WORLD_SIZE", "1")),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    torch.manual_seed(0)
+    return Sharded(
+        tiny_model(),
+        ref_model=tiny_model() if method == "full" else None,
+        args=PreferenceConfig(str(folder), **{**shared, **options}),
+        train_dataset=tiny_pairs(12),
+        eval_dataset=tiny_pairs(held_out, seed=9),
+        processing_class=tiny_tokenizer(),
+        peft_config=METHODS[method](),
+    )
 
 
 def write_deepspeed(folder: Path, stage: int, bf16: bool = False) -> None:

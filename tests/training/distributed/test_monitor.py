@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from ropo.training.config import PreferenceConfig
 from ropo.training.monitor import HackingMonitor
-from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.distributed.sharded import (
     FSDP2,
-    METHODS,
-    Sharded,
     deepspeed_environment,
+    sharded_trainer,
     with_deepspeed,
     write_deepspeed,
 )
@@ -32,26 +27,8 @@ def watch(folder: Path, method: str, stage: int | None = None, budget: float | N
     if stage is not None:
         write_deepspeed(folder, stage)
         changes |= {"use_cpu": False, "ddp_backend": "gloo"}
-    options = {
-        "per_device_train_batch_size": 4 // int(os.environ.get("WORLD_SIZE", "1")),
-        "learning_rate": 1e-2 if method == "full" else 0.1,
-        "max_steps": STEPS,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        **changes,
-    }
-    torch.manual_seed(0)
-    trainer = Sharded(
-        tiny_model(),
-        ref_model=tiny_model() if method == "full" else None,
-        args=PreferenceConfig(str(folder), **options),
-        train_dataset=tiny_pairs(12),
-        eval_dataset=tiny_pairs(6, seed=9),
-        processing_class=tiny_tokenizer(),
-        peft_config=METHODS[method](),
-    )
+    options = {"learning_rate": 1e-2 if method == "full" else 0.1, "max_steps": STEPS, "save_strategy": "no", **changes}
+    trainer = sharded_trainer(folder, method, held_out=6, **options)
     said: list[str] = []
     watching = HackingMonitor(trainer, TEXT, every=2, max_new_tokens=12, kl_budget=budget, warn=said.append)
     trainer.add_callback(watching)

@@ -11,47 +11,31 @@ from safetensors.torch import load_file
 
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints.folder import find_fault
-from ropo.training.config import PreferenceConfig
 from ropo.training.run import run_trainer
-from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.distributed.sharded import (
     FSDP2,
-    METHODS,
-    Sharded,
     deepspeed_environment,
+    sharded_trainer,
     with_deepspeed,
     write_deepspeed,
 )
 from tests.training.together import run_together
 
 SAME = 1e-6  # the issue's bound; a resumed run with the same processes is the same bit for bit
-BATCH, STEPS, SAVED = 4, 6, 4  # three steps an epoch: the checkpoint is in the middle of the second
+STEPS, SAVED = 6, 4  # three steps an epoch: the checkpoint is in the middle of the second
 
 
 def train(folder: Path, method: str, resumed: str | None = None, **changes) -> dict:
     """Train, saving on the way, and return the trained weights, the logs and the held-out numbers."""
     options = {
-        "per_device_train_batch_size": BATCH // int(os.environ.get("WORLD_SIZE", "1")),
         "learning_rate": 1e-3 if method == "full" else 1e-2,
         "max_steps": STEPS,
         "logging_steps": 3,  # a checkpoint cuts one in two
         "save_strategy": "steps",
         "save_steps": SAVED,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
         **changes,
     }
-    torch.manual_seed(0)
-    trainer = Sharded(
-        tiny_model(),
-        ref_model=tiny_model() if method == "full" else None,
-        args=PreferenceConfig(str(folder), **options),
-        train_dataset=tiny_pairs(12),
-        eval_dataset=tiny_pairs(5, seed=9),
-        processing_class=tiny_tokenizer(),
-        peft_config=METHODS[method](),
-    )
+    trainer = sharded_trainer(folder, method, held_out=5, **options)
     result = run_trainer(trainer, Safekeeping(None), None if resumed is None else folder / resumed)
     count = os.environ.get("WORLD_SIZE", "1")
     saved = folder / f"saved-{count}-{resumed or 'whole'}"

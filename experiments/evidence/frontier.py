@@ -1,0 +1,71 @@
+"""Print the tables of docs/evidence.md from the results of `ropo compare` on the frontier's recipes.
+
+python experiments/evidence/frontier.py experiments/evidence/frontier*.json.gz
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ropo.comparison.frontier.quantities import series_of
+from ropo.comparison.results import Bounds, ComparisonResult, RunPath
+
+SHOWN = {"pass": "+.2f", "loss": ".3f", "chosen": "+.1f", "kl": ".3f", "forgetting": "+.3f", "tokens": ".0f"}
+COSTS = ("forgetting", "kl", "length")
+
+
+def main(files: Iterable[str]) -> None:
+    """Print both tables of every result."""
+    for file in files:
+        result = ComparisonResult.model_validate_json(gzip.decompress(Path(file).read_bytes()))
+        print(f"\n# {result.title}\n")
+        show(["run", "step", *SHOWN], map(best_point, result.paths))
+        show(["gain", *COSTS], equal_gains(result))
+
+
+def show(heads: list[str], rows: Iterable[list[str]]) -> None:
+    """Print a table as Markdown."""
+    print(*(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)), "", sep="\n")
+
+
+def best_point(run: RunPath) -> list[str]:
+    """Return what a run had reached at its best pass rate: changes from the reference, but for loss and tokens."""
+    if run.path is None:
+        return [f"{run.method} {run.learning_rate:g} seed {run.seed}", run.reason or run.status]
+    means = {}
+    for name in SHOWN:
+        series = series_of(run.path, name)
+        if series is not None:
+            values = series.means(np.ones((1, series.upper.shape[1])))[0]
+            means[name] = dict(zip(series.steps, values, strict=True))
+    means["loss"] = {step: np.log(2) - drop for step, drop in means["loss"].items()}
+    step = max(means["pass"], key=means["pass"].__getitem__)
+    cells = [f"{means[name][step]:{style}}" for name, style in SHOWN.items()]
+    return [f"{run.method} {run.learning_rate:g} seed {run.seed}", str(step), *cells]
+
+
+def equal_gains(result: ComparisonResult) -> Iterator[list[str]]:
+    """Yield for each level of gain the costs of both methods, and their difference with its interval."""
+    levels = {(each.gain, each.share): each.level for each in result.equal_gains}
+    for (gain, share), level in levels.items():
+        found = {each.cost: each for each in result.equal_gains if (each.gain, each.share) == (gain, share)}
+        cells = [
+            f"{number(each.value)} - {number(each.other)}: {number(each.difference)} "
+            f"({each.difference.low:.3f} to {each.difference.high:.3f})"
+            for each in (found[cost] for cost in COSTS)
+        ]
+        yield [f"{gain} {level:.3f}", *cells]
+
+
+def number(found: Bounds) -> str:
+    """Write a value."""
+    return "-" if found.value is None else f"{found.value:.3f}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
