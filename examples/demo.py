@@ -109,7 +109,7 @@ def verdict(followed: SuiteResult) -> str:
 
 def _verdict(change: Change) -> str:
     if change.value is None or change.low is None or change.high is None or change.low <= 0 <= change.high:
-        return "follows instructions as often as before, as far as these prompts can tell"
+        return "is not told apart from before by so few prompts"
     return f"follows {abs(change.value):.0%} of the instructions {'more' if change.value > 0 else 'less'} than before"
 
 
