@@ -83,6 +83,7 @@ const observer = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 all(".plot").forEach((box) => observer.observe(box));
+addEventListener("beforeprint", () => all(".plot").filter((box) => box.offsetParent && !drawn.has(box)).forEach(draw));
 const redraw = () => drawn.forEach((box) => (box.offsetParent ? draw(box) : forget(box)));
 
 // A hidden figure has no width; it is drawn again when it comes into view.
