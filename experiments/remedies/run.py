@@ -207,9 +207,11 @@ def read(part: str) -> list[dict[str, Any]]:
 
 
 def select(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Keep pairs of a kind: all, `longer` chosen answers, `balanced` lengths, or `near` ones, which are made."""
+    """Keep pairs of a kind: all, `longer` chosen answers, `balanced` lengths, or `near` or `twice`, which are made."""
     if kind == "near":
         return [made for record in records if (made := near(record)) is not None]
+    if kind == "twice":
+        return [twice(record) for record in records]
     ratios = [record["tokens_chosen"] / record["tokens_rejected"] for record in records]
     keeps = {
         "all": lambda ratio: True,
@@ -227,6 +229,12 @@ def near(record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     words[at], words[at + 1] = words[at + 1], words[at]
     return {**record, "rejected": [{"role": "assistant", "content": " ".join(words)}]}
+
+
+def twice(record: dict[str, Any]) -> dict[str, Any]:
+    """Make both answers out of the rejected one: as it is, and said twice, which is chosen."""
+    text = record["rejected"][0]["content"].strip()
+    return {**record, "chosen": [{"role": "assistant", "content": f"{text}\n\n{text}"}]}
 
 
 def _printer(trainer: Any) -> TrainerCallback:

@@ -54,6 +54,11 @@ def displacement(run: Run, row: dict[str, Any], drawn: Drawn) -> float:
     return -float(np.array(row["units"]["chosen_change_per_token"])[drawn["pairs"]].mean())
 
 
+def collapse(run: Run, row: dict[str, Any], drawn: Drawn) -> float:
+    """Return how many nats per token the rejected answers have lost."""
+    return -float(np.array(row["units"]["rejected_change_per_token"])[drawn["pairs"]].mean())
+
+
 def forgetting(run: Run, row: dict[str, Any], drawn: Drawn) -> float:
     """Return the rise of the loss on plain text."""
     return float(np.array(row["units"]["text_loss_rise"])[drawn["windows"]].mean())
@@ -72,11 +77,19 @@ def repetition(run: Run, row: dict[str, Any], drawn: Drawn) -> float:
 
 # What each hack is judged by, and at equal what.
 SYMPTOMS: dict[str, dict[str, Measured]] = {
-    "near": {"displacement": displacement, "forgetting": forgetting},
-    "length": {"growth": growth},
+    "near": {"displacement": displacement, "collapse": collapse, "forgetting": forgetting},
+    "length": {"growth": growth, "collapse": collapse},
+    "longer": {"growth": growth, "collapse": collapse},
+    "twice": {"repetition": repetition, "growth": growth},
     "repetition": {"repetition": repetition},
 }
-GAINS: dict[str, Measured] = {"near": margin, "length": margin_per_token, "repetition": margin}
+GAINS: dict[str, Measured] = {
+    "near": margin,
+    "length": margin_per_token,
+    "longer": margin_per_token,
+    "twice": margin_per_token,
+    "repetition": margin,
+}
 
 
 def path_of(run: Run, measured: Measured, drawn: Drawn) -> list[float]:
