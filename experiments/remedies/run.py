@@ -38,6 +38,7 @@ from ropo.methods import adapter_config
 from ropo.preferences.data import load_preferences
 from ropo.training.monitor import HackingMonitor
 from ropo.training.packing.collator import without_numbers
+from ropo.training.remedies.scores import summed_log_probs
 
 HERE = Path(__file__).parent
 PAIRS = HERE.parent / "verifiable_pairs" / "full"
@@ -91,7 +92,7 @@ class Watch(HackingMonitor):
         for start in range(0, len(whole.pairs), 8):
             rows = [trainer.eval_dataset[number] for number in range(start, min(start + 8, len(whole.pairs)))]
             batch = trainer._prepare_inputs(trainer.data_collator(rows))
-            scores.append(trainer._score(model, without_numbers(batch)))
+            scores.append(summed_log_probs(model, without_numbers(batch)))
         return replace(found, log_probs=torch.cat(scores).float()), weights
 
     def _hear(self, line: str) -> None:
