@@ -1,6 +1,7 @@
 """The kernels in Triton's interpreter, against plain PyTorch; run by test_gpu.py in a process of its own."""
 
 import itertools
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -111,3 +112,41 @@ def test_a_stretched_layer_learns_as_in_plain_pytorch(monkeypatch):
     ours = gradients()
     monkeypatch.setattr(stretching, "stretching_for", lambda y, scale: plain)
     assert_close(ours, gradients(), torch.float32)
+
+
+def test_kernels_are_launched_on_the_gpu_of_their_activations(monkeypatch):
+    current, launched = [], []
+
+    @contextmanager
+    def device_of(tensor):
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Watched:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launched.append(any(each is x or each is y for each in current))
+            return self.kernel[grid]
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    for module, names in (
+        (rotation, ("_read", "_turn", "_gradients")),
+        (stretch_kernels, ("_stretch", "_stretch_gradients")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, Watched(getattr(module, name)))
+    x, y, scale, parts = (
+        torch.randn(3, 17),
+        torch.randn(3, 4),
+        torch.ones(4),
+        [each.clone() for each in blocks_of(17).parts()],
+    )
+    local, read, write, mix = parts
+    _, channels = rotation.rotated(x, local, read, write, mix)
+    rotation.add_gradients(x, x, channels, channels, local, read, write)
+    stretch_kernels.stretched(y, scale, None)
+    stretch_kernels.gradients(y, y, scale, None)
+    assert launched == [True] * 5

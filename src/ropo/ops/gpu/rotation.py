@@ -2,6 +2,7 @@
 
 Activations are read in their own dtype and multiplied in float32, so that no float32 copy of them is ever made. Sums
 over tokens and over blocks are written in parts and added by PyTorch: no atomics, hence the same result each time.
+Triton launches on the current GPU, so the activations' own is made the current one: a model may lie on several.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ def rotated(x: Tensor, local: Tensor, read: Tensor, write: Tensor, mix: Tensor) 
     blocks, channels, size = read.shape
     each, out = read.new_empty(channels, blocks, tokens), x.new_empty(x.shape)
     grid = triton.cdiv(tokens, TOKENS), blocks
-    if tokens:
-        _read[grid](x, read.contiguous(), each, tokens, width, blocks, *x.stride(), channels, size, TOKENS)
-    read_from_x = torch.cat([each[0], each[1:].sum(1)])
-    if tokens:
-        _turn[grid](
-            *(x, local, mix.mT @ read_from_x, write.contiguous(), out, tokens, width),
-            *(*x.stride(), *local.stride(), *out.stride(), channels, size, TOKENS),
-        )
+    with torch.cuda.device_of(x):
+        if tokens:
+            _read[grid](x, read.contiguous(), each, tokens, width, blocks, *x.stride(), channels, size, TOKENS)
+        read_from_x = torch.cat([each[0], each[1:].sum(1)])
+        if tokens:
+            _turn[grid](
+                *(x, local, mix.mT @ read_from_x, write.contiguous(), out, tokens, width),
+                *(*x.stride(), *local.stride(), *out.stride(), channels, size, TOKENS),
+            )
     return out, read_from_x
 
 
@@ -48,11 +50,12 @@ def add_gradients(
     splits = max(min(steps, PROGRAMS // blocks), 1)
     parts = [each.new_zeros(splits, *each.shape) for each in (d_local, d_read, d_write)]
     if tokens:
-        _gradients[blocks, splits](
-            *(x, grad, mixed_back.contiguous(), mixed.contiguous(), *parts, tokens, width),
-            *(*x.stride(), *grad.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
-            *(max(triton.next_power_of_2(channels), 16), size, SUMMED),
-        )
+        with torch.cuda.device_of(x):
+            _gradients[blocks, splits](
+                *(x, grad, mixed_back.contiguous(), mixed.contiguous(), *parts, tokens, width),
+                *(*x.stride(), *grad.stride(), triton.cdiv(steps, splits) * SUMMED, channels),
+                *(max(triton.next_power_of_2(channels), 16), size, SUMMED),
+            )
     for total, part in zip((d_local, d_read, d_write), parts, strict=True):
         total += part.sum(0)
 

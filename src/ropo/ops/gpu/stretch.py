@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["gradients", "stretched"]
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,9 +23,10 @@ def stretched(y: Tensor, log_scale: Tensor, bias: Tensor | None) -> tuple[Tensor
     tokens, neurons = rows.shape
     z = y.new_empty(y.shape)
     if tokens:
-        _stretch[triton.cdiv(tokens, TOKENS), triton.cdiv(neurons, NEURONS)](
-            rows, scale, bias, z, tokens, neurons, *rows.stride(), NEURONS, TOKENS
-        )
+        with torch.cuda.device_of(y):
+            _stretch[triton.cdiv(tokens, TOKENS), triton.cdiv(neurons, NEURONS)](
+                rows, scale, bias, z, tokens, neurons, *rows.stride(), NEURONS, TOKENS
+            )
     return z, scale
 
 
@@ -37,10 +39,11 @@ def gradients(grad: Tensor, z: Tensor, scale: Tensor, bias: Tensor | None) -> tu
     grad_y = grad.new_empty(grad.shape)
     parts = scale.new_zeros(splits, neurons)
     if tokens:
-        _stretch_gradients[columns, splits](
-            *(grads, outputs, scale, bias, grad_y, parts, tokens, neurons, *grads.stride(), *outputs.stride()),
-            *(triton.cdiv(steps, splits) * TOKENS, NEURONS, TOKENS),
-        )
+        with torch.cuda.device_of(grad):
+            _stretch_gradients[columns, splits](
+                *(grads, outputs, scale, bias, grad_y, parts, tokens, neurons, *grads.stride(), *outputs.stride()),
+                *(triton.cdiv(steps, splits) * TOKENS, NEURONS, TOKENS),
+            )
     return grad_y, parts.sum(0)
 
 
