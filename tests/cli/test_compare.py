@@ -31,7 +31,7 @@ def test_numbers_and_page_are_written(model, tmp_path, capsys, monkeypatch):
     assert {repr(value) for value in values} <= shown
 
 
-def run_here(execute, command, log, kept_open=(), tell=None):
+def run_here(execute, command, log, kept_open=(), tell=None, ended=None):
     return execute(command, log)
 
 

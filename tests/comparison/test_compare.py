@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,17 @@ def frontier(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("frontier")
     execute = InThisProcess()
     return run_comparison(frontier_recipe(folder, model), folder / "out", execute), folder, execute.commands
+
+
+def test_side_by_side_it_is_the_same_comparison(frontier, whole, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # for commands in threads, here only
+    for name, write, (result, _, commands) in (("path", frontier_recipe, frontier), ("all", write_recipe, whole)):
+        execute = InThisProcess()
+        folder = tmp_path / name
+        folder.mkdir()
+        found = run_comparison(write(folder, model), folder / "out", execute, jobs=3)
+        assert close(numbers(found), numbers(result)) > 100
+        assert len(execute.commands) == len(commands)
 
 
 def test_a_frontier_measures_every_rate_with_every_seed(frontier, tmp_path):

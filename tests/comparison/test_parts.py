@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from ropo.comparison.execution import Outcome, locked, run_in_process_of_its_own
 from ropo.comparison.pictures import pictured_layers
 from ropo.comparison.recipe import Budget
 from ropo.comparison.selection import candidate, select
+from ropo.comparison.side_by_side import SideBySide
 from ropo.core.errors import UserError
 from ropo.core.intervals import Estimate
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
@@ -126,16 +128,60 @@ def test_the_bench_tells_how_far_it_is(tmp_path):
         return Outcome(0, "")
 
     lines: list[str] = []
-    bench = Bench(tmp_path, execute, Counter(train=2, evaluate=1), lines.append)
+    bench = Bench(tmp_path, execute, Counter(train=2, evaluate=1), lines.append, SideBySide())
     cell = Cell("train", "one", ("one",), tmp_path / "one")
     assert bench.do(cell).status == "finished"
     assert lines[0] == "[1/3] train one ..."
     assert lines[1].startswith("[1/3] train one: done in 0:00:00; more than 0:00:00 left")
     assert bench.do(cell).status == "finished"
     assert lines[2] == "[2/3] train one: is there already"
-    failing = Bench(tmp_path, lambda command, log: Outcome(2, "ropo train: error: no"), Counter(train=1), lines.append)
+    refuse = lambda command, log: Outcome(2, "ropo train: error: no")  # noqa: E731
+    failing = Bench(tmp_path, refuse, Counter(train=1), lines.append, SideBySide())
     end = failing.do(Cell("train", "two", ("two",), tmp_path / "two"))
     assert (end.status, end.reason) == ("failed", "no")
+
+
+def test_the_bench_does_cells_side_by_side(tmp_path):
+    together = Barrier(2, timeout=60)
+
+    def execute(command, log):
+        together.wait()  # raises unless the other one runs too
+        (tmp_path / command[0]).mkdir()
+        (tmp_path / command[0] / "run.json").touch()
+        return Outcome(0, "")
+
+    lines: list[str] = []
+    bench = Bench(tmp_path, execute, Counter(train=2), lines.append, SideBySide(2))
+    ends = bench.do_all(Cell("train", name, (name,), tmp_path / name) for name in ("one", "two"))
+    assert [end.status for end in ends] == ["finished", "finished"]
+    assert sorted(line[:5] for line in lines) == ["[1/2]", "[1/2]", "[2/2]", "[2/2]"]
+    assert lines[-1].endswith("about 0:00:00 left")
+
+
+def test_what_runs_side_by_side_ends_together(tmp_path, monkeypatch):
+    side, begun, start = SideBySide(2), Barrier(2, timeout=60), subprocess.Popen
+    code = "import time; print(1, flush=True); time.sleep(60)"
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **rest: start([sys.executable, "-c", code], **rest))
+    done = []
+
+    def work(number):
+        done.append(number)
+        begun.wait()
+        if number == 0:
+            raise UserError("the first one failed")
+        run_in_process_of_its_own([], tmp_path / "log", ended=side.ended)
+
+    started = time.monotonic()
+    with pytest.raises(UserError, match="first one"):
+        side.map(work, range(4))
+    assert time.monotonic() - started < 30
+    assert sorted(done) == [0, 1]  # the others were not begun
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_jobs(jobs):
+    with pytest.raises(UserError, match="jobs: must be at least 1, got"):
+        SideBySide(jobs)
 
 
 def test_a_command_runs_in_a_process_of_its_own(tmp_path):
@@ -150,7 +196,7 @@ def test_a_command_that_takes_long_is_told_of_now_and_then(tmp_path, monkeypatch
     code = "import time; print('step 1', flush=True); time.sleep(1.2)"
     monkeypatch.setattr(subprocess, "Popen", lambda _, **rest: start([sys.executable, "-c", code], **rest))
     lines: list[str] = []
-    assert run_in_process_of_its_own([], tmp_path / "log", tell=lines.append).status == 0
+    assert run_in_process_of_its_own([], tmp_path / "log", tell=lambda log, line: lines.append(line)).status == 0
     assert 2 <= len(lines) <= 4  # after 0.2, 0.6 and 1.4 seconds, while it runs
     assert lines[-1].endswith(": step 1")
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -17,6 +18,7 @@ from ropo.comparison.compare import compare
 from ropo.comparison.execution import Outcome
 from ropo.comparison.reading import RecipeFile
 from ropo.comparison.results import ComparisonResult
+from ropo.comparison.side_by_side import SideBySide
 from tests.cli.conftest import PAIRS, write_pairs
 from tests.tiny.sampled import write_prompts
 
@@ -68,8 +70,13 @@ class InThisProcess:
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
+        self._output_is_redirected = Lock()  # for the whole process
 
     def __call__(self, command: Sequence[str], log: Path) -> Outcome:
+        with self._output_is_redirected:
+            return self._run(command)
+
+    def _run(self, command: Sequence[str]) -> Outcome:
         self.commands.append(list(command))
         output, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
@@ -78,10 +85,10 @@ class InThisProcess:
         return Outcome(status, lines[-1] if lines else "")
 
 
-def run_comparison(recipe: Path, output: Path, execute: Any = None) -> ComparisonResult:
+def run_comparison(recipe: Path, output: Path, execute: Any = None, jobs: int = 1) -> ComparisonResult:
     """Compare as the command does, without a report."""
-    file = RecipeFile(recipe)
-    return compare(file.recipe, prepare(file, output), output, execute or InThisProcess(), lambda line: None)
+    file, side = RecipeFile(recipe), SideBySide(jobs)
+    return compare(file.recipe, prepare(file, output), output, execute or InThisProcess(), lambda line: None, side)
 
 
 PLACES_AND_TIMES = {

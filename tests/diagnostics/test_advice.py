@@ -26,7 +26,7 @@ CASES = [
     (
         "displacement",
         {"chosen_change_per_token": -0.35, "rejected_change_per_token": -0.8},
-        "; try a lower --learning_rate or --rpo_alpha 1 (chosen -0.35, rejected -0.80 nats per token: the chosen "
+        "; try --rpo_alpha 1 with half the --learning_rate (chosen -0.35, rejected -0.80 nats per token: the chosen "
         "answers pay for the margin)",
     ),
     (
@@ -38,7 +38,7 @@ CASES = [
     (
         "rejected_collapse",
         {"chosen_change_per_token": -0.05, "rejected_change_per_token": -1.4},
-        "; try --rpo_alpha 1 or a higher --beta (chosen -0.05 nats per token: both are pushed down)",
+        "; try --rpo_alpha 1 with half the --learning_rate (chosen -0.05 nats per token: both are pushed down)",
     ),
     (
         "rejected_collapse",
@@ -67,6 +67,12 @@ CASES = [
         "repetition",
         {"repetition_rise": 0.4, "kl_per_token": 0.6},
         "; try --stop_at_kl 0.3 or a lower --learning_rate (KL 0.60 nats per token: it went far)",
+    ),
+    (
+        "repetition",
+        {"repetition_rise": 0.4, "kl_per_token": 0.6, "length_reward_correlation": 0.5},
+        "; try --loss_type sigmoid_norm --beta 5 (reward and length correlate by +0.50: a second copy makes an answer "
+        "longer)",
     ),
     (
         "repetition",
@@ -118,6 +124,7 @@ def test_the_flags_are_those_of_ropo_train(tmp_path: Path) -> None:
     tried = 0
     for _, _, said in CASES:
         flags = said.removeprefix("; try ").partition(" (")[0].replace("FILE", str(text))
+        flags = flags.replace("with half the --learning_rate", "--learning_rate 0.1")
         for each in flags.split(" or "):
             if each.startswith("a "):
                 each = each.split()[-1] + " 0.1"

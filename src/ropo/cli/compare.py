@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder to make, or of a comparison to carry on"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="commands at a time, each in a process of its own (1)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -41,8 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ropo.comparison.compare import compare
     from ropo.comparison.execution import locked, run_in_process_of_its_own  # Unix only; help is not
     from ropo.comparison.reading import RecipeFile
+    from ropo.comparison.side_by_side import SideBySide
 
-    output = arguments.output
+    output, side = arguments.output, SideBySide(arguments.jobs)
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output}: is a file; name a folder")
     write_page = page_writer()
@@ -52,8 +56,13 @@ def run(arguments: argparse.Namespace) -> None:
     with locked(output) as lock:
         data = prepare(file, output)
         say = partial(print, flush=True)
-        execute = partial(run_in_process_of_its_own, kept_open=(lock,), tell=say)
-        result = compare(file.recipe, data, output, execute, say)
+        execute = partial(
+            run_in_process_of_its_own,
+            kept_open=(lock,),
+            tell=lambda log, line: say(f"    {line}" if side.jobs == 1 else f"    {log.stem}, {line}"),
+            ended=side.ended,
+        )
+        result = compare(file.recipe, data, output, execute, say, side)
         result.write(output)
         write_page(result, output / PAGE)
         written = [output / "results.json", output / PAGE, *_write_figures(result, output)]

@@ -6,7 +6,7 @@ __all__ = ["compare"]
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from ropo.comparison.collect import merge_suite, read_diagnosis, reference_run, 
 from ropo.comparison.data import PreparedData
 from ropo.comparison.execution import Execute
 from ropo.comparison.frontier.equal_gain import equal_gains
-from ropo.comparison.pictures import Pictures, pictures_of
+from ropo.comparison.pictures import pictures_of
 from ropo.comparison.recipe import REFERENCE, Evaluation, Frontier, MethodRecipe, Recipe
 from ropo.comparison.results import Candidate, ComparisonResult, DataSuite, RunPath, RunResult, Sample, Selection
 from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import candidate, select
+from ropo.comparison.side_by_side import SideBySide
 from ropo.core.record import read_record
-from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.path.results import read_path
 from ropo.evaluation.results import SuiteResult, read_results
 from ropo.lm.fingerprint import fingerprint_source
@@ -50,7 +50,12 @@ class _Findings:
 
 
 def compare(
-    recipe: Recipe, data: Sequence[PreparedData], output: Path, execute: Execute, say: Callable[[str], None]
+    recipe: Recipe,
+    data: Sequence[PreparedData],
+    output: Path,
+    execute: Execute,
+    say: Callable[[str], None],
+    side: SideBySide | None = None,
 ) -> ComparisonResult:
     """Do every cell that is not finished yet, and put everything together.
 
@@ -60,6 +65,7 @@ def compare(
         output: The comparison's folder.
         execute: What runs a ropo command.
         say: What prints a line.
+        side: How many cells are done at a time; None for one.
 
     Returns:
         The result; a run that diverged or failed is in it with its reason, and the others go on.
@@ -69,7 +75,7 @@ def compare(
 
     Cost: rates + seeds - 1 training runs per method and data set, with a frontier rates * seeds; evaluations of seeds.
     """
-    bench = Bench(output, execute, _count_cells(recipe), say)
+    bench = Bench(output, execute, _count_cells(recipe), say, side or SideBySide())
     model = fingerprint_source(recipe.model)
     found = _Findings()
     for each in data:
@@ -81,8 +87,7 @@ def compare(
         bench.leave_out("evaluate", (len(trained) - len(measured)) * len(_evaluations_of(recipe, each.name)))
         bench.leave_out("diagnose", (len(trained) - len(measured)) * recipe.diagnose)
         found.runs.append(reference_run(each.name))
-        for training, end in trained:
-            found.runs.append(run_result(training, end, *_look_at(recipe, training, end, bench, found)))
+        found.runs += _look_at_all(recipe, trained, bench, found)
     return ComparisonResult(
         title=recipe.title,
         recipe=recipe.model_dump(mode="json"),
@@ -116,41 +121,42 @@ def _evaluations_of(recipe: Recipe, data: str) -> list[Evaluation]:
 
 def _train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, found: _Findings) -> list[_Trained]:
     """Train every method with every seed at the rate that is best on the validation pairs; a frontier at every rate."""
-    trained: list[_Trained] = []
-    for method in recipe.methods:
-        tried = recipe.seeds if recipe.frontier or len(method.rates) == 1 else recipe.seeds[:1]
-        done = {
-            (rate, seed): _train(recipe, model, data, method, rate, seed, bench, found)
-            for seed in tried
-            for rate in method.rates
-        }
-        chosen = method.rates[0]
-        if len(method.rates) > 1:
-            candidates = [_candidate(recipe, rate, [done[rate, seed] for seed in tried]) for rate in method.rates]
-            found.selections.append(select(data.name, method.label, candidates, recipe.selection))
-            chosen = found.selections[-1].chosen
-        for seed in recipe.seeds:
-            known = done.get((chosen, seed))
-            trained.append(known or _train(recipe, model, data, method, chosen, seed, bench, found))
-    return trained
+    done: dict[tuple[str, float, int], _Trained] = {}
+
+    def train(wanted: Iterable[tuple[MethodRecipe, float, int]]) -> None:
+        runs = [each for each in wanted if (each[0].label, *each[1:]) not in done]
+        ends = bench.side.map(lambda each: _train(recipe, model, data, *each, bench), runs)
+        for (method, rate, seed), (trained, path) in zip(runs, ends, strict=True):
+            done[method.label, rate, seed] = trained
+            found.paths += [] if path is None else [path]
+
+    tried = {
+        each.label: recipe.seeds if recipe.frontier or len(each.rates) == 1 else recipe.seeds[:1]
+        for each in recipe.methods
+    }
+    train((each, rate, seed) for each in recipe.methods for seed in tried[each.label] for rate in each.rates)
+    chosen = {}
+    for each in recipe.methods:
+        chosen[each.label] = each.rates[0]
+        if len(each.rates) > 1:
+            reached = {rate: [done[each.label, rate, seed] for seed in tried[each.label]] for rate in each.rates}
+            candidates = [_candidate(recipe, rate, trained) for rate, trained in reached.items()]
+            found.selections.append(select(data.name, each.label, candidates, recipe.selection))
+            chosen[each.label] = found.selections[-1].chosen
+    kept = [(each, chosen[each.label], seed) for each in recipe.methods for seed in recipe.seeds]
+    train(kept)
+    return [done[method.label, rate, seed] for method, rate, seed in kept]
 
 
 def _train(
-    recipe: Recipe,
-    model: str,
-    data: PreparedData,
-    method: MethodRecipe,
-    rate: float,
-    seed: int,
-    bench: Bench,
-    found: _Findings,
-) -> _Trained:
+    recipe: Recipe, model: str, data: PreparedData, method: MethodRecipe, rate: float, seed: int, bench: Bench
+) -> tuple[_Trained, RunPath | None]:
     """Train one run and, for a frontier, measure it along its way."""
     cell = training_cell(recipe, model, data, method, rate, seed, bench.output)
     end = bench.do(cell)
-    if recipe.frontier is not None:
-        found.paths.append(_path_of(recipe, recipe.frontier, data, cell, end, bench))
-    return cell, end
+    if recipe.frontier is None:
+        return (cell, end), None
+    return (cell, end), _path_of(recipe, recipe.frontier, data, cell, end, bench)
 
 
 def _path_of(
@@ -200,9 +206,11 @@ def evaluate(
     sources: dict[str, tuple[Path | None, str]] = {reference: (None, model)}
     sources |= {each.run: (each.output, each.output.name) for each in measured}
     results: dict[str, SuiteResult] = {}
-    for name, (folder, mark) in sources.items():
-        cell = evaluation_cell(recipe, data, evaluation, name, folder, mark, bench.output)
-        end = bench.do(cell)
+    cells = [
+        evaluation_cell(recipe, data, evaluation, name, folder, mark, bench.output)
+        for name, (folder, mark) in sources.items()
+    ]
+    for name, cell, end in zip(sources, cells, bench.do_all(cells), strict=True):
         if end.status == "finished":
             results[name] = read_results(cell.output).model_copy(update={"command": list(cell.command)})
         else:
@@ -219,16 +227,23 @@ def evaluate(
         found.samples += samples_of(data.name, merged.result, Path(prompts), models, recipe.samples, bench.output)
 
 
-def _look_at(
-    recipe: Recipe, training: Training, end: End, bench: Bench, found: _Findings
-) -> tuple[DiagnosticReport | None, Sequence[str], Pictures | None]:
-    """Diagnose a finished run and draw its neurons; return the diagnosis, its command, and the pictures."""
-    if not recipe.diagnose or end.status != "finished":
-        return None, (), None
-    cell = diagnosis_cell(recipe, training, bench.output)
-    diagnosed = bench.do(cell)
-    if diagnosed.status != "finished":
-        found.notes.append(f"diagnosis of {training.run} failed: {diagnosed.reason}")
-        return None, (), None
-    file = bench.output / "pictures" / training.data / cell.output.name
-    return read_diagnosis(cell.output), cell.command, pictures_of(training.output, recipe.model, file)
+def _look_at_all(recipe: Recipe, trained: Sequence[_Trained], bench: Bench, found: _Findings) -> list[RunResult]:
+    """Diagnose the finished runs and draw their neurons; return all runs with what was found."""
+    cells = {
+        training.output: diagnosis_cell(recipe, training, bench.output)
+        for training, end in trained
+        if recipe.diagnose and end.status == "finished"
+    }
+    ends = dict(zip(cells, bench.do_all(cells.values()), strict=True))
+    runs = []
+    for training, end in trained:
+        looked = ends.get(training.output)
+        if looked is None or looked.status != "finished":
+            found.notes += [] if looked is None else [f"diagnosis of {training.run} failed: {looked.reason}"]
+            runs.append(run_result(training, end, None, (), None))
+            continue
+        cell = cells[training.output]
+        file = bench.output / "pictures" / training.data / cell.output.name
+        pictures = pictures_of(training.output, recipe.model, file)
+        runs.append(run_result(training, end, read_diagnosis(cell.output), cell.command, pictures))
+    return runs

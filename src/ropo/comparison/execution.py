@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 from ropo.core.errors import UserError
 
@@ -25,6 +26,7 @@ except ImportError:  # Windows: nothing then keeps a second comparison out of th
 _LOCK = ".lock"
 _PATIENCE = 120  # seconds that an interrupted command has to save what it has
 _FIRST, _LONGEST = 30.0, 300.0  # seconds until a running command is told of first, and between two lines at most
+_LOOKS = 1.0  # seconds between two looks at whether it has to end
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ Execute = Callable[[Sequence[str], Path], Outcome]  # the command without the pr
 
 
 def run_in_process_of_its_own(
-    command: Sequence[str], log: Path, kept_open: Sequence[int] = (), tell: Callable[[str], None] = lambda line: None
+    command: Sequence[str],
+    log: Path,
+    kept_open: Sequence[int] = (),
+    tell: Callable[[Path, str], None] = lambda log, line: None,
+    ended: Event | None = None,
 ) -> Outcome:
     """Run a ropo command, so that neither a crash nor its memory reaches the others.
 
@@ -47,7 +53,11 @@ def run_in_process_of_its_own(
         command: Its arguments, without the program's name.
         log: Where its output goes.
         kept_open: File descriptors that it inherits, such as the lock's.
-        tell: What prints a line; it gets the command's latest one now and then, with the time that it has taken.
+        tell: What prints a line; it gets the log and its latest line now and then, with the time that it has taken.
+        ended: Set by another thread to interrupt the command.
+
+    Raises:
+        KeyboardInterrupt: If `ended` was set; the command has ended then.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
@@ -59,23 +69,26 @@ def run_in_process_of_its_own(
             pass_fds=() if os.name == "nt" else tuple(kept_open),  # there without a lock, and refused
         )
         try:
-            status = _wait(process, log, tell)
+            status = _wait(process, log, tell, ended or Event())
         except BaseException:
             stop(process)
             raise
     return Outcome(status, last_line(log) or f"it wrote nothing and ended with status {status}")
 
 
-def _wait(process: subprocess.Popen, log: Path, tell: Callable[[str], None]) -> int:
+def _wait(process: subprocess.Popen, log: Path, tell: Callable[[Path, str], None], ended: Event) -> int:
     """Wait for a process, and say what it last wrote after half a minute and then less and less often."""
-    started, pause = time.monotonic(), _FIRST
-    while True:
+    started = told = time.monotonic()
+    pause = _FIRST
+    while not ended.is_set():
         try:
-            return process.wait(pause)
+            return process.wait(min(_LOOKS, pause))
         except subprocess.TimeoutExpired:
-            taken = timedelta(seconds=round(time.monotonic() - started))
-            tell(f"    {taken}: {last_line(log) or 'nothing written yet'}")
-            pause = min(2 * pause, _LONGEST)
+            now = time.monotonic()
+            if now - told >= pause:
+                tell(log, f"{timedelta(seconds=round(now - started))}: {last_line(log) or 'nothing written yet'}")
+                told, pause = now, min(2 * pause, _LONGEST)
+    raise KeyboardInterrupt
 
 
 def stop(process: subprocess.Popen) -> None:

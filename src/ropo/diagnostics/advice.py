@@ -11,6 +11,9 @@ from ropo.diagnostics.signals import Reading
 # Chosen, not fitted: where a policy's own answers are this many nats per token from its reference, the run went far,
 # and ending it sooner comes before changing its loss; and length explains a reward from this correlation on.
 FAR, BY_LENGTH = 0.1, 0.2
+_HELD_UP = (
+    "--rpo_alpha 1 with half the --learning_rate"  # both together, and more steps: docs/remedies.md has the table
+)
 
 Numbers = Mapping[str, float]
 
@@ -36,14 +39,14 @@ def _displacement(numbers: Numbers) -> tuple[str, str]:
     chosen, rejected = numbers["chosen_change_per_token"], numbers["rejected_change_per_token"]
     both = f"chosen {chosen:+.2f}, rejected {rejected:+.2f} nats per token"
     if rejected < chosen:
-        return "a lower --learning_rate or --rpo_alpha 1", f"{both}: the chosen answers pay for the margin"
+        return _HELD_UP, f"{both}: the chosen answers pay for the margin"
     return f"a lower --learning_rate or {_budget(numbers)}", f"{both}: no margin is gained by it"
 
 
 def _rejected_collapse(numbers: Numbers) -> tuple[str, str]:
     chosen = numbers["chosen_change_per_token"]
     if chosen < 0:
-        return "--rpo_alpha 1 or a higher --beta", f"chosen {chosen:+.2f} nats per token: both are pushed down"
+        return _HELD_UP, f"chosen {chosen:+.2f} nats per token: both are pushed down"
     smoothed = "--loss_type cdpo --label_smoothing 0.1"
     return f"{smoothed} or --loss_type ipo", f"chosen {chosen:+.2f} nats per token: the margin has no end"
 
@@ -58,7 +61,10 @@ def _length_growth(numbers: Numbers) -> tuple[str, str]:
 
 
 def _repetition(numbers: Numbers) -> tuple[str, str]:
-    kl = numbers.get("kl_per_token")
+    kl, correlation = numbers.get("kl_per_token"), numbers.get("length_reward_correlation")
+    if correlation is not None and correlation >= BY_LENGTH:
+        why = f"reward and length correlate by {correlation:+.2f}: a second copy makes an answer longer"
+        return "--loss_type sigmoid_norm --beta 5", why
     if kl is not None and kl > FAR:
         return f"{_budget(numbers)} or a lower --learning_rate", f"KL {kl:.2f} nats per token: it went far"
     why = "no KL was measured" if kl is None else f"KL {kl:.2f} nats per token: it did not go far"
