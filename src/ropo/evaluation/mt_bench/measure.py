@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ()
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,5 +196,4 @@ def _under(name: str, line: str) -> str:
 
 def _source(benchmark: Benchmark) -> Source:
     content = json.dumps([[question.number, question.category, question.turns] for question in benchmark.questions])
-    counts = {"questions": len(benchmark.questions)}
-    return Source(name=benchmark.name, sha256=hashlib.sha256(content.encode()).hexdigest(), counts=counts)
+    return Source.of(benchmark.name, content, questions=len(benchmark.questions))
