@@ -12,7 +12,6 @@ from ropo.evaluation.results import read_results
 from tests.evaluation.fake_endpoint import endpoint_flags, serving
 from tests.tiny.sampled import TEXTS
 
-D = {"dataset": "d"}
 KEY = "sk-secret-4711"
 INSTRUCTIONS = [f"request {number}" for number in range(40)]
 
