@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from ropo.core.errors import UserError
 
+KINDS = ("f16", "q8_0", "bf16", "f32")
 _OFF = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": math.sqrt(32) * (1 / 254 + 2.0**-11)}
 """The most that a type may put a tensor off, relative Frobenius norm.
 
@@ -54,7 +55,7 @@ def write_gguf(model: PreTrainedModel, source: Path, target: Path, kind: str) ->
         model: Merged, in float32; its changed weights then have the values that are in the file.
         source: The base model's file.
         target: The file to write.
-        kind: Type of the changed tensors, f16, q8_0, bf16 or f32.
+        kind: Type of the changed tensors, one of `KINDS`.
 
     Returns:
         What was written.

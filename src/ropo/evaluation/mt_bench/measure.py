@@ -64,7 +64,10 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     }
     judge = load_chat_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
     fingerprints = [None if each.name in given else fingerprint_source(each.source) for each in contestants]
-    answers = {each.name: given.get(each.name) or _answer(each, questions, settings, workplace) for each in contestants}
+    answers = {
+        each.name: given.get(each.name) or answer(each, questions, settings.max_new_tokens, workplace)
+        for each in contestants
+    }
     models, notes = [], []
     first: dict[str, tuple[str, Grades]] = {}  # what the changes of each number are from
     for each, fingerprint in zip(contestants, fingerprints, strict=True):
@@ -98,9 +101,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     )
 
 
-def _answer(
-    contestant: Contestant, questions: Sequence[Question], settings: MtBenchSettings, workplace: Workplace
-) -> Answers:
+def answer(contestant: Contestant, questions: Sequence[Question], max_new_tokens: int, workplace: Workplace) -> Answers:
     """Answer both turns of every question, each question at its category's temperature.
 
     Cost: two answers per question, and one loading of the model; questions of one temperature share batches.
@@ -116,7 +117,7 @@ def _answer(
                     [_prompt_of(question, answers[question.number]) for question in group],
                     SamplingSettings(
                         temperature=temperature,
-                        max_new_tokens=settings.max_new_tokens,
+                        max_new_tokens=max_new_tokens,
                         seed=workplace.seed + turn,
                     ),
                     workplace.batch_size,
