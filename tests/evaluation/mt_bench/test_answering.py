@@ -23,7 +23,7 @@ def test_the_second_turn_follows_the_first_answer(monkeypatch):
 
     monkeypatch.setattr(measure, "answer_prompts", answer_prompts)
     place = Workplace(Path("nowhere"), seed=5)
-    found = measure.answer(Contestant("m", "org/m"), QUESTIONS, 9, place)
+    found = measure.answer_questions(Contestant("m", "org/m"), QUESTIONS, 9, place)
     assert found == {1: ["said w1", "said w2"], 2: ["said m1", "said m2"], 3: ["said s1", "said s2"]}
     first, second = asked[:3], asked[3:]
     assert [turns for turns, _, _ in first] == [["m1"], ["s1"], ["w1"]]

@@ -65,7 +65,7 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     judge = load_chat_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
     fingerprints = [None if each.name in given else fingerprint_source(each.source) for each in contestants]
     answers = {
-        each.name: given.get(each.name) or answer(each, questions, settings.max_new_tokens, workplace)
+        each.name: given.get(each.name) or answer_questions(each, questions, settings.max_new_tokens, workplace)
         for each in contestants
     }
     models, notes = [], []
@@ -101,7 +101,9 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     )
 
 
-def answer(contestant: Contestant, questions: Sequence[Question], max_new_tokens: int, workplace: Workplace) -> Answers:
+def answer_questions(
+    contestant: Contestant, questions: Sequence[Question], max_new_tokens: int, workplace: Workplace
+) -> Answers:
     """Answer both turns of every question, each question at its category's temperature.
 
     Cost: two answers per question, and one loading of the model; questions of one temperature share batches.
