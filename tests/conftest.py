@@ -39,6 +39,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    """Return the folder of a tiny model, which nobody writes to."""
+    from tests.tiny.sampled import save_tiny  # where no test asks for a model, nothing of this is loaded
+
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
 @pytest.fixture
 def gpu() -> torch.device:
     """Return the GPU; skip where there is none.

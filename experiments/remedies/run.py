@@ -37,7 +37,7 @@ from ropo.lm.loading import load_model, load_tokenizer
 from ropo.methods import adapter_config
 from ropo.preferences.data import load_preferences
 from ropo.training.monitor import HackingMonitor
-from ropo.training.packing.collator import without_numbers
+from ropo.training.packing.packer import without_numbers
 from ropo.training.remedies.scores import summed_log_probs
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from peft import get_peft_model
 from ropo import RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.diagnostics import hyperspherical_energy
-from tests.tiny.adapted import tiny_llama, tiny_qwen2, tokens
+from tests.tiny.adapted import layers, tiny_llama, tiny_qwen2, tokens
 
 
 def train(model, steps: int, learning_rate: float) -> None:
@@ -17,12 +17,6 @@ def train(model, steps: int, learning_rate: float) -> None:
         optimizer.zero_grad()
         (model(input_ids=tokens()).logits * target).mean().backward()
         optimizer.step()
-
-
-def layers(model) -> list[RopoLinear]:
-    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
-    assert len(found) == 4
-    return found
 
 
 def orthogonality_error(layer: RopoLinear, dtype: torch.dtype) -> float:

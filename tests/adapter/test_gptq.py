@@ -19,9 +19,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
-from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
-from tests.tiny.adapted import PAIRS, logits, relative_difference
+from tests.tiny.adapted import PAIRS, layers, logits, relative_difference
 from tests.tiny.quantised import save_plain
 from tests.tiny.tokenizer import tiny_tokenizer
 
@@ -53,12 +52,6 @@ def folder(tmp_path_factory: Any) -> str:
 
 def load(folder: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32)
-
-
-def layers(model: nn.Module) -> list[RopoLinear]:
-    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
-    assert len(found) == 4
-    return found
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:

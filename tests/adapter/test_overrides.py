@@ -147,8 +147,6 @@ def test_float32_stays_and_is_said_where_peft_would_narrow() -> None:
 
 # all-linear, on a model that is adapted already
 
-LINEAR = {f"model.layers.{i}.{part}" for i in (0, 1) for part in ("self_attn.q_proj", "mlp.down_proj")}
-
 
 def adapted_layers(model: nn.Module, kind: type) -> set[str]:
     return {name for name, module in model.named_modules() if isinstance(module, kind) and ".base_layer" not in name}

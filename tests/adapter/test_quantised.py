@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.adapter import RopoLinear
 from ropo.core.errors import UserError
-from tests.tiny.adapted import PAIRS, logits, relative_difference
+from tests.tiny.adapted import PAIRS, layers, logits, relative_difference
 from tests.tiny.quantised import LOSS, folder, load, options, pytestmark
 from tests.tiny.tokenizer import tiny_tokenizer
 
@@ -24,12 +24,6 @@ __all__ = ["folder", "pytestmark"]  # a fixture, and marks
 
 
 # Relative error of a weight that is quantised once more: margins over the 0.09 (4 bits) and 0.006 (8 bits) seen here.
-
-
-def layers(model: nn.Module) -> list[RopoLinear]:
-    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
-    assert len(found) == 4
-    return found
 
 
 kinds = pytest.mark.parametrize("kind", LOSS)
@@ -146,7 +140,7 @@ def test_trains_packed_on_a_gpu(folder: str, kind: str, gpu: torch.device, tmp_p
     )
     fresh = {name: part.clone() for name, part in trainer.model.named_parameters() if part.requires_grad}
     trainer.train()
-    assert trainer._packs_batches
+    assert trainer._packer.active
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(history) == 3
     # bfloat16 keeps 8 bits of log-probs of about -40, of which beta takes a tenth

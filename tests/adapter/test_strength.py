@@ -20,7 +20,7 @@ from ropo.core.errors import UserError
 from ropo.diagnostics import hyperspherical_energy
 from ropo.ops import GivensTree, Reflections, ropo_rotation
 from ropo.ops.reference import tree_levels
-from tests.tiny.adapted import tiny_gpt2, tiny_llama, tiny_qwen2, tokens
+from tests.tiny.adapted import logits, tiny_gpt2, tiny_llama, tiny_qwen2, tokens
 
 STRENGTHS = (0.0, 0.2, 0.5, 1.0, 1.3, 2.0)
 
@@ -29,11 +29,6 @@ def adapted(make=tiny_llama, **options):
     torch.manual_seed(1)
     model = get_peft_model(make(), RopoConfig(init_weights=False, **options)).eval()
     return model
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=tokens()).logits
 
 
 def layers(model) -> list[RopoLinear]:

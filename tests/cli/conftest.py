@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ropo.cli.main import main
-from tests.tiny.sampled import save_tiny
+from ropo.cli.parser import Parser
+from ropo.cli.train_options import add_train_options
 
 PAIRS = [
     {"prompt": "the cat sat", "chosen": "on the mat .", "rejected": "on the dog ."},
@@ -21,11 +22,6 @@ PAIRS = [
 WORDS = ("the cat", "a dog", "one", "two", "three", "no cat sat", "yes", "the mat")
 MANY = [{**pair, "prompt": f"{words} {pair['prompt']}"} for words in WORDS for pair in PAIRS][:29]
 """More pairs than a warning needs to be sure of itself."""
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -45,6 +41,13 @@ def train(model, data, output, *flags) -> int:
 
 
 LN2 = math.log(2)
+
+
+def parser() -> Parser:
+    """Return what parses the flags of `ropo train`."""
+    made = Parser(prog="ropo train")
+    add_train_options(made)
+    return made
 
 
 def logged(output) -> list[dict]:

@@ -5,16 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ropo.cli.config_file import read_config
-from ropo.cli.parser import Parser
-from ropo.cli.train_options import add_train_options, read_train_options
+from ropo.cli.train_options import read_train_options
 from ropo.core.errors import UserError
 from ropo.runs.options import trainer_config
-
-
-def parser() -> Parser:
-    made = Parser(prog="ropo train")
-    add_train_options(made)
-    return made
+from tests.cli.conftest import parser
 
 
 def read(tmp_path, text):

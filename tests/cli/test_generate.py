@@ -9,13 +9,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from ropo.cli.main import main
-from tests.tiny.sampled import TEXTS, save_tiny, tiny_model, write_prompts
+from tests.tiny.sampled import TEXTS, tiny_model, write_prompts
 from tests.tiny.tokenizer import tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 def outputs_of(path):

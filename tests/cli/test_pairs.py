@@ -23,11 +23,6 @@ TEXTS = tuple(f"{first} {second}" for first in WORDS[:12] for second in WORDS[:5
 INSTRUCTIONS = [{"name": "at_most_words", "parameters": {"limit": 4}}]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
-
-
 def arguments(model, prompts, output):
     return [
         *("pairs", "--model", model, "--prompts", str(prompts), "--output", str(output), "--samples", "4"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
@@ -12,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ropo.core.record import read_record
-from tests.cli.conftest import MANY, train, write_pairs
+from tests.cli.conftest import MANY, logged, train, write_pairs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "remedies.md").read_text(encoding="utf-8")
 _TABLE = PAGE.partition("## Names and flags")[2]
@@ -26,10 +25,6 @@ def text(tmp_path_factory) -> Path:
     draw = random.Random(0)
     file.write_text(" ".join(draw.choice(WORDS) for _ in range(3000)))
     return file
-
-
-def logged(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_table_has_every_name() -> None:

@@ -7,19 +7,13 @@ import dataclasses
 import pytest
 from trl import DPOConfig, ModelConfig, ScriptArguments, TrlParser
 
-from ropo.cli.parser import Parser
-from ropo.cli.train_options import FOREIGN, add_train_options, read_train_options
+from ropo.cli.train_options import FOREIGN, read_train_options
 from ropo.core.errors import UserError
 from ropo.methods import adapter_config
 from ropo.training.config import check_names
+from tests.cli.conftest import parser
 
 NEEDED = ["--model", "m", "--data", "d", "--output", "o"]
-
-
-def parser() -> Parser:
-    made = Parser(prog="ropo train")
-    add_train_options(made)
-    return made
 
 
 def test_every_flag_of_the_trainer_parses_as_trl_s():

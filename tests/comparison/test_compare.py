@@ -13,17 +13,11 @@ import yaml
 from ropo.comparison.execution import Outcome
 from ropo.comparison.results import read_comparison
 from tests.comparison.tiny import InThisProcess, numbers, run_comparison, write_recipe
-from tests.tiny.sampled import save_tiny
 
 RUNS = ["toy/reference", "toy/ropo/seed0", "toy/ropo/seed1", "toy/full/seed0", "toy/full/seed1"]
 TRAININGS = 2 + 1 + 2  # two rates and one more seed; two seeds
 EVALUATIONS = 2 * len(RUNS)
 DIAGNOSES = 4
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

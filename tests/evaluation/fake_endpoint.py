@@ -135,3 +135,9 @@ def send(handler: BaseHTTPRequestHandler, status: int, text: str, kind: str = "a
         handler.send_header("Retry-After", "0.01")
     handler.end_headers()
     handler.wfile.write(content)
+
+
+def endpoint_flags(server):
+    """Return the flags that name a server as the judge, and let nothing wait for long."""
+    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 60)
+    return ("--judge", "openai:m", "--judge_url", server.url, *fast)

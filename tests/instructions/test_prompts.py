@@ -6,8 +6,7 @@ import pytest
 
 from ropo.core.errors import UserError
 from ropo.instructions import HELD_OUT_FAMILY, INSTRUCTIONS, generate_prompts
-from ropo.instructions.prompts import compatible
-from ropo.instructions.topics import TEMPLATES, TOPICS
+from ropo.instructions.prompts import TEMPLATES, TOPICS, compatible
 
 
 def pairs_of(records):

@@ -10,12 +10,7 @@ from ropo.judging.local import LocalChat
 from ropo.judging.store import VerdictStore
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import SamplingSettings, encode_prompts, load_sampler_model, sample_batches
-from tests.tiny.sampled import save_tiny, tiny_prompts
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
+from tests.tiny.sampled import tiny_prompts
 
 
 def ask_and_keep(chat, conversations, folder, meter):

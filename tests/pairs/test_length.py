@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropo.pairs import Candidate, Pair
-from ropo.pairs.length import length_ratio, match_lengths
+from ropo.pairs.selection import match_lengths
 
 
 def pairs_of(*lengths):
@@ -14,6 +14,10 @@ def pairs_of(*lengths):
         Pair(number, Candidate("c", chosen, True, 1.0), Candidate("r", rejected, True, 0.0))
         for number, (chosen, rejected) in enumerate(lengths)
     ]
+
+
+def length_ratio(pairs) -> float:
+    return sum(pair.chosen.tokens for pair in pairs) / sum(pair.rejected.tokens for pair in pairs)
 
 
 def test_nothing_leaves_where_lengths_match():

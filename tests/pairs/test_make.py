@@ -12,20 +12,15 @@ from ropo.core.errors import UserError
 from ropo.judging.scores import RuleJudge, function_judge
 from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
 from ropo.pairs import Selection, make_pairs
-from ropo.pairs.length import TOLERANCE
 from ropo.pairs.make import answers_path
+from ropo.pairs.selection import TOLERANCE
 from ropo.preferences import load_preferences
-from tests.tiny.sampled import save_tiny, tiny_prompts
+from tests.tiny.sampled import tiny_prompts
 from tests.tiny.tokenizer import WORDS
 
 SAMPLING = SamplingSettings(samples=6, max_new_tokens=16, seed=2)
 TEXTS = tuple(f"{first} {second}" for first in WORDS[:6] for second in WORDS[6:12])
 COUNT_A = function_judge("test:count", lambda record, answers: [answer.count("a") for answer in answers])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 def make(model, output, scorer=COUNT_A, selection=None, on_batch=lambda batch: None):

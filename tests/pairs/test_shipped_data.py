@@ -9,7 +9,7 @@ import pytest
 
 from ropo.instructions import HELD_OUT_FAMILY, satisfied
 from ropo.lm.sampling import read_prompts
-from ropo.pairs.length import TOLERANCE
+from ropo.pairs.selection import TOLERANCE
 
 DATA = Path(__file__).parents[2] / "experiments" / "verifiable_pairs" / "full"
 

@@ -12,12 +12,6 @@ from ropo.runs.inputs import choose_method, weights_dtype
 from ropo.runs.options import MONITOR_STEPS, TrainOptions, trainer_config
 from ropo.runs.train import train
 from tests.cli.conftest import PAIRS, write_pairs
-from tests.tiny.sampled import save_tiny
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 def options(model, folder, **others) -> TrainOptions:

@@ -15,6 +15,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from ropo.adapter.layer import RopoLinear
+
 VOCABULARY = 64
 
 
@@ -65,6 +67,13 @@ def _with_biases(model: PreTrainedModel) -> PreTrainedModel:
 
 def tokens() -> Tensor:
     return torch.randint(3, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
+
+
+def layers(model: torch.nn.Module) -> list[RopoLinear]:
+    """Return the adapted layers of a tiny model with the usual targets."""
+    found = [module for module in model.modules() if isinstance(module, RopoLinear)]
+    assert len(found) == 4
+    return found
 
 
 def logits(model: torch.nn.Module) -> Tensor:

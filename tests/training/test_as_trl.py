@@ -32,7 +32,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from ropo import RopoConfig
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
-from ropo.training.packing.collator import PackingCollator
+from ropo.training.packing.packer import PackingCollator
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.trainers import LORA, PLAIN, logged, options

@@ -18,12 +18,7 @@ from ropo import PreferenceConfig, PreferenceTrainer
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.training.card import CardFacts, write_card
 from tests.cli.conftest import PAIRS, train, write_pairs
-from tests.tiny.sampled import save_tiny, tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("model"))
+from tests.tiny.sampled import tiny_model
 
 
 def test_the_command_lines_card(model, tmp_path, monkeypatch):

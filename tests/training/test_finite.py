@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ropo.core.errors import UserError
-from ropo.training.finite import Batch, find_fault, is_finite, join_places
+from ropo.training.finite import BatchLoss, fault_of, is_finite, join_places
 from tests.training.poisoned import pairs, trainer_of
 
 
@@ -137,11 +137,11 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, value):
 
 
 def test_the_batch_with_the_fault_is_to_blame_or_else_all():
-    good, bad, other = Batch(0.5, (3, 1)), Batch(math.inf, (7,)), Batch(math.nan, (2, 9))
-    assert find_fault([good, bad, other]).records == (2, 7, 9)
-    assert find_fault([good, bad]).what == "the loss is inf"
-    assert find_fault([good, Batch(0.1, (0,))]).records == (0, 1, 3)
-    assert find_fault([good]).what == "a gradient is not finite"
+    good, bad, other = BatchLoss(0.5, (3, 1)), BatchLoss(math.inf, (7,)), BatchLoss(math.nan, (2, 9))
+    assert fault_of([good, bad, other]).records == (2, 7, 9)
+    assert fault_of([good, bad]).what == "the loss is inf"
+    assert fault_of([good, BatchLoss(0.1, (0,))]).records == (0, 1, 3)
+    assert fault_of([good]).what == "a gradient is not finite"
 
 
 def test_places_name_each_file_once():

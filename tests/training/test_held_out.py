@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ropo.core.intervals import bootstrap_interval
-from ropo.training.held_out import held_out_metrics
+from ropo.training.run import held_out_metrics
 
 BEFORE = np.array([[-10.0, -8.0], [-5.0, -9.0]])
 AFTER = np.array([[-7.0, -9.0], [-6.0, -8.0]])

@@ -91,9 +91,9 @@ class RopoParameters(nn.Module):
         """Whether there is a rotation at all (an ablation may train magnitudes alone)."""
         return self.givens is not None or self.reflections is not None
 
-    def rotation(self, dtype: torch.dtype = torch.float64) -> Product:
-        """Return R factor by factor in the given dtype, without gradient; for merging and diagnostics."""
-        parts = (None if part is None else part.detach().to(dtype) for part in (self.givens, self.reflections))
+    def rotation(self) -> Product:
+        """Return R factor by factor in float64, without gradient; for merging and diagnostics."""
+        parts = (None if part is None else part.detach().double() for part in (self.givens, self.reflections))
         return ropo_rotation(self.in_features, *self._at_strength(*parts))
 
     def scale(self) -> Float[Tensor, " n"] | None:

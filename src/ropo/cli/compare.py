@@ -98,7 +98,7 @@ def check_commands(file: RecipeFile) -> None:
         UserError: With the line of the recipe.
     """
     from ropo.comparison.cells import as_flags
-    from ropo.comparison.recipe import lost_checkpoints
+    from ropo.comparison.frontier.options import lost_checkpoints
 
     recipe = file.recipe
     watched = all(data.validation or data.validation_share for data in recipe.data)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ropo.comparison.data import PreparedData
+from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.places import typed
-from ropo.comparison.recipe import REFERENCE, Evaluation, Frontier, MethodRecipe, Recipe, slug
+from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe, slug
 from ropo.core.kept import content_key
 
 CACHE = "cache"

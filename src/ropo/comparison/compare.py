@@ -23,8 +23,9 @@ from ropo.comparison.collect import merge_suite, read_diagnosis, reference_run, 
 from ropo.comparison.data import PreparedData
 from ropo.comparison.execution import Execute
 from ropo.comparison.frontier.equal_gain import equal_gains
+from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.pictures import pictures_of
-from ropo.comparison.recipe import REFERENCE, Evaluation, Frontier, MethodRecipe, Recipe
+from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe
 from ropo.comparison.results import Candidate, ComparisonResult, DataSuite, RunPath, RunResult, Sample, Selection
 from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import candidate, select

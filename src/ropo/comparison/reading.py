@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ropo.comparison.recipe import Budget, DataSet, Frontier, PairSource, Recipe
+from ropo.comparison.frontier.options import Frontier
+from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.core.yaml_files import read_mapping, value_of

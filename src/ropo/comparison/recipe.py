@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["REFERENCE", "lost_checkpoints"]
+__all__ = ["REFERENCE"]
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.places import resolve, resolve_all
 from ropo.core.names import did_you_mean
 from ropo.evaluation.suites import STRENGTH, SUITES
@@ -151,51 +152,6 @@ class MethodRecipe(_OpenPart):
         return self.learning_rates or ((self.learning_rate,) if self.learning_rate is not None else ())
 
 
-class Frontier(_Part):
-    """What is measured along every run; see `ropo.evaluation.path.PathSettings`.
-
-    Attributes:
-        checkpoints: Checkpoints a run, evenly spread, the last step included.
-        sampled: Of those the ones that answer the prompts, spread likewise; None for all.
-        split: Whose pairs the gain is measured on.
-        pairs: Pairs to use, the first ones.
-        prompts: Prompts of the data set to answer, the first ones.
-        samples: Answers a prompt.
-        max_new_tokens: Longest answer in tokens.
-        text: Plain text whose loss shows forgetting.
-        window: Tokens of a window of it.
-        windows: Windows to use.
-        bf16: Whether answers are sampled with products in bfloat16; they are scored without.
-        against: Label of the method that the others are compared with at an equal gain; None for the first.
-        keep_checkpoints: Whether the checkpoints stay when a run is measured; those of full fine-tuning are large.
-    """
-
-    checkpoints: int = Field(8, ge=1)
-    sampled: int | None = Field(None, ge=1)
-    split: Literal["test", "validation"] = "test"
-    pairs: int = Field(64, ge=1)
-    prompts: int = Field(48, ge=1)
-    samples: int = Field(1, ge=1)
-    max_new_tokens: int = Field(96, ge=1)
-    text: str
-    window: int = Field(256, ge=2)
-    windows: int = Field(8, ge=1)
-    bf16: bool = False
-    against: str | None = None
-    keep_checkpoints: bool = True
-
-    @model_validator(mode="after")
-    def _check_sampled(self) -> Frontier:
-        if self.sampled is not None and self.sampled > self.checkpoints:
-            raise ValueError(f"sampled: must be at most checkpoints ({self.checkpoints}), got {self.sampled}; lower it")
-        return self
-
-    def saving(self, steps: int) -> _Options:
-        """Return the options of `ropo train` that keep the checkpoints of a run of so many optimizer steps."""
-        every = -(-steps // self.checkpoints)
-        return {"save_strategy": "steps", "save_steps": every, "save_only_model": True}
-
-
 class Evaluation(_OpenPart):
     """One evaluation: the suite, the data sets that it is for (all where empty), and the suite's flags."""
 
@@ -273,17 +229,8 @@ class Recipe(_Part):
                     "add validation_share: 0.1"
                 )
         if self.frontier is not None:
-            self._check_frontier(self.frontier)
+            self.frontier.check_runs([each.label for each in self.methods], self.data)
         return self
-
-    def _check_frontier(self, frontier: Frontier) -> None:
-        labels = [each.label for each in self.methods]
-        if frontier.against is not None and frontier.against not in labels:
-            hint = did_you_mean(frontier.against, labels) or f"; choose from {', '.join(labels)}"
-            raise ValueError(f"against: there is no method {frontier.against!r}{hint}")
-        for each in self.data:
-            if frontier.split == "validation" and not each.validated:
-                raise ValueError(f"split: {each.name} has no validation pairs; add validation_share: 0.1, or name test")
 
     def placed(self, folder: Path) -> Recipe:
         """Return the recipe with the names of files resolved against the folder that it lies in."""
@@ -307,16 +254,6 @@ def slug(label: str) -> str:
     """Return a label as a part of a file name: `RoPO without magnitude` is `ropo-without-magnitude`."""
     words = "".join(letter if letter.isalnum() else " " for letter in label.lower()).split()
     return "-".join(words) or "method"
-
-
-def lost_checkpoints(options: _Options) -> str | None:
-    """Say which option would keep a run from having the checkpoints of a frontier; None for none."""
-    if options.get("save_strategy", "steps") != "steps":
-        return "save_strategy: a frontier is measured at checkpoints, every so many steps; remove it"
-    dropping = (name for name in ("save_total_limit", "load_best_model_at_end") if options.get(name))
-    return next(
-        (f"{name}: would drop checkpoints that the frontier is measured at; remove it" for name in dropping), None
-    )
 
 
 def _refuse(options: _Options, decided: dict[str, str]) -> None:

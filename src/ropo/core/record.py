@@ -15,6 +15,7 @@ __all__ = [
     "read_typed",
 ]
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -47,6 +48,11 @@ class Source(BaseModel):
     name: str
     sha256: str
     counts: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, content: str, **counts: int) -> Source:
+        """Name what was read, with the hash of its content as a text, and what it held so many of."""
+        return cls(name=name, sha256=hashlib.sha256(content.encode()).hexdigest(), counts=counts)
 
 
 class Provenance(BaseModel):

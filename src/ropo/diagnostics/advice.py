@@ -11,9 +11,7 @@ from ropo.diagnostics.signals import Reading
 # Chosen, not fitted: where a policy's own answers are this many nats per token from its reference, the run went far,
 # and ending it sooner comes before changing its loss; and length explains a reward from this correlation on.
 FAR, BY_LENGTH = 0.1, 0.2
-_HELD_UP = (
-    "--rpo_alpha 1 with half the --learning_rate"  # both together, and more steps: docs/remedies.md has the table
-)
+_HELD_UP = "--rpo_alpha 1 with half the --learning_rate"  # and more steps: docs/remedies.md, Measured
 
 Numbers = Mapping[str, float]
 

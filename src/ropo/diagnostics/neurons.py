@@ -48,9 +48,7 @@ def cosine_counts(weight: Float[Tensor, "n d"]) -> list[int]:
     return [int(count) for count in counts]
 
 
-def project_neurons(
-    weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"], most: int = _MOST, seed: int = 0
-) -> _Projection | None:
+def project_neurons(weight: Float[Tensor, "n d"], reference: Float[Tensor, "_ _"], seed: int = 0) -> _Projection | None:
     """Project normalised neurons on the two principal axes of the reference's.
 
     The axes are the first right singular vectors of the reference's centred rows; the sign of each makes its entry of
@@ -60,8 +58,7 @@ def project_neurons(
     Args:
         weight: The weight after training; rows are neurons. Those that are zero in either weight are left out.
         reference: The weight before.
-        most: Neurons to show at most, drawn without replacement.
-        seed: Seed of the draw.
+        seed: Seed of the draw, where there are more neurons than are shown.
 
     Returns:
         The places, or None for fewer than three neurons or fewer than two inputs.
@@ -69,7 +66,7 @@ def project_neurons(
     Raises:
         UserError: If the shapes differ, or a weight holds NaN or infinity.
 
-    Cost: the singular values of a `most` x d matrix in float64.
+    Cost: the singular values of the shown neurons' matrix in float64.
     """
     if weight.shape != reference.shape:
         raise UserError(f"reference: must have the weight's shape {tuple(weight.shape)}, got {tuple(reference.shape)}")
@@ -78,7 +75,7 @@ def project_neurons(
     rows = torch.nonzero(nonzero_rows(weight) & nonzero_rows(reference)).flatten().cpu()
     if len(rows) < 3 or weight.shape[1] < 2:
         return None
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:_MOST]
     rows = rows[drawn.sort().values]
     before, after = unit_rows(reference[rows]).cpu(), unit_rows(weight[rows]).cpu()
     centre = before.mean(dim=0)

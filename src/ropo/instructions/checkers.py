@@ -12,10 +12,10 @@ from ropo.instructions.counting import (
     count_occurrences,
     count_paragraphs,
     count_sentences,
+    detect_language,
     numbered_items,
     words,
 )
-from ropo.instructions.languages import detect_language
 
 
 def has_at_most_words(text: str, limit: int) -> bool:

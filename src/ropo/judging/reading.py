@@ -9,12 +9,12 @@ from __future__ import annotations
 
 __all__ = ["TEXT", "read_letter"]
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ropo.judging.json_values import is_json, values_in_json
 from ropo.judging.sentences import letter_of_cut, pure_letter, stated_letters, verdict_in
 from ropo.judging.thinking import spoken
 
@@ -61,7 +61,7 @@ def read_letter(text: str, letters: str = "AB", cut: bool = False) -> str | None
         cut: Whether it was cut at the longest answer; then only what is surely complete counts.
     """
     said = _TAGS.sub(" ", spoken(text)).strip()
-    if is_json(said):
+    if _is_json(said):
         return _letter_in_json(said, letters)
     units = [unit for unit in re.split(r"(?<=[.!?;])\s+|\n+", said) if re.search(r"\w", unit)]
     if not units:
@@ -125,8 +125,8 @@ def read_rating(text: str, cut: bool = False) -> float | None:
         cut: Whether it was cut at the longest answer; then a number at its very end may lack digits.
     """
     said = _TAGS.sub(" ", spoken(text)).strip()
-    if is_json(said):
-        return _in_scale(values_in_json(said, _JSON_GRADES))
+    if _is_json(said):
+        return _in_scale(_values_in_json(said, _JSON_GRADES))
     if cut and not said.endswith("]]"):
         said = said[: len(said) - len(said.split()[-1])] if said else said
     for pattern, which in _RATINGS:
@@ -136,11 +136,11 @@ def read_rating(text: str, cut: bool = False) -> float | None:
         others = found if which == "only" else _OF_TEN.finditer(said, grade.end()) if which == "last" else ()
         # "Score: 7/10 for style and 9/10 for facts" is two grades, and neither is the answer's.
         return _in_scale([grade[1]]) if {float(each[1]) for each in others} <= {float(grade[1])} else None
-    return _in_scale(values_in_json(said, _JSON_GRADES))
+    return _in_scale(_values_in_json(said, _JSON_GRADES))
 
 
 def _letter_in_json(said: str, letters: str) -> str | None:
-    found = {each[0] for value in values_in_json(said, _JSON_KEYS) if (each := pure_letter(str(value), letters))}
+    found = {each[0] for value in _values_in_json(said, _JSON_KEYS) if (each := pure_letter(str(value), letters))}
     return found.pop() if len(found) == 1 else None
 
 
@@ -152,3 +152,31 @@ def _in_scale(found: list[Any]) -> float | None:
         numbers.add(float(match[1]) if match and not isinstance(value, bool) else None)
     grade = numbers.pop() if len(numbers) == 1 else None
     return grade if grade is not None and _LOWEST <= grade <= _HIGHEST else None
+
+
+def _is_json(said: str) -> bool:
+    return bool(re.match(r"(?:```\w*\s*)?(?:\[\s*)?\{\s*\"", said))
+
+
+def _values_in_json(said: str, keys: re.Pattern[str]) -> list[Any]:
+    """Return the values under some keys of the JSON objects in a text; of a broken one, those that are complete."""
+    objects: list[list[tuple[str, Any]]] = []
+    start = said.find("{")
+    while start >= 0:
+        try:
+            whole, length = json.JSONDecoder().raw_decode(said[start:])
+            objects.append(list(_pairs(whole)))
+        except ValueError:
+            length = 1
+        start = said.find("{", start + length)
+    if not objects:
+        broken = re.findall(r"\"([\w ]+)\"\s*:\s*(?:\"([^\"]{1,40})\"|(\d+(?:\.\d+)?)(?=\s*[,}]))", said)
+        objects = [[(key, text or number) for key, text, number in broken]]
+    pairs = [pair for each in objects for pair in each]
+    wanted = [value for key, value in pairs if any(map(keys.fullmatch, re.split(r"[\W_]+", key.lower())))]
+    return wanted if wanted or len(pairs) != 1 else [pairs[0][1]]
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    for key, each in value.items() if isinstance(value, dict) else ():
+        yield from _pairs(each) if isinstance(each, dict) else [(key, each)]

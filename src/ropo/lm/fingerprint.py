@@ -1,4 +1,4 @@
-"""Fingerprints of models: of what is stored, by which records and results are matched, and of weights in memory."""
+"""Fingerprints of models as they are stored, by which records and results are matched."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ __all__ = ["fingerprint_folder", "fingerprint_source"]
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import cached_file
 
 from ropo.core.errors import UserError
@@ -23,7 +19,6 @@ from ropo.lm.checkpoint_checks import WEIGHT_PATTERNS, check_source
 from ropo.lm.strength import ADAPTER_CONFIG, split_strength
 
 _CHUNK = 1 << 20
-_SAMPLE = 1024  # elements of each parameter
 
 
 @lru_cache(maxsize=64)
@@ -78,37 +73,6 @@ def fingerprint_folder(folder: Path) -> str:
         A SHA-256 in hexadecimal digits.
     """
     return _hash_files(_content(folder))
-
-
-def fingerprint_weights(model: nn.Module) -> str:
-    """Hash the name, shape, dtype and first 1,024 elements of every parameter.
-
-    Two different checkpoints of one architecture differ in those; flipping a single weight further on goes unseen.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        A SHA-256 in hexadecimal digits.
-
-    Cost: a few milliseconds for a thousand parameters, whatever their size. Half-precision values are hashed exactly.
-    """
-    digest = hashlib.sha256()
-    plain = (part for name, parameter in model.named_parameters() for part in _plain(name, parameter))
-    for name, parameter in sorted(plain, key=itemgetter(0)):
-        sample = parameter.detach().flatten()[:_SAMPLE].cpu().contiguous().view(torch.uint8)
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield a tensor by its name, or the tensors that it wraps, as torchao's quantised weights do."""
-    if not is_traceable_wrapper_subclass(tensor):
-        yield name, tensor
-        return
-    for part in tensor.__tensor_flatten__()[0]:
-        yield from _plain(f"{name}.{part}", getattr(tensor, part))
 
 
 def _content(folder: Path) -> list[Path]:

@@ -16,9 +16,7 @@ from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.judging.judge import Judge
 from ropo.lm.sampling import Batch, PromptRecord, Sampler, SamplingSettings, model_name, sample_with_journal
-from ropo.pairs.candidates import Candidate, Pair
-from ropo.pairs.length import match_lengths
-from ropo.pairs.selection import Dropped, Selection, select_pairs
+from ropo.pairs.selection import Candidate, Dropped, Pair, Selection, match_lengths, select_pairs
 from ropo.pairs.summary import Row, summarise
 
 

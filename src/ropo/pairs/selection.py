@@ -10,7 +10,6 @@ from enum import StrEnum
 from random import Random
 
 from ropo.core.errors import UserError
-from ropo.pairs.candidates import Candidate, Pair
 
 
 class Dropped(StrEnum):
@@ -48,6 +47,32 @@ STRATEGIES: dict[str, Callable[[Sequence[Candidate], float, Random], list[tuple[
     "all": _passing_failing,
 }
 
+TOLERANCE = 0.02  # largest deviation from 1 of the ratio of matched lengths
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One scored answer: its text, length in tokens, whether the model ended it, and its score."""
+
+    text: str
+    tokens: int
+    finished: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A chosen and a rejected answer to prompt number `prompt`; the chosen one has the higher score."""
+
+    prompt: int
+    chosen: Candidate
+    rejected: Candidate
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens by which the chosen answer is longer than the rejected one."""
+        return self.chosen.tokens - self.rejected.tokens
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -58,7 +83,7 @@ class Selection:
         margin: Least difference of the scores; a pair always has a positive one.
         threshold: Score from which an answer passes.
         max_pairs: Largest number of pairs per prompt.
-        match_lengths: Whether chosen and rejected shall be as long on average (`ropo.pairs.length`).
+        match_lengths: Whether chosen and rejected shall be as long on average (`match_lengths`).
 
     Raises:
         UserError: If a value is outside its range.
@@ -114,3 +139,34 @@ def select_pairs(
             pairs.append(Pair(prompt, chosen, rejected))
             used |= {chosen.text, rejected.text}
     return pairs[: selection.max_pairs] or Dropped.CONTRAST
+
+
+def match_lengths(pairs: Sequence[Pair], tolerance: float = TOLERANCE) -> list[Pair]:
+    """Leave out the pairs that bend the mean length most, until chosen and rejected are as long on average.
+
+    The condition is |sum of chosen tokens / sum of rejected tokens - 1| <= tolerance. The pair that leaves is the one
+    with the largest difference in the direction of the excess, and of equal ones the last: few pairs are lost.
+
+    Args:
+        pairs: Any pairs.
+        tolerance: Largest deviation of the ratio from 1.
+
+    Returns:
+        The pairs that stay, in their order; possibly none.
+
+    Cost: O(n log n).
+    """
+    order = sorted(range(len(pairs)), key=lambda index: (pairs[index].extra_tokens, -index))
+    chosen = sum(pair.chosen.tokens for pair in pairs)
+    rejected = sum(pair.rejected.tokens for pair in pairs)
+    first, last = 0, len(order)
+    while first < last and abs(chosen - rejected) > tolerance * rejected:
+        if chosen > rejected:
+            last -= 1
+            leaving = pairs[order[last]]
+        else:
+            leaving = pairs[order[first]]
+            first += 1
+        chosen -= leaving.chosen.tokens
+        rejected -= leaving.rejected.tokens
+    return [pairs[index] for index in sorted(order[first:last])]

@@ -12,7 +12,7 @@ from statistics import fmean
 from rich.table import Table
 
 from ropo.lm.prompts import PromptRecord
-from ropo.pairs.candidates import Candidate, Pair
+from ropo.pairs.selection import Candidate, Pair
 
 _EVERYTHING = "all"
 

@@ -59,6 +59,11 @@ def setting(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
+def seed_words(seed: int | None) -> str:
+    """Name the seed of a run, or the mean over all."""
+    return "mean of the seeds" if seed is None else f"seed {seed}"
+
+
 def command_line(command: Sequence[str]) -> str:
     """Return a command as a user types it."""
     return shlex.join(["ropo", *command])

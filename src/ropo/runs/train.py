@@ -95,7 +95,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         if options.resume and checkpoint is not None:
             record = continued(folder, record, progress.console)
-            if monitor is not None and not trainer.is_sharded:  # which measures when training begins
+            if monitor is not None and not trainer.holders.are_sharded:  # which measures when training begins
                 monitor.measure_reference()
         if rank() == 0:
             record.write(folder)
@@ -183,12 +183,12 @@ def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: C
     """Let the monitor watch the trainer, where it is wanted and can."""
     if not options.monitors:
         return None
-    if options.stop_at_kl is not None and trainer.cuts_trained:
+    if options.stop_at_kl is not None and trainer.holders.cut_trained:
         raise UserError(
             "stop_at_kl: keeps a copy of what is trained, and under ZeRO-3, and without an adapter under FSDP2, no "
             "process has it whole; leave it out"
         )
-    if trainer.is_sharded and options.method == "full" and trainer.args.precompute_ref_log_probs:
+    if trainer.holders.are_sharded and options.method == "full" and trainer.args.precompute_ref_log_probs:
         console.print("monitor   off: with log-probs that come in advance no reference is kept to go on with")
         return None
     if not trained_layers(trainer.model):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftType
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, get_scheduler
@@ -80,32 +80,23 @@ def _check_checkpointing(config: PreferenceConfig) -> None:
         ) from error
 
 
-def check_trainable(model: Any) -> None:
-    """Refuse a model of which nothing would be trained.
+def check_run(trainer: Trainer) -> None:
+    """Refuse a run that would train nothing.
 
     Raises:
-        UserError: Saying how to load an adapter for training.
+        UserError: If no weight is trainable, no step is asked for, or no batch is left.
     """
-    named = [name for name, each in model.named_parameters() if each.requires_grad]
-    if not any("ref" not in name.split(".") for name in named):
+    model: Any = trainer.model
+    data: Any = trainer.train_dataset
+    config: Any = trainer.args
+    if not any(each.requires_grad and "ref" not in name.split(".") for name, each in model.named_parameters()):
         raise UserError(
             "model: none of its weights is trainable; load an adapter with PeftModel.from_pretrained(base, folder, "
             "is_trainable=True), or give peft_config a new one"
         )
-
-
-def check_steps(config: PreferenceConfig, pairs: int | None) -> None:
-    """Refuse a run without a single optimizer step.
-
-    Args:
-        config: The options.
-        pairs: Pairs to train on; None for a stream, whose length nobody knows.
-
-    Raises:
-        UserError: If no step is asked for, or no batch is left.
-    """
     if config.max_steps == 0:
         raise UserError("max_steps: 0 trains nothing; give a number of steps, or leave it out for num_train_epochs")
+    pairs = None if isinstance(data, IterableDataset) else len(data)  # of a stream nobody knows it
     batch = config.train_batch_size * config.world_size
     if config.dataloader_drop_last and pairs is not None and pairs < batch:
         raise UserError(
@@ -114,16 +105,23 @@ def check_steps(config: PreferenceConfig, pairs: int | None) -> None:
         )
 
 
-def check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
-    """Refuse an optimizer or a schedule that cannot be made: transformers makes them when training begins.
+def check_made(trainer: Trainer, given: tuple[Any, Any]) -> None:
+    """Refuse what only a trainer that is made can tell: optimizers, experts and orders of pairs that do not suit.
 
     Args:
-        trainer: With its model and options.
-        given: The optimizer and the schedule that the user has made.
+        trainer: With its model, data and options.
+        given: The optimizer and the schedule that the user has made, or None for each.
 
     Raises:
-        UserError: If a library is missing, or an option does not suit.
+        UserError: Naming the option, and how to mend it.
     """
+    _check_optimizer(trainer, given)
+    _check_experts(trainer)
+    _check_sampling(trainer.args, trainer.train_dataset)
+
+
+def _check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
+    """Refuse an optimizer or a schedule that cannot be made: transformers makes them when training begins."""
     args: Any = trainer.args
     model: Any = trainer.model
     if given[0] is None and not trainer.is_deepspeed_enabled:
@@ -148,12 +146,8 @@ def check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
             ) from error
 
 
-def check_experts(trainer: Any) -> None:
-    """Refuse a mixture of experts whose number TRL's load-balancing loss does not find.
-
-    Raises:
-        UserError: Saying how to train without that loss.
-    """
+def _check_experts(trainer: Any) -> None:
+    """Refuse a mixture of experts whose number TRL's load-balancing loss does not find."""
     config = trainer.model.config.get_text_config()
     if trainer.aux_loss_enabled and config.model_type != "gpt_oss" and not hasattr(config, "num_experts"):
         raise UserError(
@@ -162,12 +156,8 @@ def check_experts(trainer: Any) -> None:
         )
 
 
-def check_sampling(config: PreferenceConfig, data: Any) -> None:
-    """Refuse an order of pairs by their length where no column tells it, since a pair has two.
-
-    Raises:
-        UserError: If it is asked for.
-    """
+def _check_sampling(config: Any, data: Any) -> None:
+    """Refuse an order of pairs by their length where no column tells it, since a pair has two."""
     strategy, column = config.train_sampling_strategy, config.length_column_name
     if strategy in ("group_by_length", "batch_rebalance") and column not in (getattr(data, "column_names", None) or ()):
         raise UserError(

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import newest_whole
-from ropo.training.packing.collator import NUMBER
+from ropo.training.packing.packer import NUMBER
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _SHOWN = 32  # records that a message names
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchLoss:
     """Say what one forward and backward pass of one process gave.
 
     Args:
@@ -72,7 +72,7 @@ class FiniteGuard(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.batches: list[Batch] = []
+        self.batches: list[BatchLoss] = []
         self.skipped_steps = self._skipped_in_a_row = 0
         self._before_step: tuple[Tensor, dict[str, int]] = torch.tensor(0.0), {}
         if trainer.args.skip_non_finite and trainer.is_deepspeed_enabled:
@@ -106,7 +106,7 @@ class FiniteGuard(TrainerCallback):
 
     def after_batch(self, loss: Tensor, records: Sequence[int]) -> None:
         """Remember a batch's loss and records until the step."""
-        self.batches.append(Batch(loss.item(), tuple(records)))
+        self.batches.append(BatchLoss(loss.item(), tuple(records)))
 
     def check_step(self) -> None:
         """Check the loss and gradients of a step; see `on_pre_optimizer_step`."""
@@ -118,7 +118,7 @@ class FiniteGuard(TrainerCallback):
         if not self._anywhere(lost):
             self._skipped_in_a_row = 0
             return
-        fault = find_fault(gather_object(batches) if trainer.args.world_size > 1 else batches)
+        fault = fault_of(gather_object(batches) if trainer.args.world_size > 1 else batches)
         self._skipped_in_a_row += 1
         if not trainer.args.skip_non_finite or self._skipped_in_a_row > _MOST_SKIPPED:
             raise UserError(self._explain(fault))
@@ -203,7 +203,7 @@ class FiniteGuard(TrainerCallback):
         return f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint"
 
 
-def find_fault(batches: Sequence[Batch]) -> _Fault:
+def fault_of(batches: Sequence[BatchLoss]) -> _Fault:
     """Say which of a step's batches is to blame: those with a loss that is not finite, or else all of them."""
     lost = [batch for batch in batches if not math.isfinite(batch.loss)]
     what = f"the loss is {lost[0].loss}" if lost else "a gradient is not finite"

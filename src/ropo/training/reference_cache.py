@@ -29,36 +29,8 @@ from ropo.core.files import replace_atomically
 from ropo.core.progress import show_progress
 
 _TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-_TRAINING_OPTIONS = (
-    "max_length",
-    "truncation_mode",
-    "ld_alpha",
-    "bf16",
-    "fp16",
-)  # which enter the sums
+_TRAINING_OPTIONS = ("max_length", "truncation_mode", "ld_alpha", "bf16", "fp16")  # which enter the sums
 _IRRELEVANT_OPTIONS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "pad_token_id")
-
-
-def with_reference_log_probs(trainer: Any, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-    """Return a data set with the reference's log-probs, from the cache or computed and kept.
-
-    Args:
-        trainer: With its reference and its collator.
-        dataset: Tokenised records.
-        name: What to call them on the progress bar.
-        batch_size: Records in a batch.
-
-    Cost: one forward pass of the reference over the data, the first time.
-    """
-    path = cache_file(trainer, dataset)
-    log_probs = None if path is None else load(path)
-    if log_probs is None:
-        log_probs = compute(trainer, dataset, name, batch_size)
-        if path is not None and trainer.accelerator.is_main_process:
-            save(path, *log_probs)
-    chosen, rejected = log_probs
-    dataset = dataset.add_column("ref_chosen_logps", chosen.tolist())
-    return dataset.add_column("ref_rejected_logps", rejected.tolist())
 
 
 def cache_file(trainer: Any, dataset: Dataset) -> Path | None:
@@ -67,30 +39,35 @@ def cache_file(trainer: Any, dataset: Dataset) -> Path | None:
     if type(collate) is not DataCollatorForPreference:  # another may cut where it likes
         return None
     options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
-    return _cache_file(fingerprint(dataset, trainer.ref_model or trainer.model, options))
+    name = fingerprint(dataset, trainer.ref_model or trainer.model, options)
+    return Path(datasets.config.HF_DATASETS_CACHE) / "ropo-reference" / f"{name}.safetensors"
 
 
-def compute(
-    trainer: Any, dataset: Dataset, name: str, batch_size: int
-) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]]:
-    """Return the log-probs of chosen and rejected answers under the reference, computed by all processes together."""
+def compute(trainer: Any, dataset: Dataset, name: str, batch_size: int) -> Float[Tensor, "records 2"]:
+    """Compute the log-probs of chosen and rejected answers under the reference, by all processes together.
+
+    Args:
+        trainer: With its reference and its collator.
+        dataset: Tokenised records.
+        name: What to call them on the progress bar.
+        batch_size: Records in a batch of each process.
+    """
     accelerator = trainer.accelerator
     loader = accelerator.prepare_data_loader(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
     model = trainer.ref_model or trainer.model
     silent = trainer.args.disable_tqdm or not accelerator.is_main_process
     batches = []
-    with nullcontext() if silent else show_progress(f"reference log-probs, {name}", len(loader)) as advance:
-        for batch in loader:
-            batches.append(accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)))
-            if advance is not None:
-                advance(1)
-    chosen, rejected = (torch.cat(column).float().cpu() for column in zip(*batches, strict=True))
-    return chosen, rejected
-
-
-def _cache_file(fingerprint: str) -> Path:
-    """Return where the log-probs with this fingerprint are kept: under the cache of `datasets`, HF_DATASETS_CACHE."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "ropo-reference" / f"{fingerprint}.safetensors"
+    training = model.training
+    model.eval()
+    try:
+        with nullcontext() if silent else show_progress(f"reference log-probs, {name}", len(loader)) as advance:
+            for batch in loader:
+                batches.append(accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)))
+                if advance is not None:
+                    advance(1)
+    finally:
+        model.train(training)
+    return torch.stack([torch.cat(column).float().cpu() for column in zip(*batches, strict=True)], dim=1)
 
 
 def fingerprint(dataset: Dataset, model: PreTrainedModel | PeftModel, options: dict[str, Any]) -> str:
@@ -134,15 +111,16 @@ def reference_weights(model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
     return weights
 
 
-def load(path: Path) -> tuple[Float[Tensor, " records"], Float[Tensor, " records"]] | None:
-    """Read the chosen and rejected log-probs kept at `path`, or None where there are none."""
+def load(path: Path) -> Float[Tensor, "records 2"] | None:
+    """Read the log-probs of chosen and rejected answers that are kept at `path`, or None where there are none."""
     if not path.exists():
         return None
     log_probs = load_file(path)
-    return log_probs["chosen"], log_probs["rejected"]
+    return torch.stack([log_probs["chosen"], log_probs["rejected"]], dim=1)
 
 
-def save(path: Path, chosen: Float[Tensor, " records"], rejected: Float[Tensor, " records"]) -> None:
+def save(path: Path, log_probs: Float[Tensor, "records 2"]) -> None:
     """Write log-probs to `path` in one stroke: a reader sees all of them or none."""
+    chosen, rejected = log_probs.unbind(dim=1)
     tensors = {"chosen": chosen.contiguous(), "rejected": rejected.contiguous()}
     replace_atomically(path, lambda unfinished: save_file(tensors, unfinished))

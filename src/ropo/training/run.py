@@ -10,18 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from jaxtyping import Float
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ropo.core.errors import RunStoppedError, UserError
+from ropo.core.intervals import bootstrap_interval
+from ropo.diagnostics.behaviour import dpo_margins
 from ropo.training.callbacks.journal import Journal
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.config import PreferenceConfig
-from ropo.training.held_out import held_out_metrics
 from ropo.training.trainer import PreferenceTrainer
 
 
@@ -96,7 +99,7 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
 
     Returns:
         What `transformers.Trainer.train` measured, the last logged values under `last`, the run time in seconds, and
-        with held-out pairs `held_out` as in `ropo.training.held_out.held_out_metrics`.
+        with held-out pairs `held_out` as in `held_out_metrics`.
 
     Raises:
         RunStoppedError: If a signal ended training.
@@ -104,7 +107,7 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     """
     started = time.monotonic()
     at_start = _AtStart(trainer)
-    if trainer.is_sharded:  # nothing is sharded, and nothing can be measured, before training has begun
+    if trainer.holders.are_sharded:  # nothing is sharded, and nothing can be measured, before training has begun
         trainer.add_callback(at_start)
         trainer.keep_in_checkpoints("held_out", at_start)  # when a run goes on, it begins with a trained policy
     else:
@@ -123,6 +126,39 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     if at_start.log_probs is not None:
         metrics["held_out"] = held_out_metrics(at_start.log_probs, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
+
+
+def held_out_metrics(
+    before: Float[np.ndarray, "pairs 2"], after: Float[np.ndarray, "pairs 2"], beta: float
+) -> dict[str, Any]:
+    """Summarise held-out pairs before and after training.
+
+    Args:
+        before: Summed log-probs of the policy at the start, which is the reference; columns chosen, rejected.
+        after: Those at the end.
+        beta: As in `ropo.diagnostics.behaviour.dpo_margins`.
+
+    Returns:
+        `margin` with its 95 % interval (None for one pair) and `margins` pair by pair; `loss`, the mean DPO loss
+        -log sigmoid(margin), which is ln 2 at the start; `accuracy`, the share of pairs with a margin above 0; mean
+        log-probs before and after; and `prefers_chosen`, the share of pairs whose chosen answer is the likelier one,
+        before and after.
+    """
+    margins = dpo_margins(torch.from_numpy(after), torch.from_numpy(before), beta).numpy()
+    return {
+        "pairs": len(margins),
+        "loss": float(np.logaddexp(0.0, -margins).mean()),
+        "margin": float(margins.mean()),
+        "margin_interval": bootstrap_interval(margins) if len(margins) > 1 else None,
+        "accuracy": float((margins > 0).mean()),
+        "chosen_before": float(before[:, 0].mean()),
+        "chosen_after": float(after[:, 0].mean()),
+        "rejected_before": float(before[:, 1].mean()),
+        "rejected_after": float(after[:, 1].mean()),
+        "prefers_chosen_before": float((before[:, 0] > before[:, 1]).mean()),
+        "prefers_chosen_after": float((after[:, 0] > after[:, 1]).mean()),
+        "margins": margins.tolist(),
+    }
 
 
 class _AtStart(TrainerCallback):

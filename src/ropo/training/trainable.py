@@ -17,7 +17,7 @@ from ropo.core.errors import UserError
 from ropo.lm.capacity import check_ids
 from ropo.lm.templating import template_options
 from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_pair, tokenize_prompt
-from ropo.training.packing.collator import NUMBER
+from ropo.training.packing.packer import NUMBER
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +50,6 @@ def tokenize_records(
     return dataset
 
 
-def report_prompts(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:
-    """Name the records that are trained on, but perhaps not as they were meant."""
-    _report_rewritten(dataset, name, tokenizer)
-    if not isinstance(tokenizer, ProcessorMixin):
-        _report_templated(dataset, name, tokenizer)
-        _report_equal(dataset, name)
-
-
 def _report_templated(dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Name the records whose prompt went through the chat template before it was written down."""
     if "prompt" not in dataset.column_names:
@@ -73,19 +65,29 @@ def _report_equal(dataset: Dataset, name: str) -> None:
     _say(name, equal, f"{reason}; nothing is learnt from them")
 
 
-def keep_trainable(dataset: Dataset, size: int, name: str, limits: Limits, budget: int | None) -> Dataset:
+def keep_trainable(dataset: Dataset, size: int, name: str, args: Any, tokenizer: Any, model: Any) -> Dataset:
     """Drop the records that have nothing to train on or do not fit, and say which and why.
+
+    Records that are trained on, but perhaps not as they were meant, are named too.
 
     Args:
         dataset: Tokenised, numbered records, from which TRL has dropped those whose prompt alone fills `max_length`.
         size: Number of records before that.
         name: What to call the data set in messages.
-        limits: Where sequences are cut.
-        budget: Most packed tokens of a record, or None.
+        args: The trainer's options: where sequences are cut, and the most packed tokens of a record.
+        tokenizer: The model's, or its processor.
+        model: What is trained, or its name.
 
     Raises:
-        UserError: If no record is left.
+        UserError: If no record is left, or one has tokens that the model has no embedding for.
     """
+    if not isinstance(model, str) and not isinstance(tokenizer, ProcessorMixin):
+        _check_records(model, dataset, tokenizer)
+    _report_rewritten(dataset, name, tokenizer)
+    if not isinstance(tokenizer, ProcessorMixin):
+        _report_templated(dataset, name, tokenizer)
+        _report_equal(dataset, name)
+    limits, budget = args.limits, args.tokens_per_step
     max_length = limits.max_length
     cut = set(range(size)) - set(dataset[NUMBER])
     _say(name, cut, f"no answer is left: the prompt fills max_length={max_length}; skipped (raise it to train on them)")
@@ -98,12 +100,8 @@ def keep_trainable(dataset: Dataset, size: int, name: str, limits: Limits, budge
     return dataset
 
 
-def check_records(model: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse records with tokens that the model has no embedding for; the padding is looked up too.
-
-    Raises:
-        UserError: If there is one; see `ropo.lm.capacity.check_ids`.
-    """
+def _check_records(model: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse records with tokens that the model has no embedding for; the padding is looked up too."""
     columns = [column for column in ("prompt_ids", "chosen_ids", "rejected_ids") if column in dataset.column_names]
     largest = [pyarrow.compute.max(pyarrow.compute.list_flatten(dataset.data[column])).as_py() for column in columns]
     check_ids(model, [token for token in (*largest, tokenizer.pad_token_id) if token is not None], tokenizer)
@@ -156,8 +154,8 @@ def _is_rewritten(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase | P
     return len(_tokenize(tokenizer, prompt, **options)["input_ids"]) > len(record["prompt_ids"])
 
 
-def _say(name: str, records: Iterable[int], reason: str, shown: int = 5) -> None:
+def _say(name: str, records: Iterable[int], reason: str) -> None:
     numbers = sorted(records)
     if numbers:
-        named = ", ".join(map(str, numbers[:shown])) + (", ..." if len(numbers) > shown else "")
+        named = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         logger.warning(f"{name} data, {len(numbers)} record(s) ({named}): {reason}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["PreferenceTrainer"]
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,60 +21,21 @@ from trl.trainer.utils import global_then_local_main_first
 from ropo.core.errors import UserError
 from ropo.lm.capacity import cap_length
 from ropo.lm.gguf import quiet_about_words
-from ropo.lm.spreading import is_spread, spread, weights_of
-from ropo.training import reference_cache
-from ropo.training.arguments import (
-    check_arguments,
-    check_experts,
-    check_optimizer,
-    check_sampling,
-    check_steps,
-    check_trainable,
-)
+from ropo.training.arguments import check_arguments, check_made, check_run
 from ropo.training.card import CardFacts, write_card
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
-from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
-from ropo.training.distributed.processes import by_the_first, rank
-from ropo.training.distributed.sharding import (
-    average_gradients,
-    check_deepspeed,
-    check_fsdp,
-    check_parallelism,
-    check_sharding,
-    is_cut,
-    keep_adapters_whole,
-    load_weights,
-    uses_fsdp,
-    whole_adapter,
-    without_deepspeed,
-)
+from ropo.training.distributed.dealing import deal_out, packed_tokens, weighing
+from ropo.training.distributed.holders import Holders
 from ropo.training.finite import FiniteGuard
-from ropo.training.late_reference import LateReference, NoReference
-from ropo.training.packing.collator import NUMBER, without_numbers
-from ropo.training.packing.packer import Packer
-from ropo.training.reference import (
-    add_reference,
-    check_reference,
-    check_scores,
-    complete_reference,
-    probe,
-    reference_of,
-)
-from ropo.training.remedies.anchor import AnchorText
-from ropo.training.remedies.average import Average
-from ropo.training.remedies.beta_schedule import BetaSchedule
-from ropo.training.remedies.losses import own_loss, split_losses
-from ropo.training.remedies.moving_reference import MovingReference, hidden_from_trl
+from ropo.training.packing.packer import NUMBER, Packer, without_numbers
+from ropo.training.precomputed import PrecomputedReference, given_or_stand_in
+from ropo.training.reference import AdapterReference, reference_of
+from ropo.training.remedies.chosen import Remedies
+from ropo.training.remedies.moving_reference import hidden_from_trl
 from ropo.training.remedies.options import check_unsharded
-from ropo.training.remedies.scores import drift_metrics, pair_scores, seeing_scores, summed_log_probs
-from ropo.training.trainable import (
-    check_records,
-    keep_trainable,
-    number_records,
-    report_prompts,
-    tokenize_records,
-)
+from ropo.training.remedies.scores import seeing_scores, summed_log_probs
+from ropo.training.trainable import keep_trainable, number_records, tokenize_records
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -92,6 +52,8 @@ class PreferenceTrainer(DPOTrainer):
 
     Attributes:
         card_facts: What the model card says of the run beside what the trainer knows.
+        holders: Who holds which weights.
+        remedies: What is added to TRL's losses and steps.
 
     Args:
         model: As in `trl.DPOTrainer`.
@@ -108,7 +70,6 @@ class PreferenceTrainer(DPOTrainer):
     model_wrapped: Any
     ref_model: Any
     _signature_columns: Any
-    optimizer_groups: list[dict[str, Any]]
     card_facts: CardFacts = CardFacts()
 
     def __init__(self, model: Any, ref_model: Any = None, args: PreferenceConfig | None = None, **kwargs: Any) -> None:
@@ -117,50 +78,23 @@ class PreferenceTrainer(DPOTrainer):
         self._untrained = model
         if not isinstance(model, str):
             args.max_length = cap_length(model, args.max_length)
+        adapted = is_peft_model(model) or kwargs.get("peft_config") is not None
+        self.holders = Holders(self, model, ref_model)
+        self._reference = AdapterReference(model, adapted and ref_model is None, self.holders.find_out)
+        self._precomputed = PrecomputedReference(self)
         self._packer: Packer | None = None
-        self._continued, self._given = is_peft_model(model), None
-        adapted = self._continued or kwargs.get("peft_config") is not None
-        self._spread = is_spread(model)
-        if adapted and ref_model is None and not isinstance(model, str) and not is_cut(model):
-            self._given = self._find_out(lambda: probe(model))
-        self._late_reference = LateReference(self)
-        weights = weights_of(ref_model) if is_spread(ref_model) else {}
-        stand_in: Any = NoReference() if _needs_no_reference(args, adapted, ref_model) else None
         with hidden_from_trl(args, adapted):
-            super().__init__(model, ref_model or stand_in, args, **kwargs)
-        if is_spread(ref_model):
-            spread(self.accelerator.unwrap_model(self.ref_model), weights)
-        if self._spread and not self._cuts_base:
-            spread(self.model, {})
-            self._spread = False
-        self.add_callback(self._late_reference)
-        check_unsharded(args, adapted, self.is_sharded, self.cuts_trained)
-        check_optimizer(self, kwargs.get("optimizers", (None, None)))
-        check_experts(self)
-        check_sampling(self.args, self.train_dataset)
-        self._kept_whole = keep_adapters_whole(self.model, self.accelerator) if self.is_fsdp_enabled else []
-        if self.is_deepspeed_enabled:
-            check_deepspeed(self.model, self.args)
+            super().__init__(model, given_or_stand_in(ref_model, args, adapted), args, **kwargs)
+        check_unsharded(args, adapted, self.holders.are_sharded, self.holders.cut_trained)
+        check_made(self, kwargs.get("optimizers", (None, None)))
+        self.holders.hand_out()
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
-        self._add_remedies(counting)
-        self._checkpointer = Checkpointer(self, counting)
+        self.add_callback(self._precomputed)
+        self.remedies = Remedies(self)
+        self._checkpointer = Checkpointer(self, counting | self.remedies.counting())
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
-
-    def _add_remedies(self, counting: dict[str, Counting]) -> None:
-        """Take from TRL the losses that are computed here, and add what the other remedies do at each step."""
-        args = self.args
-        theirs, self._own_losses = split_losses(args)
-        self.loss_types, self.loss_weights = [name for name, _ in theirs], [weight for _, weight in theirs]
-        self.moving_reference = MovingReference(self) if args.sync_ref_model and not self.is_sharded else None
-        self.average = None if args.ema_decay is None else Average(self, args.ema_decay)
-        self._anchor = None if args.anchor_text is None else AnchorText(self)
-        schedule = None if args.beta_final is None else BetaSchedule(self, args.beta_final)
-        for each in filter(None, (self.moving_reference, self.average, self._anchor, schedule)):
-            self.add_callback(each)
-        remembering = {"moving_reference": self.moving_reference, "average": self.average}
-        counting |= {name: each for name, each in remembering.items() if each is not None}
 
     def keep_in_checkpoints(self, name: str, counting: Counting) -> None:
         """Let checkpoints hold what somebody else sums up, under a name of its own."""
@@ -169,29 +103,15 @@ class PreferenceTrainer(DPOTrainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
         super().create_accelerator_and_postprocess()
-        check_parallelism(self.accelerator.parallelism_config)
-        if self.is_fsdp_enabled:
-            check_fsdp(self.accelerator)
-        check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)
+        self.holders.check()
 
     def _prepared(self) -> Packer:
         """Prepare reference, models and collator on first use, which `precompute_ref_log_probs` puts in `__init__`."""
         if self._packer is None:
-            if is_peft_model(self.model) and self.ref_model is None and not is_cut(self.model):
-                if self.args.sync_ref_model:
-                    add_reference(self.model)
-                complete_reference(self.model)
-                with without_deepspeed(self.args):
-                    self._find_out(lambda: check_reference(self.model, self._given, self._continued))
-                    self._find_out(lambda: check_scores(self.model))
-            self._given = None
+            self._reference.complete(self)
             self._packer = Packer(self)
             self.data_collator = self._packer.collator(self.data_collator)
         return self._packer
-
-    def _find_out(self, look: Callable[[], Any]) -> Any:
-        """Look at the model; where the first process alone has its weights, there, for all."""
-        return by_the_first(look) if self._spread else look()
 
     # Data
 
@@ -208,10 +128,7 @@ class PreferenceTrainer(DPOTrainer):
         if not size:
             raise UserError(f"{dataset_name} data: holds no record; give at least one")
         prepared = self._tokenized(number_records(dataset), processing_class, args, dataset_name)
-        if not isinstance(self._untrained, str) and not isinstance(processing_class, ProcessorMixin):
-            check_records(self._untrained, prepared, processing_class)
-        report_prompts(prepared, dataset_name, processing_class)
-        return keep_trainable(prepared, size, dataset_name, args.limits, args.tokens_per_step)
+        return keep_trainable(prepared, size, dataset_name, args, processing_class, self._untrained)
 
     def _tokenized(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         if isinstance(processing_class, ProcessorMixin) or "chosen" not in next(iter(dataset)):
@@ -241,22 +158,10 @@ class PreferenceTrainer(DPOTrainer):
         return super().compute_ref_log_probs(model, without_numbers(inputs))
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Dataset:
-        """Read the reference log-probs from the cache, or compute and keep them.
-
-        Raises:
-            UserError: For a stream, as TRL refuses it: its order may change, and it may have no end.
-        """
-        if isinstance(dataset, IterableDataset):
-            raise UserError(
-                f"precompute_ref_log_probs: the {name} data is a stream, whose order may change and which may not end; "
-                "give a Dataset, or leave the option out"
-            )
-        if isinstance(self.ref_model, NoReference):
-            self.ref_model = None
-        if self.is_sharded:
-            return self._late_reference.take(dataset, name, batch_size)
-        self._prepared()
-        return reference_cache.with_reference_log_probs(self, dataset, name, batch_size)
+        """Read the reference log-probs from the cache, or compute and keep them."""
+        if not self.holders.are_sharded:
+            self._prepared()
+        return self._precomputed.add_to(dataset, name, batch_size)
 
     # A step
 
@@ -266,53 +171,31 @@ class PreferenceTrainer(DPOTrainer):
         Raises:
             UserError: If nothing is trainable, no batch is left to train on, or the checkpoint is not whole.
         """
-        check_trainable(self.model)
-        data: Any = self.train_dataset
-        check_steps(self.args, None if isinstance(data, IterableDataset) else len(data))
+        check_run(self)
         checkpoint = self._checkpointer.resume_from(resume_from_checkpoint)
-        if checkpoint is not None and self.is_sharded and (is_peft_model(self.model) or not self._spread or not rank()):
-            load_weights(self.model, checkpoint)
+        if checkpoint is not None:
+            self.holders.load(checkpoint)
         # accelerate leaves alone what it has prepared, if only to measure it: each process would train by itself.
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
         result = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
-        if self.average is not None:
-            self.average.finish()
+        if self.remedies.average is not None:
+            self.remedies.average.finish()
         if not self.state.global_step:
             raise UserError("train data: the stream holds no pair that can be trained on; nothing was trained")
         return result
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether FSDP or DeepSpeed has the weights, or their gradients and the optimizer."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    @property
-    def _cuts_base(self) -> bool:
-        """Whether FSDP or ZeRO-3 cuts the model when training begins."""
-        plugin: Any = self.args.deepspeed_plugin
-        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and plugin.zero_stage == 3)
-
-    @property
-    def cuts_trained(self) -> bool:
-        """Whether no process has all of what is trained: under ZeRO-3, and without an adapter under FSDP2."""
-        return self._cuts_base and not (self.is_fsdp_enabled and is_peft_model(self.model))
-
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimizer, and remember its groups of parameters, which DeepSpeed makes into others."""
-        optimizer: Any = super().create_optimizer(*args, **kwargs)
-        groups = getattr(optimizer, "param_groups", None) or [{"params": list(optimizer.params)}]
-        self.optimizer_groups = [dict(group) for group in groups] if self.is_deepspeed_enabled else []
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.holders.remember_groups(optimizer)
         return optimizer
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Prepare, and read a checkpoint's progress where transformers would look for FSDP's or DeepSpeed's own."""
-        own = None if self.is_sharded else resume_from_checkpoint
-        weights = weights_of(self.model) if self._spread else {}
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, own)
-        if self._spread:
-            spread(self.accelerator.unwrap_model(self.model), weights)
-            self._spread = False
+        own = None if self.holders.are_sharded else resume_from_checkpoint
+        with self.holders.cutting():
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, own)
         if own is not resume_from_checkpoint:
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
             self._load_scaler(resume_from_checkpoint)
@@ -336,40 +219,33 @@ class PreferenceTrainer(DPOTrainer):
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = self._late_reference.look_up(without_numbers(inputs))
+        inputs = self._precomputed.look_up(without_numbers(inputs))
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
-        pairs = len(inputs["input_ids"]) // 2
-        of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
-        if bool((of_all == pairs).all()):
+        with weighing(self.accelerator, len(inputs["input_ids"]) // 2) as weight:
             loss = self._loss_of_pairs(model, inputs, return_outputs)
-        else:
-            with gathering_unequal(self.accelerator):
-                loss = self._loss_of_pairs(model, inputs, return_outputs)
-            # The mean over processes, which their gradients are averaged to, is then that over all pairs.
-            loss = loss * (pairs * len(of_all) / of_all.sum())
-        return loss if self._anchor is None else loss + self._anchor.loss(reference_of(self))
+        if weight is not None:
+            loss = loss * weight
+        anchor = self.remedies.anchor
+        return loss if anchor is None else loss + anchor.loss(reference_of(self))
 
     def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """Add the losses that TRL does not have to those that it computes, from the same log-probs."""
         with seeing_scores(self.model, self.ref_model) as seen:
             result = super()._compute_loss(model, inputs, return_outputs)
-        scores = pair_scores(seen, inputs, self.ld_alpha)
-        for name, value in drift_metrics(scores, self.accelerator.gather).items():
-            self._metrics["train" if self.model.training else "eval"][name].append(value)
-        if not self._own_losses:
+        own = self.remedies.loss_of_pairs(seen, inputs)
+        if own is None:
             return result
-        own = own_loss(self._own_losses, scores, self.beta, self.args)
         return (result[0] + own, result[1]) if return_outputs else result + own
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        average_gradients(self._kept_whole)
+        self.holders.average_gradients()
         return super()._clip_grad_norm(model)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         if grad_norm is None:  # nothing was clipped
-            average_gradients(self._kept_whole)
+            self.holders.average_gradients()
         return super()._get_grad_norm(model, grad_norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -426,14 +302,10 @@ class PreferenceTrainer(DPOTrainer):
             UserError: If one is not finite; nothing is written then.
         """
         self.check_weights()
-        adapted = is_peft_model(self.model)
-        if not self.is_fsdp_enabled and not (self.is_deepspeed_enabled and adapted):
+        weights = self.holders.gathered()
+        if weights is None:
             super().save_model(output_dir, _internal_call)
             return
-        if adapted:
-            weights = whole_adapter(self.accelerator.unwrap_model(self.model))
-        else:  # transformers saves nothing unless its plugin says FULL_STATE_DICT, and says nothing
-            weights = self.accelerator.get_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir, weights)
         if self.args.push_to_hub and not _internal_call:
@@ -477,8 +349,3 @@ class PreferenceTrainer(DPOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
-
-
-def _needs_no_reference(args: PreferenceConfig, adapted: bool, given: Any) -> bool:
-    """Tell whether TRL would load a reference model under FSDP that nobody runs."""
-    return uses_fsdp(args) and args.precompute_ref_log_probs and not adapted and given is None

@@ -16,7 +16,6 @@ from tests.tiny.tokenizer import WORDS
 
 PROMPTS = [f"{first} {second}" for first in WORDS[:6] for second in WORDS[:5]]
 SWAPPED = 8
-DUELS = len(PROMPTS) + SWAPPED
 
 
 @pytest.fixture(autouse=True)

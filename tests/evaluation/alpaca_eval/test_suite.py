@@ -9,17 +9,11 @@ import pytest
 from ropo.cli.main import main
 from ropo.evaluation.alpaca_eval import metrics
 from ropo.evaluation.results import read_results
-from tests.evaluation.fake_endpoint import serving
-from tests.tiny.sampled import TEXTS, save_tiny
+from tests.evaluation.fake_endpoint import endpoint_flags, serving
+from tests.tiny.sampled import TEXTS
 
-D = {"dataset": "d"}
 KEY = "sk-secret-4711"
 INSTRUCTIONS = [f"request {number}" for number in range(40)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +39,6 @@ def write_outputs(name, texts, generator=None, instructions=INSTRUCTIONS):
 
 def evaluate(*arguments):
     return main(["evaluate", "alpaca-eval", *map(str, arguments), "--output", "out"])
-
-
-def endpoint_flags(server):
-    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 60)
-    return ("--judge", "openai:m", "--judge_url", server.url, *fast)
 
 
 def prefers_good(body):

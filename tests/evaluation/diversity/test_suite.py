@@ -10,14 +10,7 @@ from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
-from tests.tiny.sampled import save_adapter, save_tiny, write_prompts
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("models")
-    base = save_tiny(folder / "base")
-    return {"base": base, "tuned": save_adapter(base, folder / "tuned")}
+from tests.tiny.sampled import write_prompts
 
 
 @pytest.fixture(scope="module")

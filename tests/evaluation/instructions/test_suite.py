@@ -14,7 +14,7 @@ from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.instructions.measure import read_answers
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import Answer, PromptRecord, SamplingSettings, read_prompts
-from tests.tiny.sampled import TEXTS, save_adapter, save_tiny, write_prompts
+from tests.tiny.sampled import TEXTS, write_prompts
 
 AT_MOST_TWO = {"name": "at_most_words", "parameters": {"limit": 2}}
 NO_CAT = {"name": "avoid_word", "parameters": {"word": "cat"}}
@@ -44,13 +44,6 @@ def test_one_answer_a_prompt_is_true_or_false():
     readings = read_answers([prompt(NO_CAT), prompt(NO_CAT)], [answers("cat"), answers("dog")])
     assert readings["passes"].kept.dtype == np.bool_
     assert readings["passes"].kept.tolist() == [False, True]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("models")
-    base = save_tiny(folder / "base")
-    return {"base": base, "tuned": save_adapter(base, folder / "tuned")}
 
 
 def evaluate(output, prompts, *arguments) -> int:

@@ -19,7 +19,7 @@ from ropo.evaluation.results import read_results
 from ropo.lm.loading import load_policy
 from ropo.lm.log_probs import text_loss
 from ropo.lm.tokens import text_windows
-from tests.tiny.sampled import save_adapter, save_tiny, tiny_model
+from tests.tiny.sampled import tiny_model
 from tests.tiny.tokenizer import WORDS, tiny_tokenizer
 
 GENERATOR = np.random.default_rng(0)
@@ -73,13 +73,6 @@ def files(tmp_path_factory) -> dict[str, Path]:
         (folder / f"{kind}.jsonl").write_text("".join(lines))
     (folder / "text.txt").write_text(" ".join(GENERATOR.choice(WORDS, size=300)))
     return {file.stem: file for file in folder.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("models")
-    base = save_tiny(folder / "base")
-    return {"base": base, "tuned": save_adapter(base, folder / "tuned")}
 
 
 def evaluate(output, *arguments) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ropo.evaluation.contestants import Contestant
-from ropo.evaluation.mt_bench import answering
+from ropo.evaluation.mt_bench import measure
 from ropo.evaluation.mt_bench.questions import Question
 from ropo.evaluation.suites import Workplace
 from ropo.lm.sampling import Answer
@@ -21,9 +21,9 @@ def test_the_second_turn_follows_the_first_answer(monkeypatch):
             asked.append(([turn["content"] for turn in prompt.turns], settings.temperature, settings.seed))
         return [[Answer(f"said {prompt.turns[-1]['content']}", (5, 2), True)] for prompt in prompts]
 
-    monkeypatch.setattr(answering, "answer_prompts", answer_prompts)
+    monkeypatch.setattr(measure, "answer_prompts", answer_prompts)
     place = Workplace(Path("nowhere"), seed=5)
-    found = answering.answer_questions(Contestant("m", "org/m"), QUESTIONS, 9, place, lambda answers: None)
+    found = measure.answer_questions(Contestant("m", "org/m"), QUESTIONS, 9, place)
     assert found == {1: ["said w1", "said w2"], 2: ["said m1", "said m2"], 3: ["said s1", "said s2"]}
     first, second = asked[:3], asked[3:]
     assert [turns for turns, _, _ in first] == [["m1"], ["s1"], ["w1"]]

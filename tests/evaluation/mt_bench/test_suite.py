@@ -12,17 +12,11 @@ from ropo.cli.main import main
 from ropo.evaluation.results import read_results
 from ropo.judging import local
 from ropo.lm.sampling import sampler
-from tests.evaluation.fake_endpoint import serving
-from tests.tiny.sampled import save_tiny
+from tests.evaluation.fake_endpoint import endpoint_flags, serving
 
 KEY = "sk-secret-4711"
 CATEGORIES = ("writing", "math")
 IDS = tuple(range(1, 9))  # even numbers are mathematics
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +57,6 @@ FILES = {"--questions": "questions.jsonl", "--reference_answers": "reference.jso
 def evaluate(*arguments):
     files = [part for flag, file in FILES.items() if flag not in arguments for part in (flag, file)]
     return main(["evaluate", "mt-bench", *map(str, arguments), *files, "--output", "out"])
-
-
-def endpoint_flags(server):
-    fast = ("--judge_longest_wait", 0.02, "--judge_attempts", 3, "--judge_timeout", 60)
-    return ("--judge", "openai:m", "--judge_url", server.url, *fast)
 
 
 def judgment(body):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ropo.evaluation.preference.metrics import read_scores
-from ropo.evaluation.preference.scores import PairScores
+from ropo.evaluation.preference.scores import AnswerScores, read_scores
 
-BEFORE = PairScores(np.array([[-10.0, -8.0], [-5.0, -9.0], [-6.0, -6.0]]), np.array([[5, 2], [5, 3], [3, 3]]))
-AFTER = PairScores(np.array([[-7.0, -9.0], [-6.0, -8.0], [-6.0, -6.0]]), np.array([[5, 2], [5, 3], [3, 3]]))
+BEFORE = AnswerScores(np.array([[-10.0, -8.0], [-5.0, -9.0], [-6.0, -6.0]]), np.array([[5, 2], [5, 3], [3, 3]]))
+AFTER = AnswerScores(np.array([[-7.0, -9.0], [-6.0, -8.0], [-6.0, -6.0]]), np.array([[5, 2], [5, 3], [3, 3]]))
 LENGTHS = np.array([[30, 10], [12, 20], [8, 8]])
 # gains: chosen 3, -1, 0; rejected -1, 1, 0
 
@@ -42,8 +41,8 @@ def test_against_a_reference():
 def test_a_model_that_rewards_length_is_exposed():
     lengths = np.random.default_rng(0).integers(5, 100, size=(300, 2))
     tokens = np.maximum(lengths // 4, 1)
-    flat = PairScores(-2.0 * tokens, tokens)
-    hacked = PairScores(-2.0 * tokens + 0.1 * lengths, tokens)
+    flat = AnswerScores(-2.0 * tokens, tokens)
+    hacked = AnswerScores(-2.0 * tokens + 0.1 * lengths, tokens)
     readings = read_scores(hacked, flat, lengths, beta=1.0)
     assert readings["accuracy"].kept.mean() == pytest.approx(0.5, abs=0.1)
     assert readings["accuracy_when_longer"].kept.mean() == 1.0

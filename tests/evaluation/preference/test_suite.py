@@ -15,15 +15,7 @@ from ropo.lm.loading import load_policy
 from ropo.lm.log_probs import pair_log_probs
 from ropo.lm.tokens import tokenize_pair
 from ropo.preferences import load_preferences
-from tests.tiny.sampled import save_adapter, save_tiny
 from tests.tiny.tokenizer import WORDS, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("models")
-    base = save_tiny(folder / "base")
-    return {"base": base, "tuned": save_adapter(base, folder / "tuned")}
 
 
 @pytest.fixture(scope="module")

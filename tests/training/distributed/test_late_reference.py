@@ -11,7 +11,7 @@ import torch
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
-from ropo.training.late_reference import LateReference
+from ropo.training.precomputed import PrecomputedReference
 from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.distributed.sharded import (
     FSDP2,
@@ -93,4 +93,4 @@ def test_deepspeed_trains_on_log_probs_in_advance_as_on_live_ones(tmp_path, stag
 
 def test_nothing_is_evaluated_before_they_are_there():
     with pytest.raises(UserError, match="precompute_ref_log_probs: with FSDP and DeepSpeed they are computed when"):
-        LateReference(None).look_up({"ref_chosen_logps": torch.tensor([0])})
+        PrecomputedReference(None).look_up({"ref_chosen_logps": torch.tensor([0])})

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sharding import keep_adapters_whole
-from ropo.training.finite import Batch
+from ropo.training.finite import BatchLoss
 from ropo.training.trainable import NUMBER
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
@@ -220,7 +220,7 @@ def train_where_one_loses(folder) -> tuple[str, int]:
         def training_step(self, *args, **kwargs):
             loss = super().training_step(*args, **kwargs)
             if os.environ["RANK"] == "1" and self.state.global_step == 2:
-                self._finite.batches[-1] = Batch(math.inf, self._finite.batches[-1].records)
+                self._finite.batches[-1] = BatchLoss(math.inf, self._finite.batches[-1].records)
             return loss
 
     options = {"per_device_train_batch_size": 1, "save_strategy": "no", "use_cpu": True, "report_to": "none"}

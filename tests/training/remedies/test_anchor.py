@@ -49,7 +49,7 @@ def test_the_loss_is_the_text_s_and_is_added_with_its_weight(text: str, tmp_path
     anchored = make(tmp_path, anchor_text=text, anchor_weight=0.5)
     plain = make(tmp_path)
     found, expected = losses(anchored), losses(plain)
-    ids = anchored._anchor.windows[windows_of(0, 10, anchored.args.seed)]
+    ids = anchored.remedies.anchor.windows[windows_of(0, 10, anchored.args.seed)]
     assert ids.shape == (WINDOWS, WINDOW)
     words = tiny_tokenizer()(Path(text).read_text(), add_special_tokens=False)["input_ids"]
     assert {tuple(row) for row in ids.tolist()} < {tuple(words[at : at + WINDOW]) for at in range(0, 1280, WINDOW)}
@@ -85,7 +85,7 @@ def test_accumulated_batches_read_different_windows_and_count_as_one(text: str, 
     flags: dict[str, Any] = {"anchor_text": text, "max_steps": 2, "per_device_train_batch_size": 2}
     trainer = make(tmp_path, gradient_accumulation_steps=2, **flags)
     read: list[list[int]] = []
-    windows = trainer._anchor.windows
+    windows = trainer.remedies.anchor.windows
 
     class Watched:
         def __getitem__(self, places: list[int]) -> Any:
@@ -95,7 +95,7 @@ def test_accumulated_batches_read_different_windows_and_count_as_one(text: str, 
         def __len__(self) -> int:
             return len(windows)
 
-    trainer._anchor.windows = Watched()
+    trainer.remedies.anchor.windows = Watched()
     trainer.train()
     assert read == [windows_of(number, 10, trainer.args.seed) for number in range(4)]
 
@@ -143,7 +143,7 @@ def test_a_short_text_is_one_window(tmp_path: Any) -> None:
     file = tmp_path / "short.txt"
     file.write_text("w1 w2 w3")
     trainer = make(tmp_path, anchor_text=str(file), max_steps=2)
-    assert trainer._anchor.windows.shape == (1, 3)
+    assert trainer.remedies.anchor.windows.shape == (1, 3)
     assert len(losses(trainer)) == 2
 
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from ropo import RopoConfig
 from ropo.core.errors import UserError
 from tests.training.monitored import base, logged, make_trainer, monitored
+from tests.training.remedies.helpers import same, trained
 
 __all__ = ["base"]
 
@@ -27,14 +28,6 @@ class Weights(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.after[state.global_step] = trained(model)
-
-
-def trained(model: Any) -> dict[str, torch.Tensor]:
-    return {name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def drifting(base: Any, folder: Any, method: str, budget: float | None, **changes: Any) -> Any:

@@ -11,13 +11,17 @@ import torch
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
-from ropo.training.remedies.length_term import length_term
-from ropo.training.remedies.losses import dpo_argument, own_loss, split_losses
+from ropo.training.remedies.losses import (
+    dpo_argument,
+    length_term,
+    own_loss,
+    positive_penalty,
+    simpo_loss,
+    smoothed_loss,
+    split_losses,
+)
 from ropo.training.remedies.options import RemedyOptions
-from ropo.training.remedies.positive import positive_penalty
 from ropo.training.remedies.scores import PairScores, drift
-from ropo.training.remedies.simpo import simpo_loss
-from ropo.training.remedies.smoothed import smoothed_loss
 from tests.tiny.trained import tiny_pairs
 from tests.training.remedies.helpers import METHODS, losses, make
 from tests.training.trainers import logged

@@ -113,7 +113,7 @@ def test_a_resumed_run_goes_on_with_its_reference(method: str, resumed_at: int, 
     resumed.train(str(tmp_path / f"checkpoint-{resumed_at}"))
     assert logged(resumed, "loss") == expected
     assert same(trained(whole.model), trained(resumed.model))
-    one, other = (each.moving_reference.counters()["reference"] for each in (whole, resumed))
+    one, other = (each.remedies.moving_reference.counters()["reference"] for each in (whole, resumed))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ()
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,8 +196,4 @@ def _check_answered(judge: Judge, asked: int) -> None:
 def _source(settings: AlpacaEvalSettings, prompts: Sequence[PromptRecord]) -> Source:
     path = settings.prompts or settings.reference_outputs
     content = json.dumps([prompt.turns for prompt in prompts])
-    return Source(
-        name=path.name if path else f"{formats.HUB}/{formats.REFERENCE}",
-        sha256=hashlib.sha256(content.encode()).hexdigest(),
-        counts={"prompts": len(prompts)},
-    )
+    return Source.of(path.name if path else f"{formats.HUB}/{formats.REFERENCE}", content, prompts=len(prompts))

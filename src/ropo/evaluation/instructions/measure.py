@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ()
 
-import hashlib
 import json
 from collections.abc import Sequence
 
@@ -47,11 +46,7 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     compared = compare_models([each.name for each in contestants], readings, "prompts", workplace.seed)
     models = model_results(contestants, fingerprints, compared)
     content = json.dumps([prompt.fields for prompt in prompts], sort_keys=True)
-    data = Source(
-        name=settings.prompts.name,
-        sha256=hashlib.sha256(content.encode()).hexdigest(),
-        counts={"prompts": len(prompts)},
-    )
+    data = Source.of(settings.prompts.name, content, prompts=len(prompts))
     return SuiteResult(
         suite="instructions",
         settings={**settings.shown(), "batch_size": workplace.batch_size},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ()
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from ropo.core.files import read_text
@@ -113,8 +112,7 @@ def _sources_of(tasks: Sequence[Task], settings: KnowledgeSettings, text: str | 
         if isinstance(task, LocalTask)
     }
     if text is not None and settings.text is not None:
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        sources["text"] = Source(name=settings.text.name, sha256=digest, counts={"characters": len(text)})
+        sources["text"] = Source.of(settings.text.name, text, characters=len(text))
     return sources
 
 

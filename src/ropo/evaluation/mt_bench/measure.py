@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ()
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.record import Source
+from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant, file_name
 from ropo.evaluation.mt_bench import VERDICT_TOKENS, MtBenchSettings
-from ropo.evaluation.mt_bench.answering import answer_questions
 from ropo.evaluation.mt_bench.grading import Grades, compare, grade
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
 from ropo.evaluation.mt_bench.published import Benchmark, read_benchmark
@@ -33,7 +32,7 @@ from ropo.judging.chat import ChatJudge
 from ropo.judging.judge import WARNING, Meter, warnings_first
 from ropo.judging.load import load_chat_judge
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.sampling import model_name
+from ropo.lm.sampling import PromptRecord, Sampler, SamplingSettings, model_name
 
 
 def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workplace: Workplace) -> SuiteResult:
@@ -65,7 +64,10 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     }
     judge = load_chat_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
     fingerprints = [None if each.name in given else fingerprint_source(each.source) for each in contestants]
-    answers = {each.name: given.get(each.name) or _answer(each, questions, settings, workplace) for each in contestants}
+    answers = {
+        each.name: given.get(each.name) or answer_questions(each, questions, settings.max_new_tokens, workplace)
+        for each in contestants
+    }
     models, notes = [], []
     first: dict[str, tuple[str, Grades]] = {}  # what the changes of each number are from
     for each, fingerprint in zip(contestants, fingerprints, strict=True):
@@ -99,11 +101,45 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     )
 
 
-def _answer(
-    contestant: Contestant, questions: Sequence[Question], settings: MtBenchSettings, workplace: Workplace
+def answer_questions(
+    contestant: Contestant, questions: Sequence[Question], max_new_tokens: int, workplace: Workplace
 ) -> Answers:
-    with workplace.progress(f"answering with {contestant.name}", TURNS * len(questions)) as advance:
-        return answer_questions(contestant, questions, settings.max_new_tokens, workplace, advance)
+    """Answer both turns of every question, each question at its category's temperature.
+
+    Cost: two answers per question, and one loading of the model; questions of one temperature share batches.
+    """
+    answers: Answers = {question.number: [] for question in questions}
+    show = workplace.progress(f"answering with {contestant.name}", TURNS * len(questions))
+    with show as advance, Sampler(contestant.source) as sampler:
+        for turn in range(TURNS):
+            for temperature in sorted({question.temperature for question in questions}):
+                group = [question for question in questions if question.temperature == temperature]
+                found = answer_prompts(
+                    contestant,
+                    [_prompt_of(question, answers[question.number]) for question in group],
+                    SamplingSettings(
+                        temperature=temperature,
+                        max_new_tokens=max_new_tokens,
+                        seed=workplace.seed + turn,
+                    ),
+                    workplace.batch_size,
+                    workplace.cache,
+                    lambda batch: advance(len(batch.prompts)),
+                    sampler,
+                )
+                for question, (answer,) in zip(group, found, strict=True):
+                    answers[question.number].append(answer.text)
+    return answers
+
+
+def _prompt_of(question: Question, answered: Sequence[str]) -> PromptRecord:
+    """Return the conversation up to the user's next turn."""
+    turns = []
+    for place in range(len(answered) + 1):
+        turns.append({"role": "user", "content": question.turns[place]})
+        if place < len(answered):
+            turns.append({"role": "assistant", "content": answered[place]})
+    return PromptRecord({}, turns, question.number)
 
 
 def _judge(
@@ -163,5 +199,4 @@ def _under(name: str, line: str) -> str:
 
 def _source(benchmark: Benchmark) -> Source:
     content = json.dumps([[question.number, question.category, question.turns] for question in benchmark.questions])
-    counts = {"questions": len(benchmark.questions)}
-    return Source(name=benchmark.name, sha256=hashlib.sha256(content.encode()).hexdigest(), counts=counts)
+    return Source.of(benchmark.name, content, questions=len(benchmark.questions))

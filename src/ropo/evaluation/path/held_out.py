@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["read_path_data"]
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -111,5 +110,4 @@ def _sources(
 
 
 def _source(name: str | Path, content: Iterable[Any], counts: dict[str, int]) -> Source:
-    digest = hashlib.sha256(json.dumps(list(content), sort_keys=True, default=str).encode()).hexdigest()
-    return Source(name=model_name(str(name)), sha256=digest, counts=counts)
+    return Source.of(model_name(str(name)), json.dumps(list(content), sort_keys=True, default=str), **counts)

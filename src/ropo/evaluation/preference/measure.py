@@ -13,8 +13,7 @@ from jaxtyping import Int
 from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.preference import PreferenceSettings
-from ropo.evaluation.preference.metrics import read_scores
-from ropo.evaluation.preference.scores import PairScores, score_pairs
+from ropo.evaluation.preference.scores import AnswerScores, read_scores, score_pairs
 from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
@@ -51,7 +50,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     pairs = _read_pairs(models, settings, limits)
     used = pairs[base]
     lengths = _answer_lengths(used.records)
-    scores: dict[str, PairScores] = {}
+    scores: dict[str, AnswerScores] = {}
     for fingerprint, each in models.items():
         with workplace.progress(f"scoring pairs with {each.name}", len(used.records)) as advance:
             scores[fingerprint] = score_pairs(each, pairs[fingerprint], workplace, advance)

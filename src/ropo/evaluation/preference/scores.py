@@ -1,4 +1,4 @@
-"""The log-probs of held-out answers under a model, kept on disk."""
+"""The log-probs of held-out answers under a model, kept on disk, and what they say about it, pair by pair."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 
 from ropo.core.kept import content_key, kept_rows
+from ropo.diagnostics.behaviour import dpo_margins
 from ropo.evaluation.contestants import Contestant, loaded
+from ropo.evaluation.readings import Reading
 from ropo.evaluation.suites import Workplace
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
@@ -20,7 +23,7 @@ from ropo.lm.log_probs import pair_log_probs
 
 
 @dataclass(frozen=True)
-class PairScores:
+class AnswerScores:
     """What one model says of the answers; columns are chosen, rejected.
 
     Args:
@@ -37,7 +40,7 @@ def score_pairs(
     pairs: HeldOutPairs,
     workplace: Workplace,
     advance: Callable[[int], None],
-) -> PairScores:
+) -> AnswerScores:
     """Return the log-probs of all answers under a model, computed now or kept from an earlier run.
 
     Args:
@@ -66,4 +69,51 @@ def score_pairs(
         "limits": asdict(pairs.limits),
     }
     rows = kept_rows(workplace.cache / "log_probs", wanted, len(tokens), compute, advance)
-    return PairScores(np.array(rows, dtype=float), np.array(lengths))
+    return AnswerScores(np.array(rows, dtype=float), np.array(lengths))
+
+
+def read_scores(
+    scores: AnswerScores, reference: AnswerScores | None, lengths: Int[np.ndarray, "pairs 2"], beta: float
+) -> dict[str, Reading]:
+    """Turn log-probs into one number a pair and metric.
+
+    The margin is DPO's (`ropo.diagnostics.behaviour.dpo_margins`), and accuracy the share of margins above 0. Split by
+    which answer has more characters, it shows a model that learnt length: accurate where the chosen answer is longer,
+    wrong where it is shorter (Park et al. 2024, arXiv 2403.19159).
+
+    Args:
+        scores: The model's.
+        reference: The reference's; None leaves out what needs one.
+        lengths: Characters of each answer; columns chosen, rejected.
+        beta: Strength of the pull to the reference.
+
+    Returns:
+        The readings by the names of their metrics.
+    """
+    chosen, rejected = scores.log_probs.T
+    per_token = scores.log_probs / scores.tokens
+    prefers = "share of pairs whose chosen answer is the likelier one"
+    readings = _split("prefers_chosen", chosen > rejected, prefers, lengths)
+    readings["prefers_chosen_per_token"] = Reading(per_token[:, 0] > per_token[:, 1], f"{prefers} per token")
+    readings["chosen_log_prob"] = Reading(chosen, "mean summed log-prob of the chosen answer, in nats")
+    readings["rejected_log_prob"] = Reading(rejected, "mean summed log-prob of the rejected answer, in nats")
+    if reference is not None:
+        gain = scores.log_probs - reference.log_probs
+        margin = dpo_margins(torch.from_numpy(scores.log_probs), torch.from_numpy(reference.log_probs), beta).numpy()
+        readings |= _split("accuracy", margin > 0, "share of pairs with a DPO margin above 0", lengths)
+        readings["margin"] = Reading(margin, f"mean DPO margin at beta {beta:g}, in nats")
+        readings["chosen_gain"] = Reading(gain[:, 0], "mean log-prob of the chosen answer over the reference's")
+        readings["rejected_gain"] = Reading(gain[:, 1], "mean log-prob of the rejected answer over the reference's")
+    return readings
+
+
+def _split(
+    name: str, passed: Bool[np.ndarray, " pairs"], meaning: str, lengths: Int[np.ndarray, "pairs 2"]
+) -> dict[str, Reading]:
+    """Read a share of all pairs, of those whose chosen answer is longer, and of those whose chosen one is shorter."""
+    chosen, rejected = lengths.T
+    return {
+        name: Reading(passed, meaning),
+        f"{name}_when_longer": Reading(passed, f"{meaning}; pairs whose chosen answer is longer", chosen > rejected),
+        f"{name}_when_shorter": Reading(passed, f"{meaning}; pairs whose chosen one is shorter", chosen < rejected),
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ()
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -162,10 +161,9 @@ def _readings_of_text(curve: Curve, number: int) -> dict[str, Reading]:
 
 def _sources(pairs: HeldOutPairs, settings: StrengthSettings, text: str) -> dict[str, Source]:
     counts = {"pairs": len(pairs.records), "duplicates": pairs.data.duplicates, "ties": pairs.data.ties}
-    digest = hashlib.sha256(text.encode()).hexdigest()
     return {
         "pairs": Source(name=model_name(pairs.data.source), sha256=pairs.data.sha256, counts=counts),
-        "text": Source(name=settings.text.name, sha256=digest, counts={"characters": len(text)}),
+        "text": Source.of(settings.text.name, text, characters=len(text)),
     }
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from ropo.core.json_lines import parse_json
 
 Messages = list[dict[str, Any]]
-_Text = str | Messages
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _OTHER_NAMES = {

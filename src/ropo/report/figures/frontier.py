@@ -14,7 +14,7 @@ from ropo.comparison.frontier.lines import Envelope, MethodLines, PathLine, fram
 from ropo.comparison.frontier.quantities import COSTS, GAINS, LOOKS, QUANTITIES, series_of
 from ropo.comparison.results import ComparisonResult, RunPath
 from ropo.report.figures.style import Chart, Mark, View, faded, figure
-from ropo.report.text import label, setting
+from ropo.report.text import label, seed_words, setting
 
 _TITLES = {"forgetting": "Gain against forgetting", "kl": "Gain against KL", "length": "Gain against length"}
 _GAIN_NAMES = {"pass": "pass rate", "loss": "DPO loss", "margin": "margin"}
@@ -104,7 +104,7 @@ def _envelope(envelope: Envelope, mark: Mark) -> list[go.Scatter]:
 
 
 def _path(line: PathLine, mark: Mark, gain: str, cost: str) -> go.Scatter:
-    which = f"{label(mark.method)} at {setting(line.rate)}, {_seed(line.seed)}"
+    which = f"{label(mark.method)} at {setting(line.rate)}, {seed_words(line.seed)}"
     return go.Scatter(
         x=list(line.gains),
         y=list(line.costs),
@@ -124,7 +124,7 @@ def _over_steps(method: MethodPaths, name: str, mark: Mark) -> list[go.Scatter]:
     for rate, runs in method.rates.items():
         for run in runs:
             steps, values = _means_of(run, name)
-            which = f"{label(mark.method)} at {setting(rate)}, {_seed(run.seed)}"
+            which = f"{label(mark.method)} at {setting(rate)}, {seed_words(run.seed)}"
             if steps:
                 traces.append(
                     go.Scatter(
@@ -149,7 +149,3 @@ def _means_of(run: RunPath, name: str) -> tuple[list[int], list[float]]:
         return [], []
     means = series.means(np.ones((1, series.upper.shape[1])))[0]
     return list(series.steps), [float(value) for value in means]
-
-
-def _seed(seed: int | None) -> str:
-    return "mean of the seeds" if seed is None else f"seed {seed}"

@@ -16,7 +16,7 @@ from ropo.comparison.results import ComparisonResult
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.report.figures.style import Mark, marks_of
-from ropo.report.text import label, setting
+from ropo.report.text import label, seed_words, setting
 
 _WIDTH, _HEIGHT = 330, 250  # of a panel's plot
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 30, 44  # around it
@@ -120,7 +120,7 @@ def _panel(drawn: Sequence[MethodLines], gain: str, cost: str, marks: Mapping[st
             around = [(g, low) for g, low, _ in envelope.band] + [(g, high) for g, _, high in envelope.band[::-1]]
             parts.append(f'<polygon points="{_points(around, x, y)}" fill="{colour}" fill-opacity="0.15"/>')
         for line in each.lines:
-            title = f"{label(each.method)} at {setting(line.rate)}, {_seed(line.seed)}"
+            title = f"{label(each.method)} at {setting(line.rate)}, {seed_words(line.seed)}"
             places = list(zip(line.gains, line.costs, strict=True))
             dots = "".join(
                 f'<circle cx="{x.at(g)}" cy="{y.at(c)}" r="2"><title>{title}, step {step}</title></circle>'
@@ -167,10 +167,6 @@ def _points(places: Iterable[tuple[float, float]], x: _Axis, y: _Axis) -> str:
 
 def _tick(value: float) -> str:
     return f"{value:.4g}".replace("-", "−") if abs(value) > 1e-12 else "0"
-
-
-def _seed(seed: int | None) -> str:
-    return "mean of the seeds" if seed is None else f"seed {seed}"
 
 
 def _attribute(text: str) -> str:

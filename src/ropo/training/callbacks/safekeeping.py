@@ -25,18 +25,15 @@ class Safekeeping(TrainerCallback):
     Args:
         every: Seconds between two checkpoints; None for none but the last.
         say: What tells the user that the signal was heard.
-        clock: What tells the time, in seconds.
 
     Cost: with several processes one number is agreed on at every step.
     """
 
-    def __init__(
-        self, every: float | None, say: Callable[[str], None] = print, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.every, self.say, self.clock = every, say, clock
+    def __init__(self, every: float | None, say: Callable[[str], None] = print) -> None:
+        self.every, self.say = every, say
         self.heard: signal.Signals | None = None
         self.stopped = False
-        self.saved = clock()
+        self.saved = time.monotonic()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Safekeeping:
@@ -67,15 +64,15 @@ class Safekeeping(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock."""
-        self.saved = self.clock()
+        self.saved = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Start the clock afresh."""
-        self.saved = self.clock()
+        self.saved = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save, and stop, where it is time."""
-        due = self.every is not None and self.clock() - self.saved >= self.every
+        due = self.every is not None and time.monotonic() - self.saved >= self.every
         wish = _agree(_STOP if self.heard else _SAVE if due else _NOTHING, args)
         control.should_save |= wish != _NOTHING
         if wish == _STOP:

@@ -97,7 +97,7 @@ class Checkpointer(TrainerCallback):
         self.resumed = Path(named) if named else None
         if self.resumed is None:
             return None
-        if self._sharded and (why := self._obstacle()):
+        if self.trainer.holders.are_sharded and (why := self._obstacle()):
             raise UserError(f"resume: {why}; start the run afresh")
         if fault := find_fault(self.resumed):
             raise UserError(f"resume_from_checkpoint {self.resumed}: {fault}; name another checkpoint")
@@ -122,11 +122,7 @@ class Checkpointer(TrainerCallback):
         load_optimizer(self.trainer, checkpoint)
         schedule = load_state(checkpoint / "scheduler")
         groups = len(self.trainer.optimizer.param_groups)
-        for name in (
-            "base_lrs",
-            "_last_lr",
-            "lr_lambdas",
-        ):  # DeepSpeed drops groups without parameters; all rates are one
+        for name in ("base_lrs", "_last_lr", "lr_lambdas"):  # DeepSpeed drops empty groups; all rates are one
             if name in schedule:
                 schedule[name] = (schedule[name] * groups)[:groups]
         self.trainer.lr_scheduler.load_state_dict(schedule)
@@ -201,10 +197,6 @@ class Checkpointer(TrainerCallback):
     @property
     def _scaler(self) -> Any:
         return getattr(self.trainer.accelerator, "scaler", None)
-
-    @property
-    def _sharded(self) -> bool:
-        return bool(self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled)
 
 
 class LogCounters:

@@ -66,7 +66,7 @@ def load_optimizer(trainer: Any, folder: Path) -> None:
     kept = load_state(folder / _NAME)
     try:
         if trainer.is_deepspeed_enabled:
-            _put_into_deepspeed(trainer, _with_shards(kept, folder, _grouped(trainer.optimizer_groups)))
+            _put_into_deepspeed(trainer, _with_shards(kept, folder, _grouped(trainer.holders.optimizer_groups)))
         else:
             optimizer = trainer.optimizer
             optimizer.load_state_dict(_with_shards(kept, folder, _grouped(optimizer.param_groups)))
@@ -173,13 +173,13 @@ def _state_of_deepspeed(trainer: Any) -> dict[str, Any] | None:
         return value.to("cpu", copy=True) if trainer.args.should_save else torch.empty(0)
 
     state: dict[int, dict[str, Any]] = {}
-    for number, parameter in enumerate(_grouped(trainer.optimizer_groups)):
+    for number, parameter in enumerate(_grouped(trainer.holders.optimizer_groups)):
         state[number] = {**whole, **{key: kept(safe_get_full_optimizer_state(parameter, key)) for key in cut}}
         if parameter.dtype != torch.float32:
             state[number][_MASTER] = kept(safe_get_full_fp32_param(parameter))
     number, groups = 0, []
     of_engine = iter(zero.optimizer.param_groups)  # DeepSpeed has dropped groups without parameters
-    for group in trainer.optimizer_groups:
+    for group in trainer.holders.optimizer_groups:
         numbers = list(range(number, number + len(group["params"])))
         number += len(numbers)
         groups.append({**_plain(next(of_engine) if numbers else group), "params": numbers})
@@ -188,7 +188,7 @@ def _state_of_deepspeed(trainer: Any) -> dict[str, Any] | None:
 
 def _put_into_deepspeed(trainer: Any, kept: dict[str, Any]) -> None:
     """Give DeepSpeed's optimizer the state that it had, cut for the processes that there are now."""
-    zero, parameters = trainer.model_wrapped.optimizer, _grouped(trainer.optimizer_groups)
+    zero, parameters = trainer.model_wrapped.optimizer, _grouped(trainer.holders.optimizer_groups)
     flats = _partitions(zero)
     if flats is None:
         raise UserError(f"resume: DeepSpeed's {type(zero).__name__} shows no whole state; start the run afresh")

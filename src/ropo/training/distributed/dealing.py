@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ()
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import starmap
 from typing import Any
@@ -144,7 +144,22 @@ def gathering_unequal(accelerator: Accelerator) -> Iterator[None]:
         del accelerator.gather
 
 
-def imbalance(shares: Iterable[Sequence[int]], tokens: Sequence[int]) -> float:
-    """Return how much more the busiest process computes than the mean: 1 where all compute the same."""
-    work = [sum(tokens[index] for index in share) for share in shares]
-    return max(work) * len(work) / sum(work)
+@contextmanager
+def weighing(accelerator: Accelerator, pairs: int) -> Iterator[Tensor | None]:
+    """Let processes compute losses of different numbers of pairs, and yield the weight of this one's.
+
+    The mean over processes of the weighted losses, which their gradients are averaged to, is that over all pairs.
+
+    Args:
+        accelerator: Of all processes.
+        pairs: Pairs of this one.
+
+    Yields:
+        The weight; None where all have as many.
+    """
+    of_all = accelerator.gather(torch.tensor([pairs], device=accelerator.device))
+    if bool((of_all == pairs).all()):
+        yield None
+    else:
+        with gathering_unequal(accelerator):
+            yield pairs * len(of_all) / of_all.sum()

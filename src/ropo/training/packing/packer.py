@@ -1,4 +1,4 @@
-"""Decide whether a trainer's batches are packed, pack them, and count what packing saves."""
+"""Decide whether a trainer's batches are packed, pack them where they are made, and count what packing saves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from accelerate.utils import is_peft_model
 from ropo.lm.spreading import is_spread
 from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import is_cut, without_deepspeed
-from ropo.training.packing.collator import PackingCollator
-from ropo.training.packing.layout import Pack
+from ropo.training.packing.layout import Pack, find_obstacle, pack_batch
 from ropo.training.packing.model import base_model_of, enable_packing
 
 logger = logging.getLogger(__name__)
+
+NUMBER = "record_number"  # the column that remembers a record's place in the data it came from
 
 
 class Packer:
@@ -84,6 +85,45 @@ class Packer:
         """Go on from them."""
         self.padded_tokens, self.unique_tokens = counters["padded_tokens"], counters["unique_tokens"]
         self._since = time.perf_counter() - counters["seconds"]
+
+
+class PackingCollator:
+    """Collate a batch, and add its packs and its records' numbers.
+
+    A batch that cannot be packed exactly is left padded, and that is said once.
+
+    Args:
+        collate: What makes the padded batch: TRL's collator, or the user's.
+        packing: Whether to pack.
+        budget: Most tokens in a pack; None puts the whole batch into one.
+
+    Cost: a few milliseconds for a batch, on the CPU.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any], packing: bool, budget: int | None) -> None:
+        self.collate, self.packing, self.budget = collate, packing, budget
+        self._told = False
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch; numbers and packs come last, because accelerate measures a batch by its first entry."""
+        batch = dict(self.collate(examples))
+        added: dict[str, Any] = {}
+        if self.packing:
+            obstacle = find_obstacle(batch)
+            if obstacle is None:
+                layout = (batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
+                added["packs"] = pack_batch(*layout, budget=self.budget)
+            elif not self._told:
+                logger.warning(f"training padded: {obstacle}")
+                self._told = True
+        if NUMBER in examples[0]:
+            added[NUMBER] = torch.tensor([example[NUMBER] for example in examples])
+        return {**batch, **added}
+
+
+def without_numbers(batch: dict[str, Any]) -> dict[str, Any]:
+    """Take the records' numbers out of a batch: TRL gives the model what it does not know."""
+    return {name: value for name, value in batch.items() if name != NUMBER}
 
 
 def _obstacle(trainer: Any) -> str | None:

@@ -85,7 +85,7 @@ def named_trained(trainer: Any) -> list[tuple[str, Tensor]]:
 @contextmanager
 def as_saved(trainer: Any) -> Iterator[None]:
     """Lend the model the parameters that would be saved if training ended now."""
-    average = getattr(trainer, "average", None)
+    average = getattr(getattr(trainer, "remedies", None), "average", None)
     if average is None or not average.values:
         yield
     else:

@@ -68,8 +68,8 @@ class KlBudget:
         with torch.no_grad():
             for name, parameter in named_trained(self.trainer):
                 parameter.copy_(self.kept[name])
-        if self.trainer.average is not None:
-            self.trainer.average.restart()
+        if self.trainer.remedies.average is not None:
+            self.trainer.remedies.average.restart()
         return True
 
     def describe(self) -> str:

@@ -1,0 +1,86 @@
+"""What a recipe asks to be measured along every run."""
+
+from __future__ import annotations
+
+__all__ = ["lost_checkpoints"]
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ropo.core.names import did_you_mean
+
+
+class Frontier(BaseModel):
+    """What is measured along every run; see `ropo.evaluation.path.PathSettings`.
+
+    Attributes:
+        checkpoints: Checkpoints a run, evenly spread, the last step included.
+        sampled: Of those the ones that answer the prompts, spread likewise; None for all.
+        split: Whose pairs the gain is measured on.
+        pairs: Pairs to use, the first ones.
+        prompts: Prompts of the data set to answer, the first ones.
+        samples: Answers a prompt.
+        max_new_tokens: Longest answer in tokens.
+        text: Plain text whose loss shows forgetting.
+        window: Tokens of a window of it.
+        windows: Windows to use.
+        bf16: Whether answers are sampled with products in bfloat16; they are scored without.
+        against: Label of the method that the others are compared with at an equal gain; None for the first.
+        keep_checkpoints: Whether the checkpoints stay when a run is measured; those of full fine-tuning are large.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoints: int = Field(8, ge=1)
+    sampled: int | None = Field(None, ge=1)
+    split: Literal["test", "validation"] = "test"
+    pairs: int = Field(64, ge=1)
+    prompts: int = Field(48, ge=1)
+    samples: int = Field(1, ge=1)
+    max_new_tokens: int = Field(96, ge=1)
+    text: str
+    window: int = Field(256, ge=2)
+    windows: int = Field(8, ge=1)
+    bf16: bool = False
+    against: str | None = None
+    keep_checkpoints: bool = True
+
+    @model_validator(mode="after")
+    def _check_sampled(self) -> Frontier:
+        if self.sampled is not None and self.sampled > self.checkpoints:
+            raise ValueError(f"sampled: must be at most checkpoints ({self.checkpoints}), got {self.sampled}; lower it")
+        return self
+
+    def check_runs(self, labels: Sequence[str], data: Sequence[Any]) -> None:
+        """Refuse a method or pairs that a recipe does not have.
+
+        Args:
+            labels: Of its methods.
+            data: Its data sets, each a `ropo.comparison.recipe.DataSet`.
+
+        Raises:
+            ValueError: Saying what there is.
+        """
+        if self.against is not None and self.against not in labels:
+            hint = did_you_mean(self.against, labels) or f"; choose from {', '.join(labels)}"
+            raise ValueError(f"against: there is no method {self.against!r}{hint}")
+        for each in data:
+            if self.split == "validation" and not each.validated:
+                raise ValueError(f"split: {each.name} has no validation pairs; add validation_share: 0.1, or name test")
+
+    def saving(self, steps: int) -> dict[str, Any]:
+        """Return the options of `ropo train` that keep the checkpoints of a run of so many optimizer steps."""
+        every = -(-steps // self.checkpoints)
+        return {"save_strategy": "steps", "save_steps": every, "save_only_model": True}
+
+
+def lost_checkpoints(options: dict[str, Any]) -> str | None:
+    """Say which option would keep a run from having the checkpoints of a frontier; None for none."""
+    if options.get("save_strategy", "steps") != "steps":
+        return "save_strategy: a frontier is measured at checkpoints, every so many steps; remove it"
+    dropping = (name for name in ("save_total_limit", "load_best_model_at_end") if options.get(name))
+    return next(
+        (f"{name}: would drop checkpoints that the frontier is measured at; remove it" for name in dropping), None
+    )
