@@ -37,11 +37,11 @@ from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCo
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, gathering_unequal, packed_tokens
 from ropo.training.distributed.processes import by_the_first, rank
+from ropo.training.distributed.sequence import SplitSequences, processes_of_a_pair, without_accelerates
 from ropo.training.distributed.sharding import (
     average_gradients,
     check_deepspeed,
     check_fsdp,
-    check_parallelism,
     check_sharding,
     is_cut,
     keep_adapters_whole,
@@ -118,6 +118,8 @@ class PreferenceTrainer(DPOTrainer):
         if not isinstance(model, str):
             args.max_length = cap_length(model, args.max_length)
         self._packer: Packer | None = None
+        self._split: SplitSequences | None = None
+        self._together = processes_of_a_pair(args)
         self._continued, self._given = is_peft_model(model), None
         adapted = self._continued or kwargs.get("peft_config") is not None
         self._spread = is_spread(model)
@@ -144,6 +146,9 @@ class PreferenceTrainer(DPOTrainer):
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
         self._add_remedies(counting)
+        if self._split is not None:
+            self.add_callback(self._split)
+            self._tp_size = self._together  # TRL's, for processes with the same batch: its tokens count once
         self._checkpointer = Checkpointer(self, counting)
         self.add_callback(self._checkpointer)
         self.add_callback(self._finite)
@@ -168,8 +173,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
-        super().create_accelerator_and_postprocess()
-        check_parallelism(self.accelerator.parallelism_config)
+        with without_accelerates(self.args):
+            super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             check_fsdp(self.accelerator)
         check_sharding(self.args, self.is_fsdp_enabled, self.is_deepspeed_enabled)
@@ -185,7 +190,9 @@ class PreferenceTrainer(DPOTrainer):
                     self._find_out(lambda: check_reference(self.model, self._given, self._continued))
                     self._find_out(lambda: check_scores(self.model))
             self._given = None
-            self._packer = Packer(self)
+            if self._together > 1:
+                self._split = SplitSequences(self, self._together)
+            self._packer = Packer(self, self._together)
             self.data_collator = self._packer.collator(self.data_collator)
         return self._packer
 
@@ -231,7 +238,11 @@ class PreferenceTrainer(DPOTrainer):
         plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
         if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
             tokens = packed_tokens(dataset, self.args.limits)
-            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
+            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator, self._together)
+        elif self._together > 1:
+            raise UserError(
+                "parallelism_config sp_size: takes a data set of text pairs; leave it out for streams and images"
+            )
         return loader
 
     # The reference
@@ -340,6 +351,8 @@ class PreferenceTrainer(DPOTrainer):
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
+        if self._split is not None:
+            inputs = {**inputs, "mesh": self._split.mesh}
         pairs = len(inputs["input_ids"]) // 2
         of_all = self.accelerator.gather(torch.tensor([pairs], device=self.accelerator.device))
         if bool((of_all == pairs).all()):
