@@ -1,6 +1,9 @@
 """Measure what memory each process of `ropo train` takes on SmolLM2, in one process and in two under FSDP2.
 
-    python -m benchmarks.node_memory --model FOLDER --data pairs.jsonl
+    MALLOC_MMAP_THRESHOLD_=1000000 MALLOC_TRIM_THRESHOLD_=1000000 python -m benchmarks.node_memory \\
+        --model FOLDER --data pairs.jsonl
+
+The two variables keep malloc from hoarding what has been given back, which would count.
 
 Bytes on top of what the process had when the model was to be read: at most while it was read, at rest in training once
 what malloc hoards is given back, and at most in the third step. CPU, gloo, float32 weights, one pair a process. `.gguf`
