@@ -1,7 +1,7 @@
-"""Measure what memory each process of `ropo train` takes on SmolLM2, in one process and in two under FSDP2.
+r"""Measure what memory each process of `ropo train` takes on SmolLM2, in one process and in two under FSDP2.
 
-    MALLOC_MMAP_THRESHOLD_=1000000 MALLOC_TRIM_THRESHOLD_=1000000 python -m benchmarks.node_memory \\
-        --model FOLDER --data pairs.jsonl
+    MALLOC_MMAP_THRESHOLD_=1000000 MALLOC_TRIM_THRESHOLD_=1000000 \
+        python -m benchmarks.node_memory --model FOLDER --data pairs.jsonl
 
 The two variables keep malloc from hoarding what has been given back, which would count.
 
