@@ -24,7 +24,7 @@ from tests.training.distributed.sharded import (
     with_deepspeed,
     write_deepspeed,
 )
-from tests.training.distributed.test_trajectories import SHARE, assert_same_trajectory, train
+from tests.training.distributed.trajectories import SHARE, assert_same_trajectory, train
 from tests.training.packing_helpers import draw, padded_batch
 from tests.training.together import run_together
 
