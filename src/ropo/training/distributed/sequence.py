@@ -7,7 +7,7 @@ the model's forward pass, and what comes out of it is whole in every process. to
 
 from __future__ import annotations
 
-__all__ = ()
+__all__ = ["sharers"]
 
 import functools
 import os
@@ -191,7 +191,7 @@ def _split_forward(fused_forward: Any, original_forward: Any) -> Any:
     return forward
 
 
-def split_attention(
+def _split_attention(
     module: nn.Module,
     query: Float[Tensor, "batch heads tokens width"],
     key: Float[Tensor, "batch kv_heads tokens width"],
@@ -251,5 +251,5 @@ def _whole(part: Float[Tensor, "rows part"], mesh: DeviceMesh) -> Float[Tensor, 
     return whole.to_local(grad_placements=[Partial()])
 
 
-AttentionInterface.register(SPLIT, split_attention)
+AttentionInterface.register(SPLIT, _split_attention)
 AttentionMaskInterface.register(SPLIT, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
