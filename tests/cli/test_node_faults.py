@@ -71,16 +71,17 @@ def test_a_full_disk_ends_all_and_the_checkpoint_before_is_gone_on_from(model, d
     assert_weights_of_one_process(model, data, tmp_path / "out", *more)
 
 
-def test_a_process_that_is_stopped_for_a_while_is_waited_for(model, data, tmp_path):
+@pytest.mark.parametrize(("victim", "seconds"), [(1, 60), (0, 8)])
+def test_a_process_that_is_stopped_for_a_while_is_waited_for(model, data, tmp_path, victim, seconds):
     running = start_together(command_line, tmp_path / "log", flags(model, data, tmp_path / "out"), False, **FSDP2)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out.incomplete" / "checkpoint-2").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(running[1].pid, signal.SIGSTOP)
-    time.sleep(8)
-    assert running[0].is_alive()
+    os.kill(running[victim].pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    assert running[1 - victim].is_alive()
     assert not (tmp_path / "out").exists()
-    os.kill(running[1].pid, signal.SIGCONT)
+    os.kill(running[victim].pid, signal.SIGCONT)
     for process in running:
         process.join(120)
     assert [process.exitcode for process in running] == [0, 0]

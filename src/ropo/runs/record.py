@@ -18,6 +18,7 @@ from ropo.preferences.data import PreferenceData
 from ropo.runs.options import TrainOptions
 from ropo.runs.resume import continue_record
 from ropo.training.distributed.processes import by_the_first
+from ropo.training.distributed.sequence import sharers
 from ropo.training.trainer import PreferenceTrainer
 
 
@@ -43,7 +44,7 @@ def describe(
         config={
             **own,
             "method": method,
-            "processes": trainer.args.world_size,
+            "processes": sharers(trainer.args),  # that have pairs of their own
             "adapter": adapter,
             "trainer": trainer.args.to_dict(),
         },

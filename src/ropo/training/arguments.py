@@ -17,6 +17,7 @@ from transformers import Trainer, get_scheduler
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
+from ropo.training.distributed.sequence import sharers
 from ropo.training.reference import check_active
 from ropo.training.remedies.moving_reference import check_moving
 
@@ -97,7 +98,7 @@ def check_run(trainer: Trainer) -> None:
     if config.max_steps == 0:
         raise UserError("max_steps: 0 trains nothing; give a number of steps, or leave it out for num_train_epochs")
     pairs = None if isinstance(data, IterableDataset) else len(data)  # of a stream nobody knows it
-    batch = config.train_batch_size * config.world_size
+    batch = config.train_batch_size * sharers(config)
     if config.dataloader_drop_last and pairs is not None and pairs < batch:
         raise UserError(
             f"dataloader_drop_last: {pairs} pairs do not fill one batch of {batch}, and the only batch would be left "

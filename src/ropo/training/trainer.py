@@ -27,6 +27,7 @@ from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCo
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, packed_tokens, weighing
 from ropo.training.distributed.holders import Holders
+from ropo.training.distributed.sequence import SplitSequences, processes_of_a_pair, without_accelerates
 from ropo.training.finite import FiniteGuard
 from ropo.training.packing.packer import NUMBER, Packer, without_numbers
 from ropo.training.precomputed import PrecomputedReference, given_or_stand_in
@@ -83,6 +84,8 @@ class PreferenceTrainer(DPOTrainer):
         self._reference = AdapterReference(model, adapted and ref_model is None, self.holders.find_out)
         self._precomputed = PrecomputedReference(self)
         self._packer: Packer | None = None
+        self._split: SplitSequences | None = None
+        self._together = processes_of_a_pair(args)
         with hidden_from_trl(args, adapted):
             super().__init__(model, given_or_stand_in(ref_model, args, adapted), args, **kwargs)
         check_unsharded(args, adapted, self.holders.are_sharded, self.holders.cut_trained)
@@ -90,6 +93,9 @@ class PreferenceTrainer(DPOTrainer):
         self.holders.hand_out()
         self._finite = FiniteGuard(self)
         counting: dict[str, Counting] = {"logs": LogCounters(self), "finite": self._finite, "packer": self._prepared()}
+        if self._split is not None:
+            self.add_callback(self._split)
+            self._tp_size = self._together  # TRL's, for processes with the same batch: its tokens count once
         self.add_callback(self._precomputed)
         self.remedies = Remedies(self)
         self._checkpointer = Checkpointer(self, counting | self.remedies.counting())
@@ -102,14 +108,17 @@ class PreferenceTrainer(DPOTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
-        super().create_accelerator_and_postprocess()
+        with without_accelerates(self.args):
+            super().create_accelerator_and_postprocess()
         self.holders.check()
 
     def _prepared(self) -> Packer:
         """Prepare reference, models and collator on first use, which `precompute_ref_log_probs` puts in `__init__`."""
         if self._packer is None:
             self._reference.complete(self)
-            self._packer = Packer(self)
+            if self._together > 1:
+                self._split = SplitSequences(self, self._together)
+            self._packer = Packer(self, self._together)
             self.data_collator = self._packer.collator(self.data_collator)
         return self._packer
 
@@ -148,7 +157,11 @@ class PreferenceTrainer(DPOTrainer):
         plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
         if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
             tokens = packed_tokens(dataset, self.args.limits)
-            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator)
+            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator, self._together)
+        elif self._together > 1:
+            raise UserError(
+                "parallelism_config sp_size: takes a data set of text pairs; leave it out for streams and images"
+            )
         return loader
 
     # The reference
@@ -223,6 +236,8 @@ class PreferenceTrainer(DPOTrainer):
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
+        if self._split is not None:
+            inputs = {**inputs, "mesh": self._split.mesh}
         with weighing(self.accelerator, len(inputs["input_ids"]) // 2) as weight:
             loss = self._loss_of_pairs(model, inputs, return_outputs)
         if weight is not None:

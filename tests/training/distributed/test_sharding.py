@@ -12,7 +12,7 @@ from torch import nn
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
-from ropo.training.distributed.sharding import check_deepspeed, check_parallelism, check_sharding, is_cut
+from ropo.training.distributed.sharding import check_deepspeed, check_sharding, is_cut
 from ropo.training.finite import is_finite
 from tests.tiny.trained import tiny_model
 
@@ -39,15 +39,6 @@ def options(stage: int | None = None, gathers: bool = True, **changes) -> Prefer
 def test_what_waits_for_ever_is_refused(stage, fsdp, changes, message):
     with pytest.raises(UserError, match=message):
         check_sharding(options(stage, **changes), fsdp, stage is not None)
-
-
-@pytest.mark.parametrize("name", ["cp_size", "sp_size"])
-def test_one_pair_is_not_cut_over_processes(name):
-    sizes = {"cp_size": 1, "sp_size": 1}
-    check_parallelism(None)
-    check_parallelism(SimpleNamespace(**sizes))
-    with pytest.raises(UserError, match=f"parallelism_config {name}: one pair cannot be cut over 2 processes"):
-        check_parallelism(SimpleNamespace(**{**sizes, name: 2}))
 
 
 def test_deepspeed_that_accelerate_leaves_out_is_told():

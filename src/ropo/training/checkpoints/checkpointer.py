@@ -19,6 +19,7 @@ from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import PREFIX, complete, find_fault, newest_whole, unfinished_folder
 from ropo.training.checkpoints.optimizer import load_optimizer, save_optimizer
 from ropo.training.checkpoints.state import load_state, random_state, save_state, set_random_state
+from ropo.training.distributed.sequence import sharers
 from ropo.training.distributed.sharding import is_cut
 
 
@@ -107,13 +108,13 @@ class Checkpointer(TrainerCallback):
 
     def _check_batch(self, checkpoint: Path) -> None:
         """Refuse to go on with another number of pairs in a batch, of which processes may have other shares."""
-        args, count = self.trainer.args, _processes(checkpoint)
+        args, count, now = self.trainer.args, _sharers(checkpoint), sharers(self.trainer.args)
         share = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["train_batch_size"]
-        given = args.train_batch_size * args.world_size
+        given = args.train_batch_size * now
         if share is not None and share * count != given:
             raise UserError(
                 f"resume_from_checkpoint {checkpoint}: {count} process(es) with {share} pairs each wrote it, and "
-                f"{args.world_size} with {args.train_batch_size} have another batch; start {count}, or choose "
+                f"{now} with {args.train_batch_size} have another batch; start {count}, or choose "
                 f"--per_device_train_batch_size so that all have {share * count}"
             )
 
@@ -173,7 +174,8 @@ class Checkpointer(TrainerCallback):
             save_state(self._scaler.state_dict(), folder / "scaler")
         counters = {name: each.counters() for name, each in self.counting.items()}
         place = trainer.args.process_index
-        save_state({"random": random_state(), "counters": counters}, _process_file(folder, place))
+        own = {"random": random_state(), "counters": counters, "sharers": sharers(trainer.args)}
+        save_state(own, _process_file(folder, place))
 
     def _finish(self, folder: Path) -> None:
         complete(folder)
@@ -235,6 +237,11 @@ def _process_file(folder: Path, place: int) -> Path:
 def _processes(checkpoint: Path) -> int:
     """Return how many processes wrote a checkpoint."""
     return len(list(checkpoint.glob("process_*.json")))
+
+
+def _sharers(checkpoint: Path) -> int:
+    """Return how many of them had pairs of their own."""
+    return load_state(_process_file(checkpoint, 0)).get("sharers", _processes(checkpoint))
 
 
 def _empty(folder: Path) -> None:

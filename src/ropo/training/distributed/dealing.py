@@ -116,15 +116,24 @@ def packed_tokens(dataset: Dataset, limits: Limits) -> list[int]:
     return list(starmap(limits.packed_tokens, zip(*lengths, strict=True)))
 
 
-def deal_out(loader: DataLoader, tokens: Sequence[int], share: int, accelerator: Accelerator) -> None:
+def deal_out(
+    loader: DataLoader, tokens: Sequence[int], share: int, accelerator: Accelerator, together: int = 1
+) -> None:
     """Let a data loader that accelerate has prepared deal its batches.
 
     accelerate would give whole batches to the processes in turn, whatever their length, and fill up the last ones with
     pairs from the beginning of the epoch.
+
+    Args:
+        loader: Changed in place.
+        tokens: Packed tokens of each pair.
+        share: Pairs in a batch of each process.
+        accelerator: Knows how many processes there are.
+        together: How many of them, in a row, are given the same pairs.
     """
     shard: Any = loader.batch_sampler
     plain = shard.batch_sampler
-    processes, process = accelerator.num_processes, accelerator.process_index
+    processes, process = accelerator.num_processes // together, accelerator.process_index // together
     shard.batch_sampler = DealtBatches(plain.sampler, tokens, share, processes, process, plain.drop_last)
     # Nothing is left for it to do: no batches of others to pass over, none to fill up.
     shard.num_processes, shard.process_index, shard.batch_size, shard.even_batches = 1, 0, None, False

@@ -18,7 +18,6 @@ from ropo.training.distributed.sharding import (
     average_gradients,
     check_deepspeed,
     check_fsdp,
-    check_parallelism,
     check_sharding,
     keep_adapters_whole,
     load_weights,
@@ -75,7 +74,6 @@ class Holders:
             UserError: Saying what.
         """
         trainer = self.trainer
-        check_parallelism(trainer.accelerator.parallelism_config)
         if trainer.is_fsdp_enabled:
             check_fsdp(trainer.accelerator)
         check_sharding(trainer.args, trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled)

@@ -87,24 +87,6 @@ def check_deepspeed(model: nn.Module, config: PreferenceConfig) -> None:
         )
 
 
-def check_parallelism(plan: Any) -> None:
-    """Refuse to cut a pair over processes, which transformers does for batches of `labels` and DPO's have none.
-
-    Args:
-        plan: accelerate's `ParallelismConfig`, or None.
-
-    Raises:
-        UserError: For context parallelism (torch's ring attention) and sequence parallelism (DeepSpeed's Ulysses).
-    """
-    for name in ("cp_size", "sp_size"):
-        if (size := getattr(plan, name, 1)) > 1:
-            raise UserError(
-                f"parallelism_config {name}: one pair cannot be cut over {size} processes, as DPO's losses need the "
-                "log-probs of whole answers; leave it out, and for long pairs use --gradient_checkpointing and "
-                "--max_length, or activation_offloading on a GPU"
-            )
-
-
 def check_fsdp(accelerator: Accelerator) -> None:
     """Refuse the kinds of FSDP under which training would not be what it is in one process.
 

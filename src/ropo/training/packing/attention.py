@@ -78,7 +78,7 @@ def packed_attention(
     if kwargs.get("s_aux") is not None:
         raise CannotPackError("it has attention sinks")
     if pack is None:
-        return _attend_padded(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs)
+        return attend_padded(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs)
     window = sliding_window or None
     if dropout == 0.0 and softcap is None and _has_varlen_kernel(query.device):
         half = _half_precision(query)
@@ -215,7 +215,7 @@ def _with_gradients(attention: Any, inputs: tuple[Tensor, ...], grad: Tensor) ->
     return [output.detach(), *torch.autograd.grad(output, leaves, grad.transpose(1, 2))]
 
 
-def _attend_padded(
+def attend_padded(
     module: nn.Module,
     query: Tensor,
     key: Tensor,

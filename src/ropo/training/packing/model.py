@@ -27,7 +27,7 @@ from ropo.training.packing.attention import PACKED, CannotPackError, no_mask
 from ropo.training.packing.layout import Pack, pack_batch
 
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
-_TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
 def enable_packing(
@@ -51,7 +51,7 @@ def enable_packing(
     if reason is not None:
         return reason
     attention, forward = model.config._attn_implementation, model.forward
-    trial = _trial_batch(model)
+    trial = trial_batch(model)
     padded = find_out(lambda: _trial_log_probs(model, *trial))
     keeping = take_packs(model)
     reason = find_out(lambda: _difference(model, trial, padded, arithmetic or model.dtype))
@@ -84,7 +84,7 @@ def _difference(
     """Say why a model that takes packs computes something else than from the padded batch; None where it does not."""
     try:
         packed = _trial_log_probs(model, *trial, packs=pack_batch(*trial))
-        return None if _agree(packed, padded, dtype) else "its packed log-probs differ from its padded ones"
+        return None if agree(packed, padded, dtype) else "its packed log-probs differ from its padded ones"
     except torch.OutOfMemoryError:
         raise
     except CannotPackError as error:
@@ -146,7 +146,7 @@ def _scatter(
         values = torch.cat([output[name][0] for output in outputs])
         return values.new_zeros(rows * (width - 1)).scatter(0, cells, values).view(rows, width - 1)
 
-    return FusedCausalLMOutput(**{name: grid(name) for name in _TOKEN_FIELDS if name in outputs[0]})
+    return FusedCausalLMOutput(**{name: grid(name) for name in TOKEN_FIELDS if name in outputs[0]})
 
 
 def architecture_reason(model: PreTrainedModel) -> str | None:
@@ -162,7 +162,7 @@ def architecture_reason(model: PreTrainedModel) -> str | None:
     return None
 
 
-def _trial_batch(model: PreTrainedModel) -> tuple[Int[Tensor, "2 7"], Int[Tensor, "2 7"], Int[Tensor, "2 7"]]:
+def trial_batch(model: PreTrainedModel) -> tuple[Int[Tensor, "2 7"], Int[Tensor, "2 7"], Int[Tensor, "2 7"]]:
     """Make a tiny pair to compare packed with padded on: the check that no list of architectures can replace.
 
     No token of it is padding, which RoBERTa gives a position of its own. Tokens are spread over the vocabulary: the
@@ -197,7 +197,7 @@ def _trial_log_probs(
         model.train(training)
 
 
-def _agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:
+def agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:
     """Compare to rounding: an attention that ignores the pack is off by far more, in a trained model.
 
     SmolLM2's log-probs of -20 differ by up to 1e-4 in float32 (with the number of threads), by 0.034 in float16 and

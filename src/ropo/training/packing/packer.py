@@ -29,13 +29,15 @@ class Packer:
     Args:
         trainer: With its models as they are trained. A model that cannot be packed is trained padded, with one line
             that says why.
+        together: How many processes compute each pair together, for which nothing is packed.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, together: int = 1) -> None:
         self.padded_tokens = self.unique_tokens = 0
         self._since = 0.0
         self._budget = trainer.args.tokens_per_step
-        obstacle = _obstacle(trainer)
+        self._together = together
+        obstacle = _obstacle(trainer) if together == 1 else f"each pair is cut over {together} processes"
         self.active = obstacle is None
         if obstacle is not None and trainer.args.packing:
             logger.warning(
@@ -60,7 +62,7 @@ class Packer:
         if not self.unique_tokens:
             return
         counts = torch.tensor([[self.padded_tokens, self.unique_tokens]], device=accelerator.device)
-        padded, unique = accelerator.gather(counts).sum(dim=0).tolist()
+        padded, unique = (accelerator.gather(counts).sum(dim=0) // self._together).tolist()
         logs["unique_tokens_per_second"] = unique / (time.perf_counter() - self._since)
         logs["packing_ratio"] = padded / unique
         self.padded_tokens = self.unique_tokens = 0
