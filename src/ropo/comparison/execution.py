@@ -74,7 +74,7 @@ def _wait(process: subprocess.Popen, log: Path, tell: Callable[[str], None]) -> 
             return process.wait(pause)
         except subprocess.TimeoutExpired:
             taken = timedelta(seconds=round(time.monotonic() - started))
-            tell(f"    {taken}: {last_line(log) or 'nothing written yet'}")
+            tell(f"    {taken} so far: {last_line(log) or 'nothing written yet'}")
             pause = min(2 * pause, _LONGEST)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build_trainer", "push", "run_trainer", "save_trained"]
+__all__ = ["build_trainer", "pairs_of_steps", "push", "run_trainer", "save_trained"]
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ropo.core.errors import RunStoppedError, UserError
@@ -95,8 +95,9 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
         checkpoint: The checkpoint to go on from; None to start from the beginning.
 
     Returns:
-        What `transformers.Trainer.train` measured, the last logged values under `last`, the run time in seconds, and
-        with held-out pairs `held_out` as in `ropo.training.held_out.held_out_metrics`.
+        What `transformers.Trainer.train` measured, the last logged values under `last`, the number of different pairs
+        that its steps took under `pairs`, the run time in seconds, and with held-out pairs `held_out` as in
+        `ropo.training.held_out.held_out_metrics`.
 
     Raises:
         RunStoppedError: If a signal ended training.
@@ -120,9 +121,15 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     trainer.check_weights()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
+    metrics["pairs"] = min(pairs_of_steps(trainer.args, result.global_step), len(trainer.train_dataset))
     if at_start.log_probs is not None:
         metrics["held_out"] = held_out_metrics(at_start.log_probs, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
+
+
+def pairs_of_steps(args: TrainingArguments, steps: int) -> int:
+    """Return how many pairs that many optimizer steps take, of all processes together."""
+    return steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 class _AtStart(TrainerCallback):
