@@ -121,7 +121,8 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     trainer.check_weights()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
-    metrics["pairs"] = min(pairs_of_steps(trainer.args, result.global_step), len(trainer.train_dataset))
+    trained_on: Any = trainer.train_dataset
+    metrics["pairs"] = min(pairs_of_steps(trainer.args, result.global_step), len(trained_on))
     if at_start.log_probs is not None:
         metrics["held_out"] = held_out_metrics(at_start.log_probs, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
