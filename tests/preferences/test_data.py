@@ -54,6 +54,11 @@ def test_formats(record, expected):
     assert pair(record) == expected
 
 
+def test_only_pairs_that_are_kept_count_as_wrapped():
+    assert gather(PLAIN, PLAIN, wrap=True).duplicates == 1
+    assert gather(PLAIN, PLAIN, wrap=True).wrapped == 1
+
+
 def test_a_plain_prompt_becomes_a_user_turn_when_wrapped():
     assert pair(PLAIN, wrap=True) == {
         "prompt": [user("2 + 2 =")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace) -> Any:
     """Load the models and the data, and measure everything that was asked for."""
     import torch
-    from rich.console import Console
-    from rich.progress import track
 
     from ropo.diagnostics.comparison import HeldOut
     from ropo.diagnostics.diagnose import diagnose
@@ -108,8 +107,18 @@ def measure(arguments: argparse.Namespace) -> Any:
         tokenizer,
         held_out,
         (arguments.model, arguments.reference),
-        lambda layers: track(layers, "measuring layers", console=Console(stderr=True), transient=True),
+        _with_progress,
     )
+
+
+def _with_progress(layers: Sequence[Any]) -> Iterator[Any]:
+    """Yield layers, and show how far they are."""
+    from ropo.core.progress import show_progress
+
+    with show_progress("measuring layers", len(layers)) as advance:
+        for layer in layers:
+            yield layer
+            advance(1)
 
 
 def _read_windows(tokenizer: Any, file: Path) -> list[Any]:

@@ -45,9 +45,12 @@ def run(arguments: argparse.Namespace) -> None:
     from ropo.lm.adapters import is_adapter
     from ropo.lm.loading import load_tokenizer
     from ropo.lm.merging import load_unmerged, merge
+    from ropo.lm.strength import split_strength
 
     quiet_libraries()
     source, output = at_strength(arguments.adapter, arguments.strength), Path(arguments.output).resolve()
+    if not Path(folder := split_strength(source)[0]).exists():
+        raise UserError(f"adapter {folder}: no such folder; check the path")
     if not is_adapter(source):
         raise UserError(f"adapter {source}: the folder has no adapter_config.json; name the output of `ropo train`")
     _check_output(arguments, output)

@@ -22,7 +22,8 @@ def report(folder: Path, record: RunRecord, console: Console) -> None:
             console.print(line)
     output = display(folder)
     what = "model" if method == "full" else "adapter"
-    console.print(f"saved     the {what} in {output}, after {timedelta(seconds=round(metrics['seconds']))}")
+    timed = "training and measuring" if "held_out" in metrics else "training"
+    console.print(f"saved     the {what} in {output}; {timed} took {timedelta(seconds=round(metrics['seconds']))}")
     commands = {
         "generate": f"ropo generate {output} --prompts PROMPTS.jsonl --output ANSWERS.jsonl",
         "diagnose": f"ropo diagnose {output} --output DIAGNOSIS.json",

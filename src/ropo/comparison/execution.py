@@ -86,7 +86,9 @@ def _wait(process: subprocess.Popen, log: Path, tell: Callable[[Path, str], None
         except subprocess.TimeoutExpired:
             now = time.monotonic()
             if now - told >= pause:
-                tell(log, f"{timedelta(seconds=round(now - started))}: {last_line(log) or 'nothing written yet'}")
+                tell(
+                    log, f"{timedelta(seconds=round(now - started))} so far: {last_line(log) or 'nothing written yet'}"
+                )
                 told, pause = now, min(2 * pause, _LONGEST)
     raise KeyboardInterrupt
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["lines_of_progress", "show_progress"]
+__all__ = ["lines_of_progress", "progress_bar", "show_progress"]
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from ropo.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 _PAUSE = 30.0  # seconds between two lines
 
@@ -24,6 +29,26 @@ def show_progress(description: str, total: int) -> Iterator[Callable[[int], None
         total: Steps in all.
     """
     from rich.console import Console
+
+    if not Console(stderr=True).is_terminal:
+        yield lines_of_progress(description, total)
+        return
+    with progress_bar(Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=total)
+        try:
+            yield lambda steps: progress.advance(task, steps)
+        except UserError:  # which is told in one line: nothing is left of the bar
+            progress.live.transient = True
+            raise
+
+
+def progress_bar(console: Console, transient: bool = False) -> Progress:
+    """Return a bar that says of each of its two clocks what it shows.
+
+    Args:
+        console: Where it is drawn.
+        transient: Whether it vanishes at the end.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -34,16 +59,8 @@ def show_progress(description: str, total: int) -> Iterator[Callable[[int], None
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    if not Console(stderr=True).is_terminal:
-        yield lines_of_progress(description, total)
-        return
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total)
-        try:
-            yield lambda steps: progress.advance(task, steps)
-        except UserError:  # which is told in one line: nothing is left of the bar
-            progress.live.transient = True
-            raise
+    clocks = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    return Progress(*columns, *clocks, console=console, transient=transient)
 
 
 def lines_of_progress(

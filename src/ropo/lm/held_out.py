@@ -55,14 +55,20 @@ class HeldOutPairs:
 
     def notes(self) -> Iterator[str]:
         """Say what a reader of the numbers has to know about the pairs."""
-        yield f"pairs {self.data.reading}"
+        used = len(self.records)
+        of = "" if used + self.without_room == len(self.data) else f"{used} of "
+        yield f"{of}{_pairs(len(self.data) if of else used)}, {self.data.reading}"
         if self.without_room:
-            yield f"{self.without_room} pairs left out, whose prompts fill max_length {self.limits.max_length}"
+            yield f"{_pairs(self.without_room)} left out, whose prompt fills max_length {self.limits.max_length}"
         if self.cut:
-            yield f"{self.cut} pairs were cut to max_length {self.limits.max_length}, as in training"
+            yield f"{_pairs(self.cut)} cut to max_length {self.limits.max_length}, as in training"
         yield from self.unread
         if self.templated:
             yield f"{self.templated} prompts went through the chat template already and are used as they are"
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'' if count == 1 else 's'}"
 
 
 def read_held_out(

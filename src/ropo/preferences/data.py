@@ -35,22 +35,27 @@ class PreferenceData:
         pairs: Columns prompt, chosen, rejected, and `where` (the place of the record).
         duplicates: Number of records dropped because the same pair stands further up.
         ties: Number of records dropped because chosen and rejected are equal.
-        wrapped: Number of plain prompts that became a user turn.
         sha256: Hash of the pairs that were kept, whatever format they were stored in.
         reading: What the records were recognised as, and which columns were left out as labels, in a line.
+        places: Of the records whose plain prompt became a user turn.
     """
 
     source: str
     pairs: Dataset
     duplicates: int
     ties: int
-    wrapped: int
     sha256: str
     reading: str
+    places: frozenset[str]
 
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.pairs)
+
+    @property
+    def wrapped(self) -> int:
+        """Return how many of the pairs have a plain prompt that became a user turn."""
+        return sum(where in self.places for where in self.pairs["where"])
 
 
 def load_preferences(source: str, split: str = "train", wrap_prompts: bool = True) -> PreferenceData:
@@ -80,7 +85,8 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
     rows: list[Pair] = []
     formats: Counter[str] = Counter()
     labels: dict[str, None] = {}  # a set that keeps its order
-    ties = wrapped = 0
+    places: set[str] = set()
+    ties = 0
     for where, record in records:
         try:
             found = format_of(record)
@@ -95,7 +101,8 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
             ties += 1
             continue
         if wrap_prompts and isinstance(pair["prompt"], str) and found.wrap is not None:
-            pair, wrapped = found.wrap(pair), wrapped + 1
+            pair = found.wrap(pair)
+            places.add(where)
         key = _identity(where, pair)
         if key not in seen:
             seen.add(key)
@@ -108,7 +115,9 @@ def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> Prefe
     _check_one_kind(rows)
     sha256 = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
     duplicates = read - ties - len(rows)
-    return PreferenceData(source, as_dataset(rows), duplicates, ties, wrapped, sha256, _reading(formats, labels))
+    return PreferenceData(
+        source, as_dataset(rows), duplicates, ties, sha256, _reading(formats, labels), frozenset(places)
+    )
 
 
 def count_shared_prompts(data: PreferenceData, held_out: PreferenceData) -> int:

@@ -34,7 +34,7 @@ from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.distributed.processes import by_the_first, meet, rank, take_leave, telling_of_lost_processes
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.monitor import HackingMonitor, trained_layers
-from ropo.training.run import build_trainer, push, run_trainer, save_trained
+from ropo.training.run import build_trainer, pairs_of_steps, push, run_trainer, save_trained
 from ropo.training.trainer import PreferenceTrainer
 
 CHECKPOINT_SECONDS = 300.0
@@ -65,6 +65,8 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         console.print(f"warning   {line}")
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config, console)
+    if config.max_steps > 0 and (taken := pairs_of_steps(config, config.max_steps)) < len(pairs):
+        console.print(f"          {taken} of them are trained on: --max_steps {config.max_steps} takes no more")
     held_out = None
     if options.eval_data:
         held_out = load_pairs(options, "eval_data", tokenizer, config, console)

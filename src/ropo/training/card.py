@@ -114,7 +114,7 @@ def _text(name: str, base: str, method: str, loss: str, facts: CardFacts, adapte
         f"# {name}",
         "",
         f"`{base}`, preference-tuned with [ropo](https://arxiv.org/abs/2508.17637) {version('ropo')}: method {method}, "
-        f"loss {loss}" + (f", on `{facts.data}`." if facts.data else "."),
+        f"loss {loss}" + (f", on {_count(facts)}`{facts.data}`." if facts.data else "."),
         "`run.json`, where it is beside this file, has every option, version and measurement.",
         "",
         "## Use",
@@ -130,6 +130,10 @@ def _text(name: str, base: str, method: str, loss: str, facts: CardFacts, adapte
         lines += ["", "## Made by", "", f"    ropo {shlex.join(facts.command)}"]
     versions = ", ".join(f"{each} {version(each)}" for each in ("trl", "peft", "transformers", "torch"))
     return [*lines, "", f"Versions: {versions}."]
+
+
+def _count(facts: CardFacts) -> str:
+    return f"{facts.metrics['pairs']} pairs of " if "pairs" in facts.metrics else ""
 
 
 def _on_hub(source: str) -> bool:

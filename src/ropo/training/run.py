@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build_trainer", "push", "run_trainer", "save_trained"]
+__all__ = ["build_trainer", "pairs_of_steps", "push", "run_trainer", "save_trained"]
 
 import time
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ from ropo.diagnostics.behaviour import dpo_margins
 from ropo.training.callbacks.journal import Journal
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.config import PreferenceConfig
+from ropo.training.distributed.sequence import sharers
 from ropo.training.trainer import PreferenceTrainer
 
 
@@ -98,8 +99,9 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
         checkpoint: The checkpoint to go on from; None to start from the beginning.
 
     Returns:
-        What `transformers.Trainer.train` measured, the last logged values under `last`, the run time in seconds, and
-        with held-out pairs `held_out` as in `held_out_metrics`.
+        What `transformers.Trainer.train` measured, the last logged values under `last`, the number of different pairs
+        that its steps took under `pairs`, the run time in seconds, and with held-out pairs `held_out` as in
+        `held_out_metrics`.
 
     Raises:
         RunStoppedError: If a signal ended training.
@@ -123,6 +125,8 @@ def run_trainer(trainer: PreferenceTrainer, safekeeping: Safekeeping, checkpoint
     trainer.check_weights()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {**result.metrics, "steps": result.global_step, "last": logged[-1] if logged else {}}
+    trained_on: Any = trainer.train_dataset
+    metrics["pairs"] = min(pairs_of_steps(trainer.args, result.global_step), len(trained_on))
     if at_start.log_probs is not None:
         metrics["held_out"] = held_out_metrics(at_start.log_probs, _log_probs(trainer), trainer.beta)
     return {**metrics, "seconds": time.monotonic() - started}
@@ -159,6 +163,11 @@ def held_out_metrics(
         "prefers_chosen_after": float((after[:, 0] > after[:, 1]).mean()),
         "margins": margins.tolist(),
     }
+
+
+def pairs_of_steps(args: PreferenceConfig, steps: int) -> int:
+    """Return how many pairs that many optimizer steps take, of all processes together."""
+    return steps * args.train_batch_size * args.gradient_accumulation_steps * sharers(args)
 
 
 class _AtStart(TrainerCallback):

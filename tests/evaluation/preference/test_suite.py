@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -110,8 +111,16 @@ def test_a_killed_run_scores_nothing_twice(models, data, tmp_path, monkeypatch):
 def test_long_pairs_are_cut_and_counted(models, data, tmp_path, capsys):
     assert evaluate(tmp_path / "out", data, models["base"], "--max_length", 7) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "pairs were cut to max_length 7, as in training" in shown
-    assert "pairs left out, whose prompts fill max_length 7" in shown
+    assert "pairs cut to max_length 7, as in training" in shown
+    assert "pairs left out, whose prompt fills max_length 7" in shown
+
+
+def test_the_pairs_that_were_measured_are_counted_and_no_others(models, data, tmp_path, capsys):
+    assert evaluate(tmp_path / "out", data, models["base"], "--max_pairs", 2) == 0
+    assert re.search(r"^note: 2 of 1\d pairs, read as TRL", capsys.readouterr().out, flags=re.MULTILINE)
+    result = read_results(tmp_path / "out")
+    assert sum("read as" in note for note in result.notes) == 1
+    assert {metric.count for metric in result.models[0].metrics if "when" not in metric.name} == {2}
 
 
 @pytest.mark.parametrize(

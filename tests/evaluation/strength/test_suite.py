@@ -230,7 +230,7 @@ def test_the_flags_of_pairs_and_text(models, files, tmp_path, capsys):
     cut = measured("cut", "--max_length", 8)
     assert read_results(tmp_path / "cut").settings["max_length"] == 8
     assert cut.metric("chosen_gain").value != pytest.approx(plain.metric("chosen_gain").value, rel=1e-3)
-    assert "pairs were cut to max_length 8, as in training" in " ".join(capsys.readouterr().out.split())
+    assert "pairs cut to max_length 8, as in training" in " ".join(capsys.readouterr().out.split())
 
 
 def test_beta_and_limits_are_those_of_training(models, files, tmp_path):

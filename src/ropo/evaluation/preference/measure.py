@@ -72,9 +72,8 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         data={"pairs": Source(name=name, sha256=used.data.sha256, counts=counts)},
         models=model_results(contestants, fingerprints, compared),
         notes=[
-            f"pairs {used.data.reading}",
-            *_notes_on(reference, lengths, any(each != base for each in fingerprints)),
             *used.notes(),
+            *_notes_on(reference, lengths, any(each != base for each in fingerprints)),
         ],
         seed=workplace.seed,
     )

@@ -12,11 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ropo.core.progress import lines_of_progress
+from ropo.core.progress import lines_of_progress, progress_bar
 
 
 def progress_line(logs: Mapping[str, float], step: int, steps: int, seconds_left: float) -> str:
@@ -69,14 +67,7 @@ class Progress(TrainerCallback):
     def __init__(self, console: Console) -> None:
         """Draw on this console."""
         self.console = console
-        self.bar = Bar(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+        self.bar = progress_bar(console, transient=True)
         self.task = self.bar.add_task("training")
         self.started = self.first_step = 0.0
         self._advance: Callable[[int], None] | None = None
