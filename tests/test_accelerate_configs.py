@@ -43,6 +43,7 @@ def test_accelerate_reads_it(name):
 def test_the_launcher_hands_fsdp2_on(monkeypatch):
     arguments = launch_arguments("fsdp2")
     arguments.use_fsdp, arguments.mixed_precision = True, "no"
+    arguments.main_process_port = 0  # any: the usual one may be taken
     arguments.dynamo_backend, arguments.dynamo_mode = "no", "default"
     environment = prepare_multi_gpu_env(arguments)
     for name, value in environment.items():

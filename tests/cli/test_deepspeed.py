@@ -56,6 +56,7 @@ def launch(file: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]
         "OMP_NUM_THREADS": "1",
     }
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
+    start += ["--main_process_port", "0"]  # any: the usual one may be taken
     # `--use_cpu` would make accelerate pass over DeepSpeed without a word
     command = [*start, "-m", "ropo", *arguments, "--ddp_backend", "gloo"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
