@@ -54,6 +54,18 @@ def test_every_command_prints_the_same_margin(tmp_path, kind: str, max_length: i
 
     assert main(["evaluate", "preference", str(output), "--data", str(data), "--output", str(tmp_path / "e")]) == 0
     evaluated = read_results(tmp_path / "e").models[0].metric("margin")
+    both = [
+        "evaluate",
+        "preference",
+        f"base={model}",
+        str(output),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path / "b"),
+    ]
+    assert main(both) == 0
+    beside = read_results(tmp_path / "b").models[1].metric("margin")
     report = tmp_path / "report.json"
     assert main(["diagnose", str(output), "--pairs", str(data), "--output", str(report)]) == 0
     diagnosed = json.loads(report.read_text())["behaviour"]
@@ -61,8 +73,8 @@ def test_every_command_prints_the_same_margin(tmp_path, kind: str, max_length: i
     (watched,) = [entry["hacking/margin"] for entry in logged if "hacking/margin" in entry]
 
     assert abs(trained["margin"]) > 1e-3
-    assert evaluated.count == diagnosed["pairs"] == trained["pairs"]
+    assert evaluated.count == beside.count == diagnosed["pairs"] == trained["pairs"]
     assert diagnosed["beta"] == 0.3
     # float32, in packs here and padded there: a nat of a summed log-prob is good to a millionth.
-    for margin in (evaluated.value, diagnosed["margin"], watched):
+    for margin in (evaluated.value, beside.value, diagnosed["margin"], watched):
         assert margin == pytest.approx(trained["margin"], abs=1e-6)

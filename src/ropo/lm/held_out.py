@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BETA", "HeldOutPairs", "read_held_out", "trained_limits", "trained_with", "wraps_prompts"]
+__all__ = ["BETA", "HeldOutPairs", "first_trained", "read_held_out", "trained_limits", "trained_with", "wraps_prompts"]
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,12 @@ def trained_limits(source: str, max_length: int | None = None) -> Limits:
     """
     mode = trained_with(source, "truncation_mode", "keep_start")
     return Limits(trained_with(source, "max_length", _MAX_LENGTH) if max_length is None else max_length, mode)
+
+
+def first_trained(sources: Sequence[str]) -> str:
+    """Return the first of some models that has a record of its training, or else the first of all."""
+    recorded = (each for each in sources if (Path(split_strength(each)[0]) / FILE_NAME).is_file())
+    return next(recorded, sources[0])
 
 
 def trained_with(source: str, option: str, default: Any) -> Any:

@@ -19,7 +19,7 @@ from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.lm.adapters import adapter_base, is_adapter
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
+from ropo.lm.held_out import BETA, HeldOutPairs, first_trained, read_held_out, trained_limits, trained_with
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import Limits
@@ -45,8 +45,9 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     base = fingerprint_source(reference.source)
     models = dict(zip((base, *fingerprints), (reference, *contestants), strict=True))
-    limits = trained_limits(contestants[0].source, settings.max_length)
-    beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
+    trained = first_trained([each.source for each in contestants])
+    limits = trained_limits(trained, settings.max_length)
+    beta = settings.beta or trained_with(trained, "beta", BETA)
     pairs = _read_pairs(models, settings, limits)
     used = pairs[base]
     lengths = _answer_lengths(used.records)
