@@ -13,11 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ropo.cli.main import main
-from tests.cli.conftest import model, train
+from tests.cli.conftest import train
 from tests.fuzz import contents
 from tests.fuzz.harness import time_limit
-
-__all__ = ["model"]  # the fixture of a tiny model on disk
 
 few = pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.slow)])
 
