@@ -159,8 +159,10 @@ def test_the_bench_does_cells_side_by_side(tmp_path):
 
 
 def test_what_runs_side_by_side_ends_together(tmp_path, monkeypatch):
-    side, begun, start = SideBySide(2), Barrier(2, timeout=60), subprocess.Popen
-    code = "import time; print(1, flush=True); time.sleep(60)"
+    side, begun, start, log = SideBySide(2), Barrier(2, timeout=60), subprocess.Popen, tmp_path / "log"
+    # a shell's background jobs start without an interrupt's usual end
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "print(1, flush=True); time.sleep(60)"
     monkeypatch.setattr(subprocess, "Popen", lambda _, **rest: start([sys.executable, "-c", code], **rest))
     done = []
 
@@ -168,8 +170,10 @@ def test_what_runs_side_by_side_ends_together(tmp_path, monkeypatch):
         done.append(number)
         begun.wait()
         if number == 0:
+            while not (log.exists() and log.read_text()):
+                time.sleep(0.05)
             raise UserError("the first one failed")
-        run_in_process_of_its_own([], tmp_path / "log", ended=side.ended)
+        run_in_process_of_its_own([], log, ended=side.ended)
 
     started = time.monotonic()
     with pytest.raises(UserError, match="first one"):
