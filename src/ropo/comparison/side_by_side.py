@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["SideBySide"]
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Event
 from typing import TypeVar
 
@@ -41,11 +41,22 @@ class SideBySide:
         """
         if self.jobs == 1:
             return [do(each) for each in items]
+        causes: list[BaseException] = []
+
+        def attempt(each: Item) -> Result:
+            if self.ended.is_set():
+                raise CancelledError
+            try:
+                return do(each)
+            except BaseException as error:
+                causes.append(error)
+                self.ended.set()  # here, before this thread takes the next one
+                raise
+
         with ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(do, each) for each in items]
+            futures = [pool.submit(attempt, each) for each in items]
             try:
                 return [each.result() for each in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+            except BaseException as error:
                 self.ended.set()
-                raise
+                raise (causes or [error])[0] from None
