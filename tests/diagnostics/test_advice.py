@@ -49,19 +49,19 @@ CASES = [
     (
         "length_growth",
         {"length_ratio": 2.0, "length_reward_correlation": 0.6},
-        "; try --rdpo_alpha 0.01 or --loss_type sigmoid_norm (2.00 times as long, reward and length correlate by "
+        "; try --rpo_alpha 1 or --rdpo_alpha 0.01 (2.00 times as long, reward and length correlate by "
         "+0.60)",
     ),
     (
         "length_growth",
         {"length_ratio": 2.0, "length_reward_correlation": -0.1, "kl_per_token": 0.5},
-        "; try --stop_at_kl 0.2 or --rpo_alpha 1 (reward and length correlate by -0.10: it is not what the pairs "
+        "; try --rpo_alpha 1 or --stop_at_kl 0.2 (reward and length correlate by -0.10: it is not what the pairs "
         "reward)",
     ),
     (
         "length_growth",
         {"length_ratio": 2.0},
-        "; try --rdpo_alpha 0.01 or --loss_type sigmoid_norm (2.00 times as long)",
+        "; try --rpo_alpha 1 or --rdpo_alpha 0.01 (2.00 times as long)",
     ),
     (
         "repetition",
