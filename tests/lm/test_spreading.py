@@ -24,8 +24,8 @@ NUMBERS = 24e6  # 96 MB in float32
 
 def save_model(folder: Path) -> Path:
     torch.manual_seed(0)
-    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_hidden_layers": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=10000, **shape))
+    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_hidden_layers": 7}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=1000, **shape))
     assert 0.8 * NUMBERS < model.num_parameters() < 1.2 * NUMBERS
     model.generation_config = GenerationConfig(eos_token_id=[7, 9])
     model.bfloat16().save_pretrained(folder)  # read in float32, a copy is made: files of the same type are mapped
@@ -70,12 +70,12 @@ def test_the_others_never_hold_the_whole_model(tmp_path):
     first, second = run_together(read_and_cut, tmp_path / "log", folder)
     for found in (first, second):
         assert found["same"]
-        assert found["number"] == 39
+        assert found["number"] == 66
         assert found["kept"] == (True, False, [7, 9], str(folder))
     assert first["buffers"] == second["buffers"] != []
     assert first["peaks"][0] > 0.9 * whole
     assert second["peaks"][0] < 0.3 * whole  # of modules that are imported, mostly
-    assert second["peaks"][1] < 0.9 * whole  # its half, and the largest tensor
+    assert second["peaks"][1] < 0.9 * whole  # its half; tensors are small beside it, so are those on their way
 
 
 def fail_to_read(folder: str) -> str:
