@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 from ropo.cli.main import main
@@ -69,8 +71,18 @@ def test_on_a_gpu_checkpointing_and_a_budget_are_chosen_and_said(monkeypatch, ca
         assert (told in out) if told else out == ""
         assert found.trainer.get("gradient_checkpointing", False) == chosen[0]
         assert found.trainer.get("tokens_per_step") == chosen[1]
-    given = dataclasses.replace(options, trainer={"gradient_checkpointing": False})
-    assert planning.fitted_to_gpu(given, lambda: pytest.fail("was planned"), console) is given
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [
+        *[("cuda", {}, True), ("cpu", {}, False), ("cuda", {"gradient_checkpointing": False}, False)],
+        *[("cuda", {"tokens_per_step": 99}, False), ("cuda", {"beta": 0.2}, True)],
+    ],
+)
+def test_settings_are_chosen_on_a_gpu_where_none_was_given(model, pairs, tmp_path, device, given, expected):
+    options = dataclasses.replace(train_options(model, pairs, tmp_path), trainer=given)
+    assert planning.fits_itself(options, SimpleNamespace(device=torch.device(device))) is expected
 
 
 def test_a_model_of_which_nothing_is_known_is_trained_all_the_same(monkeypatch, model, pairs, tmp_path):

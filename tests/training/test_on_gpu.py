@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl import DPOConfig, DPOTrainer
 
 from ropo import RopoConfig
+from ropo.training.callbacks.trial import GpuMemory, TrialStep
 from ropo.training.config import PreferenceConfig
 from ropo.training.packing.attention import no_mask, packed_attention
 from ropo.training.packing.layout import pack_batch
@@ -131,6 +132,18 @@ def test_twenty_steps_in_bfloat16_stay_beside_trls(gpu, tmp_path):
     ours, theirs = train_both(gpu, tmp_path, model, bf16=True, learning_rate=1e-3)
     assert len(ours) == len(theirs) == STEPS
     assert ours == pytest.approx(theirs, abs=3e-2)
+
+
+def test_a_trial_step_measures_the_device(gpu, tmp_path):
+    if gpu.type == "cpu":
+        pytest.skip("measures a GPU's memory; tests/training/callbacks/test_trial.py counts a CPU's")
+    settings = PreferenceConfig(**options(tmp_path, gpu, max_steps=1, bf16=True))
+    data = {"train_dataset": tiny_pairs(24), "processing_class": tiny_tokenizer(), "peft_config": RopoConfig()}
+    trainer = PreferenceTrainer(tiny_model(), args=settings, **data)
+    trial = TrialStep(trainer, GpuMemory(), print)
+    trainer.add_callback(trial)
+    trainer.train()
+    assert 0 < trial.found["peak_bytes"] < trial.found["free_bytes"] <= torch.cuda.mem_get_info()[1]
 
 
 def test_a_resumed_run_ends_where_it_would_have(gpu, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import PartialState
 from peft import PeftConfig
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
@@ -117,16 +118,20 @@ def plan_of(
     )
 
 
+def fits_itself(options: TrainOptions, config: PreferenceConfig) -> bool:
+    """Tell whether a GPU's memory chooses settings: neither was given, and one process has all weights."""
+    given = any(name in options.trainer for name in ("gradient_checkpointing", "tokens_per_step"))
+    return config.device.type == "cuda" and PartialState().num_processes == 1 and not given
+
+
 def fitted_to_gpu(options: TrainOptions, make: Callable[[], _Plan], console: Console) -> TrainOptions:
-    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, where neither was given.
+    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, by an estimate.
 
     Args:
         options: The run's options.
         make: Makes the plan, which takes as long as tokenising the pairs.
         console: Where to say what was chosen.
     """
-    if any(name in options.trainer for name in ("gradient_checkpointing", "tokens_per_step")):
-        return options
     free = free_memory("cuda")
     try:
         checkpointing, budget = settings_that_fit(make(), free)

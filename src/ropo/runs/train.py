@@ -24,11 +24,12 @@ from ropo.methods import METHODS, check_target_modules
 from ropo.preferences.data import count_shared_prompts
 from ropo.runs.inputs import choose_method, load_models, load_pairs
 from ropo.runs.options import TrainOptions, trainer_config
-from ropo.runs.plan import fitted_to_gpu, plan_of
+from ropo.runs.plan import fits_itself, fitted_to_gpu, plan_of
 from ropo.runs.record import continued, describe
 from ropo.runs.resume import choose_checkpoint, is_finished, telling_of_full_disk
 from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
+from ropo.training.callbacks.trial import GpuMemory, TrialStep
 from ropo.training.card import CardFacts
 from ropo.training.checkpoints.folder import checkpoints_of
 from ropo.training.distributed.processes import by_the_first, meet, rank, take_leave, telling_of_lost_processes
@@ -72,7 +73,8 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         held_out = load_pairs(options, "eval_data", tokenizer, config, console)
         if shared := count_shared_prompts(pairs, held_out):
             console.print(f"          {shared} of their prompts occur in the training pairs too")
-    if config.device.type == "cuda" and PartialState().num_processes == 1:  # sharded weights are not what is planned
+    fits = fits_itself(options, config)
+    if fits:
         options = fitted_to_gpu(options, lambda: plan_of(options, method, adapter, pairs, tokenizer, config), console)
         config = trainer_config(options, learning_rate, working_folder(options.output))
     with without_deepspeed(config):
@@ -93,6 +95,9 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
         columns = None if held_out is None else held_out.pairs
         trainer = build_trainer(model, tokenizer, config, adapter, reference, pairs.pairs, columns)
         trainer.add_callback(progress)
+        trial = TrialStep(trainer, GpuMemory(), lambda line: progress.console.print(f"memory    {line}"))
+        if fits and trainer.packs:
+            trainer.add_callback(trial)
         monitor = _build_monitor(options, trainer, progress.console)
         record = describe(options, method, trainer, pairs, held_out, fingerprint)
         if options.resume and checkpoint is not None:
@@ -114,6 +119,8 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
             metrics["monitor"] = monitor.last
             if monitor.budget is not None:
                 metrics["kl_budget"] = monitor.budget.summary()
+        if trial.found:
+            metrics["trial_step"] = trial.found
         trainer.card_facts = CardFacts(record.command, options.data, options.eval_data, metrics)
         record = record.finish(metrics)
         with _refuge_on_a_full_disk(trainer, options.output):

@@ -106,6 +106,11 @@ class PreferenceTrainer(DPOTrainer):
         """Let checkpoints hold what somebody else sums up, under a name of its own."""
         self._checkpointer.counting[name] = counting
 
+    @property
+    def packs(self) -> bool:
+        """Tell whether batches are packed; else they are padded, as a line has said."""
+        return self._prepared().active
+
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""
         with without_accelerates(self.args):
