@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from ropo.core.errors import UserError
 from ropo.lm import loading
 from ropo.runs import plan as planning
 from ropo.runs.plan import fit
+from ropo.training.config import PreferenceConfig
 from tests.cli.conftest import train
 
 
@@ -80,9 +80,10 @@ def test_on_a_gpu_checkpointing_and_a_budget_are_chosen_and_said(monkeypatch, ca
         *[("cuda", {"tokens_per_step": 99}, False), ("cuda", {"beta": 0.2}, True)],
     ],
 )
-def test_settings_are_chosen_on_a_gpu_where_none_was_given(model, pairs, tmp_path, device, given, expected):
+def test_settings_are_chosen_on_a_gpu_where_none_was_given(model, pairs, tmp_path, monkeypatch, device, given, expected):
     options = dataclasses.replace(train_options(model, pairs, tmp_path), trainer=given)
-    assert planning.fits_itself(options, SimpleNamespace(device=torch.device(device))) is expected
+    monkeypatch.setattr(PreferenceConfig, "device", torch.device(device))
+    assert planning.fits_itself(options, PreferenceConfig(str(tmp_path), use_cpu=True)) is expected
 
 
 def test_a_model_of_which_nothing_is_known_is_trained_all_the_same(monkeypatch, model, pairs, tmp_path):
