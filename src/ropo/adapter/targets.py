@@ -83,7 +83,7 @@ def linear_names(model: nn.Module) -> list[str]:
     return [name for name, module in layers_of(model) if isinstance(base_of(module), nn.Linear | Conv1D)]
 
 
-def check_names(config: RopoConfig, model: nn.Module) -> None:
+def check_target_names(config: RopoConfig, model: nn.Module) -> None:
     """Refuse a target that no module bears: PEFT would pass over it as long as another one matches."""
     targets: Any = config.target_modules
     if isinstance(targets, str):

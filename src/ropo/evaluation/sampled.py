@@ -43,7 +43,7 @@ class SampledSettings(Settings):
         return SamplingSettings(self.samples, self.temperature, self.top_p, self.max_new_tokens, seed)
 
 
-def add_sampling_arguments(
+def add_suite_sampling_arguments(
     parser: argparse.ArgumentParser, fields: str, temperature: float = 1.0, top_p: float = 1.0
 ) -> None:
     """Declare the flags of `SampledSettings`.

@@ -106,7 +106,7 @@ class HackingMonitor(TrainerCallback):
             raise UserError(
                 "HackingMonitor: the model has no trainable linear layer to watch; check the adapter's targets"
             )
-        self.layers = spread(trained, layers)
+        self.layers = evenly_spread(trained, layers)
         self.reference: tuple[Observation, _WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
         self.last: dict[str, float] = {}
@@ -244,7 +244,7 @@ def trained_layers(model: Any) -> list[str]:
     ]
 
 
-def spread(names: Sequence[str], most: int) -> list[str]:
+def evenly_spread(names: Sequence[str], most: int) -> list[str]:
     """Pick up to `most` names, evenly spread, the first and the last among them."""
     if len(names) <= most:
         return list(names)

@@ -79,7 +79,7 @@ def grade(
     return Grades(_table([verdict.value for verdict in found]), count_read(found), verdicts)
 
 
-def compare(
+def grade_pairs(
     judge: ChatJudge,
     prompts: JudgePrompts,
     questions: Sequence[Question],

@@ -50,7 +50,7 @@ class _ReferenceNumbers(Measure):
     answers: SampledAnswers | None
 
 
-def spread(count: int, wanted: int | None) -> list[int]:
+def places_to_measure(count: int, wanted: int | None) -> list[int]:
     """Choose some of the numbers below `count`, evenly spread, the last one included; all where none is wanted less.
 
     Args:
@@ -90,8 +90,10 @@ def measure_path(
     Cost: the reference twice in memory. A checkpoint takes a forward pass over the pairs and the text, sampling, and
     one pass over the answers under either model.
     """
-    chosen = [checkpoints[number] for number in spread(len(checkpoints), settings.checkpoints)]
-    sampled = {chosen[number][0] for number in spread(len(chosen), settings.sampled)} if data.prompts else set()
+    chosen = [checkpoints[number] for number in places_to_measure(len(checkpoints), settings.checkpoints)]
+    sampled = (
+        {chosen[number][0] for number in places_to_measure(len(chosen), settings.sampled)} if data.prompts else set()
+    )
     base = Source(name=model_name(reference), sha256=fingerprint_source(reference))
     how: dict[str, Any] = {"seed": workplace.seed, "batch_size": workplace.batch_size, "bf16": settings.bf16}
     how |= {"samples": settings.samples, "max_new_tokens": settings.max_new_tokens, "model": base.sha256}
