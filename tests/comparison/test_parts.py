@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -19,15 +20,18 @@ from ropo.comparison import execution
 from ropo.comparison.bench import Bench
 from ropo.comparison.cells import Cell, as_flags, short_key
 from ropo.comparison.collect import merge_suite, read_curves
-from ropo.comparison.data import split_by_prompt, steps_of
+from ropo.comparison.data import prepare_data, split_by_prompt, steps_of
 from ropo.comparison.execution import EndedCommand, locked, run_in_process_of_its_own
 from ropo.comparison.pictures import pictured_layers
+from ropo.comparison.reading import RecipeFile
 from ropo.comparison.recipe import Budget
 from ropo.comparison.selection import choose_rate, tried_rate
 from ropo.comparison.side_by_side import SideBySide
 from ropo.core.errors import UserError
 from ropo.core.intervals import Estimate
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
+from tests.comparison.tiny import write_recipe
+from tests.tiny.sampled import save_tiny
 
 PAIRS = [{"prompt": f"p{number // 2}", "chosen": f"c{number}", "rejected": "r"} for number in range(20)]
 
@@ -44,8 +48,6 @@ def test_a_prompt_is_on_one_side_of_the_split():
 
 
 def test_the_budget_sets_the_steps(tmp_path):
-    from tests.tiny.sampled import save_tiny
-
     model = save_tiny(tmp_path)
     pairs = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran"}] * 3
     # <user> the cat <eos> <assistant> - 1 + sat on <eos> + ran <eos> = 9 tokens, as training lays a pair out
@@ -83,6 +85,18 @@ def test_flags():
     assert as_flags(options, switches=True) == ["--beta=0.1", "--names", "a", "b", "--on", "--low=-1"]
     assert short_key("m", "d", {"a": 1, "b": 2}) == short_key("m", "d", {"b": 2, "a": 1})
     assert len({short_key("m", "d", {"a": 1}), short_key("m", "d", {"a": 2}), short_key("n", "d", {"a": 1})}) == 3
+
+
+def test_prompts_may_be_in_any_file_that_is_read(tmp_path):
+    recipe = RecipeFile(write_recipe(tmp_path, save_tiny(tmp_path / "model"))).recipe
+    plain = tmp_path / "prompts.jsonl"
+    packed = tmp_path / "prompts.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+    keys = set()
+    for prompts in (plain, packed):
+        data = recipe.data[0].model_copy(update={"prompts": str(prompts)})
+        keys.add(prepare_data(recipe.model_copy(update={"data": [data]}), 0, tmp_path / "made").held_out)
+    assert len(keys) == 2
 
 
 def test_curves_have_no_nan_and_no_step_twice(tmp_path):

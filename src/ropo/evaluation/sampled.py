@@ -23,7 +23,7 @@ class SampledSettings(Settings):
     Attributes:
         prompts: JSON Lines with one prompt a line.
         max_prompts: Prompts to use, the first ones; None uses all.
-        samples: Answers a prompt.
+        samples: Answers per prompt.
         temperature: Divisor of the logits; 0 is greedy.
         top_p: Mass of the nucleus.
         max_new_tokens: Longest answer in tokens.

@@ -1,4 +1,4 @@
-"""From one number a unit (a pair, a question, a prompt) to metrics, and to paired changes between models."""
+"""From one number per unit (a pair, a question, a prompt) to metrics, and to paired changes between models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ropo.evaluation.results import Change, Metric
 
 @dataclass(frozen=True)
 class UnitValues:
-    """One number a unit, from which a metric and its paired changes are computed.
+    """One number per unit, from which a metric and its paired changes are computed.
 
     Args:
         values: Bool where the metric is a share, float where it is a mean.
@@ -98,7 +98,7 @@ def changes_of(
         seed: Seed of the resampling.
 
     Returns:
-        One change a metric: of shares with McNemar's test, of means with a sign-flip test, of
+        One change per metric: of shares with McNemar's test, of means with a sign-flip test, of
         other statistics without one.
     """
     return [

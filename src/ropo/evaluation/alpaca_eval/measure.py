@@ -53,7 +53,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     Raises:
         UserError: If prompts or outputs break their format, or the judge cannot be asked or answers nothing at all.
 
-    Cost: one answer a prompt and model, a verdict on each, and a second one where both orders are judged.
+    Cost: one answer per prompt and model, a verdict on each, and a second one where both orders are judged.
     """
     if settings.against_first and len(contestants) < 2:
         raise UserError("against_first: needs a second model to judge, got one; name another")

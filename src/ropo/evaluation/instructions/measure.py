@@ -85,7 +85,7 @@ def instruction_values(prompts: Sequence[PromptRecord], answers: Sequence[Sequen
     Returns:
         `passes`: the share of a prompt's answers that satisfy all its instructions; `passes_NAME`: the share that
         satisfies the instruction of that name, over the prompts that have it; `tokens`; `cut_off`: the share of
-        answers that ran into the limit. With one answer a prompt, shares are true or false.
+        answers that ran into the limit. With one answer per prompt, shares are true or false.
     """
     checks: list[np.ndarray] = [
         np.array([satisfied(prompt.fields["instructions"], answer.text) for answer in group])  # (samples, instructions)

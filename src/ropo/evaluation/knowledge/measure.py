@@ -85,7 +85,7 @@ def _values_of(outcomes: Mapping[str, Outcome]) -> dict[str, UnitValues]:
 
 
 def _in_order(outcomes: Mapping[str, Outcome], metrics: Sequence[Metric]) -> list[Metric]:
-    """Return all metrics in the order of the tasks, those without a number a question with lm-eval's bare number."""
+    """Return the metrics in the order of the tasks; what does not follow from its questions is lm-eval's number."""
     known = {metric.name: metric for metric in metrics}
     bare = {
         name: Metric(

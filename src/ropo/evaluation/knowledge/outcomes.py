@@ -1,4 +1,4 @@
-"""From lm-eval's results to one number a question, so that models can be compared question by question."""
+"""From lm-eval's results to one number per question, so that models can be compared question by question."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Outcome(Measure):
     Attributes:
         value: lm-eval's number.
         kind: How it follows from the questions: their mean, exp(-mean), the ratio of two sums, or unknown.
-        units: One number a question; for a ratio its numerators.
+        units: One number per question; for a ratio its numerators.
         weights: The denominators of a ratio.
         count: Number of questions.
     """

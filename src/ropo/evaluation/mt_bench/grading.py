@@ -27,7 +27,7 @@ class Grades:
     Args:
         values: A number for each question and turn, NaN without a verdict.
         read: What verdicts were read from, and why there is none, with counts.
-        verdicts: What the judge said, one record a verdict.
+        verdicts: What the judge said, one record per verdict.
         orders: What both orders of a comparison gave; None for single grades.
     """
 

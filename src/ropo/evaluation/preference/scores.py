@@ -75,7 +75,7 @@ def score_pairs(
 def read_scores(
     scores: AnswerScores, reference: AnswerScores | None, lengths: Int[np.ndarray, "pairs 2"], beta: float
 ) -> dict[str, UnitValues]:
-    """Turn log-probs into one number a pair and metric.
+    """Turn log-probs into one number per pair and metric.
 
     The margin is DPO's (`ropo.diagnostics.behaviour.dpo_margins`), and accuracy the share of margins above 0. Split by
     which answer has more characters, it shows a model that learnt length: accurate where the chosen answer is longer,
