@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["is_full_disk", "name_finished", "read_text", "replace_atomically", "sync", "write_atomically"]
+__all__ = ["is_full_disk", "name_finished", "read_text", "replace_atomically", "write_atomically"]
 
 import errno
 import os
