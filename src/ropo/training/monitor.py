@@ -93,6 +93,7 @@ class HackingMonitor(TrainerCallback):
         self.tokenizer = tokenizer
         held_out = _held_out_slice(trainer, pairs)
         options: Any = trainer.args
+        # Measured as `diagnose` measures, not by the trainer's `predict`, so that both print one number.
         self.held_out = HeldOut(
             pairs=held_out,
             prompts=[pair.prompt for pair in held_out],
