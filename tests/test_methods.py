@@ -55,7 +55,7 @@ def test_target_modules_are_looked_up():
     check_target_modules(model, adapter_config("lora", {"target_modules": ["q_proj", "self_attn.o_proj"]}))
     check_target_modules(model, adapter_config("lora", {"target_modules": ["model.layers.0.mlp.up_proj"]}))
     check_target_modules(model, adapter_config("lora", {}))
-    with pytest.raises(UserError, match=r"has no layer 'gate_prj'; near names are gate_proj"):
+    with pytest.raises(UserError, match=r"has no layer 'gate_prj'; did you mean 'gate_proj'"):
         check_target_modules(model, adapter_config("lora", {"target_modules": ["q_proj", "gate_prj"]}))
     with pytest.raises(UserError, match="'lm_head' is the output head"):
         check_target_modules(model, adapter_config("lora", {"target_modules": ["lm_head"]}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +150,17 @@ def test_functions_and_classes_that_only_their_own_file_names_have_an_underscore
         public = {name for name in named if not name.startswith("_")}
         own = {name for name in public if files_with[name] == (name in words[file])}
         assert not own - (offered_by(tree_of(file)) or set()), file
+
+
+def test_one_class_a_name():
+    """Two classes of one name are two meanings of one word: a reader takes one for the other."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, file in MODULES.items():
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{module}:{node.lineno}")
+    assert len(places) > 150
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def test_few_names_are_public():

@@ -6,7 +6,6 @@ __all__ = ["METHODS", "adapter_config", "check_target_modules"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from peft import HRAConfig, LoraConfig, OFTConfig, PeftConfig, PeftModel
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ropo.adapter import RopoConfig
 from ropo.core.errors import UserError
+from ropo.core.names import absent_layer
 
 _COMMON_OPTIONS = ("target_modules", "exclude_modules", "layers_to_transform")
 _ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output head, instead of names
@@ -102,11 +102,9 @@ def check_target_modules(model: PreTrainedModel | PeftModel, config: PeftConfig)
     if not names or isinstance(names, str):
         return
     layers = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    if fault := absent_layer(names, layers, layers):
+        raise UserError(fault)
+    head = model.get_output_embeddings()
     for target in sorted(names):
-        matches = [module for name, module in layers.items() if name == target or name.endswith(f".{target}")]
-        if not matches:
-            near = get_close_matches(target, {name.rpartition(".")[2] for name in layers}, n=3)
-            hint = f"; near names are {', '.join(near)}" if near else "; see print(model) for its layers"
-            raise UserError(f"target_modules: {type(model).__name__} has no layer {target!r}{hint}")
-        if model.get_output_embeddings() in matches:
+        if any(each is head and (name == target or name.endswith(f".{target}")) for name, each in layers.items()):
             raise UserError(f"target_modules: {target!r} is the output head, which must not be adapted; leave it out")

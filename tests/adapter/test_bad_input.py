@@ -26,8 +26,8 @@ def test_configuration_names_field_rule_and_value(options, message) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_modules": ["q_prj"]}, "no module 'q_prj'; did you mean q_proj"),
-        ({"target_modules": ["q_proj", "nothing_like_it"]}, "no module 'nothing_like_it'"),
+        ({"target_modules": ["q_prj"]}, "no layer 'q_prj'; did you mean 'q_proj'"),
+        ({"target_modules": ["q_proj", "nothing_like_it"]}, "no layer 'nothing_like_it'"),
         ({"target_modules": ["lm_head"]}, "lm_head is the output head"),
         ({"target_modules": ["embed_tokens"]}, "embed_tokens is a Embedding"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [7]}, "q_proj"),

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from ropo.cli.main import main
-from ropo.instructions.counting import words
+from ropo.instructions.counting import ifeval_words
 from tests.evaluation.fake_endpoint import serving
 from tests.tiny.reward import rewards, save_tiny_reward
 from tests.tiny.sampled import save_tiny, write_prompts
@@ -36,7 +36,7 @@ def test_pairs_and_summary(model, tmp_path, capsys):
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(records) > 5
     for record in records:
-        chosen, rejected = (len(words(record[name][0]["content"])) for name in ("chosen", "rejected"))
+        chosen, rejected = (len(ifeval_words(record[name][0]["content"])) for name in ("chosen", "rejected"))
         assert 0 < chosen <= 4 < rejected or rejected == 0
     told = capsys.readouterr().out
     assert "at_most_words" in told
@@ -66,7 +66,7 @@ def test_a_chat_model_grades_and_is_asked_once_across_a_fault_and_a_rerun(model,
     def grade(body):
         given.append(json.dumps(body["messages"]))
         answer = re.search(r"<answer>\n(.*)\n</answer>", body["messages"][-1]["content"], re.DOTALL)[1]
-        return "no idea" if "slow" in answer else f"Grade: [[{min(10, 1 + len(words(answer)))}]]"
+        return "no idea" if "slow" in answer else f"Grade: [[{min(10, 1 + len(ifeval_words(answer)))}]]"
 
     with serving(answer=grade) as server:
         server.faults = lambda text, before: "500" if len(given) >= 9 else None
@@ -84,7 +84,7 @@ def test_a_chat_model_grades_and_is_asked_once_across_a_fault_and_a_rerun(model,
     assert len(records) > 3
     for record in records:
         chosen, rejected = (record[name][0]["content"] for name in ("chosen", "rejected"))
-        assert record["score_chosen"] == min(10, 1 + len(words(chosen))) > record["score_rejected"]
+        assert record["score_chosen"] == min(10, 1 + len(ifeval_words(chosen))) > record["score_rejected"]
         assert "slow" not in chosen + rejected
         assert record["scorer"] == "openai:judge"
     assert all("secret-key" not in file.read_text() for file in tmp_path.rglob("*.json*"))
@@ -98,7 +98,7 @@ def test_grades_in_other_words_are_read_and_missing_ones_are_said_loudly(model, 
         answer = re.search(r"<answer>\n(.*)\n</answer>", body["messages"][-1]["content"], re.DOTALL)[1]
         if "slow" in answer:
             return {"message": {"content": "<think>Grade: [[10]]"}, "finish_reason": "length"}
-        return f"<think>Grade: [[10]]</think>**Rating:** {min(10, 1 + len(words(answer)))}/10"
+        return f"<think>Grade: [[10]]</think>**Rating:** {min(10, 1 + len(ifeval_words(answer)))}/10"
 
     with serving(answer=grade) as server:
         assert main([*arguments(model, prompts, output), "--scorer", "openai:j", "--judge_url", server.url]) == 0
@@ -109,7 +109,7 @@ def test_grades_in_other_words_are_read_and_missing_ones_are_said_loudly(model, 
     assert len(records) > 3
     for record in records:
         chosen, rejected = (record[name][0]["content"] for name in ("chosen", "rejected"))
-        assert record["score_chosen"] == min(10, 1 + len(words(chosen))) > record["score_rejected"]
+        assert record["score_chosen"] == min(10, 1 + len(ifeval_words(chosen))) > record["score_rejected"]
         assert "slow" not in chosen + rejected
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ropo.comparison.execution import Outcome
+from ropo.comparison.execution import EndedCommand
 from ropo.comparison.results import read_comparison
 from tests.comparison.tiny import InThisProcess, numbers, run_comparison, write_recipe
 
@@ -291,7 +291,7 @@ def test_a_run_that_diverges_or_is_not_measured_leaves_its_reason(model, tmp_pat
 
     class NoPath(InThisProcess):
         def __call__(self, command, log):
-            return Outcome(1, "it was killed") if command[0] == "path" else super().__call__(command, log)
+            return EndedCommand(1, "it was killed") if command[0] == "path" else super().__call__(command, log)
 
     shutil.rmtree(tmp_path / "out" / "paths")
     (lost, _) = run_comparison(recipe, tmp_path / "out", NoPath()).paths

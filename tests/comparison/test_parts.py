@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -19,15 +20,18 @@ from ropo.comparison import execution
 from ropo.comparison.bench import Bench
 from ropo.comparison.cells import Cell, as_flags, short_key
 from ropo.comparison.collect import merge_suite, read_curves
-from ropo.comparison.data import split_by_prompt, steps_of
-from ropo.comparison.execution import Outcome, locked, run_in_process_of_its_own
+from ropo.comparison.data import prepare_data, split_by_prompt, steps_of
+from ropo.comparison.execution import EndedCommand, locked, run_in_process_of_its_own
 from ropo.comparison.pictures import pictured_layers
+from ropo.comparison.reading import RecipeFile
 from ropo.comparison.recipe import Budget
-from ropo.comparison.selection import candidate, select
+from ropo.comparison.selection import choose_rate, tried_rate
 from ropo.comparison.side_by_side import SideBySide
 from ropo.core.errors import UserError
 from ropo.core.intervals import Estimate
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
+from tests.comparison.tiny import write_recipe
+from tests.tiny.sampled import save_tiny
 
 PAIRS = [{"prompt": f"p{number // 2}", "chosen": f"c{number}", "rejected": "r"} for number in range(20)]
 
@@ -44,8 +48,6 @@ def test_a_prompt_is_on_one_side_of_the_split():
 
 
 def test_the_budget_sets_the_steps(tmp_path):
-    from tests.tiny.sampled import save_tiny
-
     model = save_tiny(tmp_path)
     pairs = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran"}] * 3
     # <user> the cat <eos> <assistant> - 1 + sat on <eos> + ran <eos> = 9 tokens, as training lays a pair out
@@ -58,11 +60,11 @@ def test_the_budget_sets_the_steps(tmp_path):
 def test_each_criterion_chooses_its_own_best(criterion, chosen):
     margins = {1.0: [0.1, 0.1, 0.1], 2.0: [1.0, 1.0, -0.1], 3.0: [9.0, -4.0, -0.5]}
     found = [
-        candidate(rate, "finished", [{"held_out": {"margins": values}}], criterion) for rate, values in margins.items()
+        tried_rate(rate, "finished", [{"held_out": {"margins": values}}], criterion) for rate, values in margins.items()
     ]
-    lost = candidate(4.0, "diverged", [], criterion)
+    lost = tried_rate(4.0, "diverged", [], criterion)
     assert (lost.value, lost.status) == (None, "diverged")
-    selection = select("toy", "RoPO", [*found, lost], criterion)
+    selection = choose_rate("toy", "RoPO", [*found, lost], criterion)
     assert selection.chosen == chosen
     assert all(each.low <= each.value <= each.high for each in found)
     expected = {"loss": np.log1p(np.exp(-0.1)), "accuracy": 1.0, "margin": 0.1}[criterion]
@@ -70,10 +72,10 @@ def test_each_criterion_chooses_its_own_best(criterion, chosen):
 
 
 def test_of_equal_rates_and_where_none_finished_the_lowest_is_chosen():
-    equal = [candidate(rate, "finished", [{"held_out": {"margins": [0.5]}}], "margin") for rate in (2.0, 1.0)]
-    assert select("toy", "m", equal, "margin").chosen == 1.0
-    lost = [candidate(rate, "diverged", [], "loss") for rate in (2.0, 1.0)]
-    assert select("toy", "m", lost, "loss").chosen == 1.0
+    equal = [tried_rate(rate, "finished", [{"held_out": {"margins": [0.5]}}], "margin") for rate in (2.0, 1.0)]
+    assert choose_rate("toy", "m", equal, "margin").chosen == 1.0
+    lost = [tried_rate(rate, "diverged", [], "loss") for rate in (2.0, 1.0)]
+    assert choose_rate("toy", "m", lost, "loss").chosen == 1.0
 
 
 def test_flags():
@@ -83,6 +85,18 @@ def test_flags():
     assert as_flags(options, switches=True) == ["--beta=0.1", "--names", "a", "b", "--on", "--low=-1"]
     assert short_key("m", "d", {"a": 1, "b": 2}) == short_key("m", "d", {"b": 2, "a": 1})
     assert len({short_key("m", "d", {"a": 1}), short_key("m", "d", {"a": 2}), short_key("n", "d", {"a": 1})}) == 3
+
+
+def test_prompts_may_be_in_any_file_that_is_read(tmp_path):
+    recipe = RecipeFile(write_recipe(tmp_path, save_tiny(tmp_path / "model"))).recipe
+    plain = tmp_path / "prompts.jsonl"
+    packed = tmp_path / "prompts.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+    keys = set()
+    for prompts in (plain, packed):
+        data = recipe.data[0].model_copy(update={"prompts": str(prompts)})
+        keys.add(prepare_data(recipe.model_copy(update={"data": [data]}), 0, tmp_path / "made").held_out)
+    assert len(keys) == 2
 
 
 def test_curves_have_no_nan_and_no_step_twice(tmp_path):
@@ -125,7 +139,7 @@ def test_the_bench_tells_how_far_it_is(tmp_path):
     def execute(command, log):
         (tmp_path / command[0]).mkdir()
         (tmp_path / command[0] / "run.json").touch()
-        return Outcome(0, "")
+        return EndedCommand(0, "")
 
     lines: list[str] = []
     bench = Bench(tmp_path, execute, Counter(train=2, evaluate=1), lines.append, SideBySide())
@@ -135,7 +149,7 @@ def test_the_bench_tells_how_far_it_is(tmp_path):
     assert lines[1].startswith("[1/3] train one: done in 0:00:00; more than 0:00:00 left")
     assert bench.do(cell).status == "finished"
     assert lines[2] == "[2/3] train one: is there already"
-    refuse = lambda command, log: Outcome(2, "ropo train: error: no")  # noqa: E731
+    refuse = lambda command, log: EndedCommand(2, "ropo train: error: no")  # noqa: E731
     failing = Bench(tmp_path, refuse, Counter(train=1), lines.append, SideBySide())
     end = failing.do(Cell("train", "two", ("two",), tmp_path / "two"))
     assert (end.status, end.reason) == ("failed", "no")
@@ -148,7 +162,7 @@ def test_the_bench_does_cells_side_by_side(tmp_path):
         together.wait()  # raises unless the other one runs too
         (tmp_path / command[0]).mkdir()
         (tmp_path / command[0] / "run.json").touch()
-        return Outcome(0, "")
+        return EndedCommand(0, "")
 
     lines: list[str] = []
     bench = Bench(tmp_path, execute, Counter(train=2), lines.append, SideBySide(2))

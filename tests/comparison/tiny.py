@@ -14,8 +14,8 @@ import yaml
 
 from ropo.cli.compare import prepare
 from ropo.cli.main import main
-from ropo.comparison.compare import compare
-from ropo.comparison.execution import Outcome
+from ropo.comparison.compare import compare_methods
+from ropo.comparison.execution import EndedCommand
 from ropo.comparison.reading import RecipeFile
 from ropo.comparison.results import ComparisonResult
 from ropo.comparison.side_by_side import SideBySide
@@ -72,23 +72,25 @@ class InThisProcess:
         self.commands: list[list[str]] = []
         self._output_is_redirected = Lock()  # for the whole process
 
-    def __call__(self, command: Sequence[str], log: Path) -> Outcome:
+    def __call__(self, command: Sequence[str], log: Path) -> EndedCommand:
         with self._output_is_redirected:
             return self._run(command)
 
-    def _run(self, command: Sequence[str]) -> Outcome:
+    def _run(self, command: Sequence[str]) -> EndedCommand:
         self.commands.append(list(command))
         output, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             status = main(command)
         lines = [*output.getvalue().splitlines(), *errors.getvalue().splitlines()]
-        return Outcome(status, lines[-1] if lines else "")
+        return EndedCommand(status, lines[-1] if lines else "")
 
 
 def run_comparison(recipe: Path, output: Path, execute: Any = None, jobs: int = 1) -> ComparisonResult:
     """Compare as the command does, without a report."""
     file, side = RecipeFile(recipe), SideBySide(jobs)
-    return compare(file.recipe, prepare(file, output), output, execute or InThisProcess(), lambda line: None, side)
+    return compare_methods(
+        file.recipe, prepare(file, output), output, execute or InThisProcess(), lambda line: None, side
+    )
 
 
 PLACES_AND_TIMES = {

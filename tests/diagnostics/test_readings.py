@@ -7,7 +7,7 @@ import torch
 
 from ropo.diagnostics import measure_answers, measure_behaviour
 from ropo.diagnostics.answers import length_ratio
-from ropo.diagnostics.comparison import AnswerComparison, Comparison, TextComparison, TextMeasure
+from ropo.diagnostics.comparison import AnswerComparison, PolicyComparison, TextComparison, TextMeasure
 from ropo.diagnostics.report import LayerSummary, find_warnings
 from ropo.lm.answer import Answer
 
@@ -70,20 +70,20 @@ PLANTS = {
 @pytest.mark.parametrize("name", [None, *PLANTS])
 def test_a_plant_trips_its_warning_and_only_it(name: str | None) -> None:
     parts = HEALTHY | (PLANTS[name] if name else {})
-    compared = Comparison(**{part: parts[part] for part in ("behaviour", "answers", "text")})
+    compared = PolicyComparison(**{part: parts[part] for part in ("behaviour", "answers", "text")})
     found = find_warnings(parts["layers"], compared)
     assert [warning.split(":")[0] for warning in found] == ([name] if name else [])
 
 
 def test_nothing_measured_warns_of_nothing() -> None:
     alone = AnswerComparison(policy=answers("a a a a a a"), reference=None, length_ratio=None, kl=None)
-    assert find_warnings(layers(None), Comparison(behaviour=None, answers=None, text=None)) == []
+    assert find_warnings(layers(None), PolicyComparison(behaviour=None, answers=None, text=None)) == []
     no_reference = TextComparison(policy=text(9.0).policy, reference=None)
-    assert find_warnings(layers(None), Comparison(behaviour=None, answers=alone, text=no_reference)) == []
+    assert find_warnings(layers(None), PolicyComparison(behaviour=None, answers=alone, text=no_reference)) == []
 
 
 def read(**parts: object):
-    return Comparison(**{"behaviour": None, "answers": None, "text": None, **parts}).readings()
+    return PolicyComparison(**{"behaviour": None, "answers": None, "text": None, **parts}).readings()
 
 
 def test_units_are_pairs_prompts_and_windows() -> None:

@@ -11,7 +11,7 @@ import torch
 from ropo.cli.main import main
 from ropo.diagnostics.comparison import sampled_kl
 from ropo.evaluation.path import measure
-from ropo.evaluation.path.measure import spread
+from ropo.evaluation.path.measure import places_to_measure
 from ropo.evaluation.path.results import read_path
 from ropo.instructions import satisfied
 from ropo.lm.held_out import read_held_out, trained_limits
@@ -51,11 +51,11 @@ def command(folder: Path, run: str, output: Path, *flags: str) -> list[str]:
 
 
 def test_checkpoints_are_spread_and_end_with_the_last():
-    assert spread(8, 4) == [1, 3, 5, 7]
-    assert spread(8, None) == spread(8, 9) == list(range(8))
-    assert spread(5, 2) == [2, 4]
-    assert spread(3, 1) == [2]
-    assert spread(3, 0) == []
+    assert places_to_measure(8, 4) == [1, 3, 5, 7]
+    assert places_to_measure(8, None) == places_to_measure(8, 9) == list(range(8))
+    assert places_to_measure(5, 2) == [2, 4]
+    assert places_to_measure(3, 1) == [2]
+    assert places_to_measure(3, 0) == []
 
 
 @pytest.mark.parametrize("method", ["ropo", "full"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropo.pairs import Candidate, Pair
+from ropo.pairs import Pair, ScoredAnswer
 from ropo.pairs.selection import match_lengths
 
 
 def pairs_of(*lengths):
     return [
-        Pair(number, Candidate("c", chosen, True, 1.0), Candidate("r", rejected, True, 0.0))
+        Pair(number, ScoredAnswer("c", chosen, True, 1.0), ScoredAnswer("r", rejected, True, 0.0))
         for number, (chosen, rejected) in enumerate(lengths)
     ]
 

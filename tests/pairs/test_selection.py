@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropo.core.errors import UserError
-from ropo.pairs import STRATEGIES, Candidate, Pair, Selection
+from ropo.pairs import STRATEGIES, Pair, ScoredAnswer, Selection
 from ropo.pairs.selection import Dropped, select_pairs
 
 
 def answers(*scores, finished=True):
-    return [Candidate(f"answer {place}", 5 + place, finished, score) for place, score in enumerate(scores)]
+    return [ScoredAnswer(f"answer {place}", 5 + place, finished, score) for place, score in enumerate(scores)]
 
 
 def chosen_scores(candidates, **options):
@@ -59,9 +59,9 @@ def test_cut_answers_are_never_used():
 
 
 def test_equal_answers_count_once():
-    same = [Candidate("yes", 2, True, 1.0)] * 3
+    same = [ScoredAnswer("yes", 2, True, 1.0)] * 3
     assert select_pairs(0, same, Selection(), Random(0)) is Dropped.SAME
-    assert chosen_scores([*same, Candidate("no", 2, True, 0.0)], strategy="all", max_pairs=3) == [(1.0, 0.0)]
+    assert chosen_scores([*same, ScoredAnswer("no", 2, True, 0.0)], strategy="all", max_pairs=3) == [(1.0, 0.0)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -8,7 +8,7 @@ from io import StringIO
 from rich.console import Console
 
 from ropo.lm.sampling import PromptRecord
-from ropo.pairs import Candidate, Pair
+from ropo.pairs import Pair, ScoredAnswer
 from ropo.pairs.summary import summarise, summary_table
 
 
@@ -17,7 +17,8 @@ def prompt(*names):
 
 
 def test_rows_by_hand():
-    good, bad, cut = Candidate("g", 10, True, 1.0), Candidate("b", 20, True, 0.0), Candidate("c", 30, False, 0.5)
+    good, bad = ScoredAnswer("g", 10, True, 1.0), ScoredAnswer("b", 20, True, 0.0)
+    cut = ScoredAnswer("c", 30, False, 0.5)
     prompts = [prompt("json"), prompt("json"), prompt("number", "bullets")]
     candidates = {0: [good, bad], 1: [bad, cut], 2: [good, good]}
     rows = {row.kind: row for row in summarise(prompts, candidates, [Pair(0, good, bad)], threshold=1.0)}

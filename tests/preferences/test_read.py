@@ -18,7 +18,7 @@ def lines(rows) -> str:
 
 
 def read(source, split="train"):
-    return list(read_records(str(source), split))
+    return [(each.where, each.fields) for each in read_records(str(source), split)]
 
 
 def test_json_lines_with_blank_lines(tmp_path):

@@ -11,15 +11,15 @@ from typing import Any
 from ropo.comparison.frontier.draws import Draws
 from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.results import (
-    Candidate,
+    ChosenRate,
     ComparisonResult,
     CosineHistogram,
     DataSuite,
     NeuronProjection,
     RunPath,
     RunResult,
-    Sample,
-    Selection,
+    SideBySideAnswers,
+    TriedRate,
 )
 from ropo.core.record import RunRecord, Source
 from ropo.diagnostics.movement import CosineChanges, NeuronMovement
@@ -55,10 +55,12 @@ def make_result(data: tuple[str, ...] = ("one", "two"), seeds: tuple[int, ...] =
         measured = [reference.name, *(run.name for run in mine if run.status == "finished")]
         suites += [make_suite(name, suite, measured, draw) for suite in SUITES]
         answers = {each: f"answer of {each}\nsecond line" for each in measured}
-        samples.append(Sample(data=name, prompt=f"prompt of {name}", answers=answers, passed={measured[0]: False}))
-        tried = [Candidate(learning_rate=1e-3, status="finished", value=0.61, low=0.5, high=0.7)]
-        tried += [Candidate(learning_rate=1e-2, status="diverged", value=None)]
-        selections.append(Selection(data=name, method="RoPO", criterion="lowest loss", candidates=tried, chosen=1e-3))
+        samples.append(
+            SideBySideAnswers(data=name, prompt=f"prompt of {name}", answers=answers, passed={measured[0]: False})
+        )
+        tried = [TriedRate(learning_rate=1e-3, status="finished", value=0.61, low=0.5, high=0.7)]
+        tried += [TriedRate(learning_rate=1e-2, status="diverged", value=None)]
+        selections.append(ChosenRate(data=name, method="RoPO", criterion="lowest loss", candidates=tried, chosen=1e-3))
     paths = [path for name in data for path in make_paths(name, seeds, draw)]
     return ComparisonResult(
         title="Made up",

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from ropo import RopoConfig
 from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Signal
-from ropo.training.monitor import HackingMonitor, spread
+from ropo.training.monitor import HackingMonitor, evenly_spread
 from tests.training.monitored import (
     CHOSEN,
     LONG,
@@ -272,6 +272,6 @@ def test_bad_input(base: Any, tmp_path: Any) -> None:
 
 def test_spread() -> None:
     names = [str(number) for number in range(10)]
-    assert spread(names, 12) == names
-    assert spread(names, 4) == ["0", "3", "6", "9"]
-    assert spread(names, 1) == ["0"]
+    assert evenly_spread(names, 12) == names
+    assert evenly_spread(names, 4) == ["0", "3", "6", "9"]
+    assert evenly_spread(names, 1) == ["0"]

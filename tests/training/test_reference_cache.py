@@ -9,7 +9,7 @@ from peft import HRAConfig, LoraConfig, get_peft_model
 
 from ropo import RopoConfig
 from ropo.training.config import PreferenceConfig
-from ropo.training.reference_cache import fingerprint, reference_weights
+from ropo.training.reference_cache import cache_key, reference_weights
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.trainers import LORA, logged, options
@@ -126,10 +126,10 @@ def test_an_adapter_that_training_continues_from_is_part_of_the_reference():
         model.add_adapter("ref", config)
         return model
 
-    assert fingerprint(data, continued(1), {}) == fingerprint(data, continued(1), {})
-    assert fingerprint(data, continued(1), {}) != fingerprint(data, continued(2), {})
-    assert fingerprint(data, continued(1), {}) != fingerprint(data, continued(1, alpha=16), {})
-    assert fingerprint(data, continued(1), {}) != fingerprint(data, tiny_model(), {})
+    assert cache_key(data, continued(1), {}) == cache_key(data, continued(1), {})
+    assert cache_key(data, continued(1), {}) != cache_key(data, continued(2), {})
+    assert cache_key(data, continued(1), {}) != cache_key(data, continued(1, alpha=16), {})
+    assert cache_key(data, continued(1), {}) != cache_key(data, tiny_model(), {})
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -3,8 +3,8 @@
 from ropo.adapter.config import RopoConfig
 from ropo.adapter.layer import RopoLinear
 from ropo.adapter.model import RopoModel
-from ropo.adapter.register import register
+from ropo.adapter.register import register_method
 
-register(RopoConfig, RopoModel)
+register_method(RopoConfig, RopoModel)
 
 __all__ = ["RopoConfig", "RopoLinear", "RopoModel"]

@@ -29,7 +29,7 @@ from ropo.adapter.targets import (
     NoSuchLayerError,
     base_of,
     check_layer,
-    check_names,
+    check_target_names,
     layers_of,
     leave_out_bypassed,
     leave_out_other_towers,
@@ -97,7 +97,7 @@ class RopoModel(BaseTuner):
             peft_config.target_modules = self._default_targets(str(model_config.get("model_type")))
             leave_out_other_towers(peft_config, self.model)
         else:
-            check_names(peft_config, self.model)
+            check_target_names(peft_config, self.model)
         return peft_config
 
     def _default_targets(self, model_type: str) -> Any:

@@ -33,7 +33,7 @@ class _PeftTypeName(str):
 ROPO = _PeftTypeName("ROPO")
 
 
-def register(config: type, model: type[Any]) -> None:
+def register_method(config: type, model: type[Any]) -> None:
     """Enter the method in the mappings that PEFT, transformers and TRL look methods up in."""
     tables: tuple[tuple[dict[Any, Any], Any], ...] = (
         (mapping.PEFT_TYPE_TO_CONFIG_MAPPING, config),

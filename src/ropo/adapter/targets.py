@@ -8,7 +8,6 @@ import re
 import warnings
 from collections import ChainMap
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from peft import NoMatchingPeftModuleError
@@ -22,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ropo.adapter.config import RopoConfig
 from ropo.core.errors import UserError
+from ropo.core.names import absent_layer
 
 QUERY_AND_VALUE = ["q_proj", "v_proj"]
 _LANGUAGE_TOWER = "language_model"  # as transformers calls it in every model of several towers
@@ -83,19 +83,13 @@ def linear_names(model: nn.Module) -> list[str]:
     return [name for name, module in layers_of(model) if isinstance(base_of(module), nn.Linear | Conv1D)]
 
 
-def check_names(config: RopoConfig, model: nn.Module) -> None:
+def check_target_names(config: RopoConfig, model: nn.Module) -> None:
     """Refuse a target that no module bears: PEFT would pass over it as long as another one matches."""
     targets: Any = config.target_modules
     if isinstance(targets, str):
         return
-    names = linear_names(model)
-    for target in sorted(targets):
-        if not any(name == target or name.endswith(f".{target}") for name, _ in layers_of(model)):
-            leaves = sorted({name.rpartition(".")[2] for name in names})
-            near = get_close_matches(target, leaves, n=3) or leaves[:8]
-            raise NoSuchLayerError(
-                f"target_modules: the model has no module {target!r}; did you mean {', '.join(near)}?"
-            )
+    if fault := absent_layer(targets, [name for name, _ in layers_of(model)], linear_names(model)):
+        raise NoSuchLayerError(fault)
 
 
 def check_layer(name: str, layer: nn.Module | None, head: nn.Module | None) -> None:

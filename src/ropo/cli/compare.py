@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropo.cli.evaluate import add_common_arguments, check_output
+from ropo.cli.evaluate import add_common_arguments, check_common_flags
 from ropo.cli.extras import evaluation_libraries_for
 from ropo.cli.parser import Parser
 from ropo.cli.quiet import quiet_libraries
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what is not finished yet, and write `results.json` and `report.html`."""
-    from ropo.comparison.compare import compare
+    from ropo.comparison.compare import compare_methods
     from ropo.comparison.execution import locked, run_in_process_of_its_own  # Unix only; help is not
     from ropo.comparison.reading import RecipeFile
     from ropo.comparison.side_by_side import SideBySide
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             tell=lambda log, line: say(f"    {line}" if side.jobs == 1 else f"    {log.stem}, {line}"),
             ended=side.ended,
         )
-        result = compare(file.recipe, data, output, execute, say, side)
+        result = compare_methods(file.recipe, data, output, execute, say, side)
         result.write(output)
         write_page(result, output / PAGE)
         written = [output / "results.json", output / PAGE, *_write_figures(result, output)]
@@ -158,7 +158,7 @@ def _check_evaluation(suite: str, flags: list[str]) -> None:
         add_common_arguments(parser)
         chosen.add_arguments(parser)
         given = parser.parse_args(["reference", *flags, "--output", "-"])
-        check_output(given)
+        check_common_flags(given)
         chosen.read_settings(given)
 
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print the tables and write the report."""
-    check_arguments(arguments)
+    _check_flags(arguments)
     arguments.model = at_strength(arguments.model, arguments.strength)
 
     from rich.console import Console
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ropo.diagnostics.table import print_report
 
     quiet_libraries()
-    report = measure(arguments)
+    report = _measure(arguments)
     write_atomically(arguments.output, report.model_dump_json(indent=2) + "\n")
     console = Console()
     # A table of layers cut to a pipe's 80 columns would lose its numbers.
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"written to {arguments.output}")
 
 
-def check_arguments(arguments: argparse.Namespace) -> None:
+def _check_flags(arguments: argparse.Namespace) -> None:
     """Find mistakes before anything is loaded."""
     output = arguments.output
     if output.is_dir():
@@ -69,7 +69,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError(f"text {arguments.text}: no such file; check the path")
 
 
-def measure(arguments: argparse.Namespace) -> Any:
+def _measure(arguments: argparse.Namespace) -> Any:
     """Load the models and the data, and measure everything that was asked for."""
     import torch
 

@@ -49,7 +49,7 @@ def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     add_common_arguments(parser)
     suite.add_arguments(parser)
     flags = parser.parse_args(rest)
-    check_output(flags)
+    check_common_flags(flags)
 
     from rich.console import Console
 
@@ -96,7 +96,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_output(flags: argparse.Namespace) -> None:
+def check_common_flags(flags: argparse.Namespace) -> None:
     """Find mistakes in the common flags before anything is loaded or written."""
     from ropo.evaluation.results import FILE_NAME
 

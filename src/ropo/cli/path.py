@@ -42,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure what is not measured yet, and write `results.json`."""
-    from ropo.cli.evaluate import CACHE, check_output
+    from ropo.cli.evaluate import CACHE, check_common_flags
     from ropo.core.settings import settings_from
     from ropo.evaluation.path import PathSettings
 
-    check_output(arguments)
+    check_common_flags(arguments)
     settings = settings_from(PathSettings, arguments)
     for name in ("prompts", "text"):
         file = getattr(settings, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["compare"]
+__all__ = ["compare_methods"]
 
 import shutil
 from collections import Counter
@@ -26,9 +26,17 @@ from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.pictures import pictures_of
 from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe
-from ropo.comparison.results import Candidate, ComparisonResult, DataSuite, RunPath, RunResult, Sample, Selection
+from ropo.comparison.results import (
+    ChosenRate,
+    ComparisonResult,
+    DataSuite,
+    RunPath,
+    RunResult,
+    SideBySideAnswers,
+    TriedRate,
+)
 from ropo.comparison.samples import SAMPLED, samples_of
-from ropo.comparison.selection import candidate, select
+from ropo.comparison.selection import choose_rate, tried_rate
 from ropo.comparison.side_by_side import SideBySide
 from ropo.core.record import read_record
 from ropo.evaluation.path.results import read_path
@@ -43,14 +51,14 @@ class _Findings:
     """Gather the parts of the result as they come."""
 
     runs: list[RunResult] = field(default_factory=list)
-    selections: list[Selection] = field(default_factory=list)
+    selections: list[ChosenRate] = field(default_factory=list)
     suites: list[DataSuite] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[SideBySideAnswers] = field(default_factory=list)
     paths: list[RunPath] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def compare(
+def compare_methods(
     recipe: Recipe,
     data: Sequence[PreparedData],
     output: Path,
@@ -141,8 +149,8 @@ def _train_all(recipe: Recipe, model: str, data: PreparedData, bench: Bench, fou
         chosen[each.label] = each.rates[0]
         if len(each.rates) > 1:
             reached = {rate: [done[each.label, rate, seed] for seed in tried[each.label]] for rate in each.rates}
-            candidates = [_candidate(recipe, rate, trained) for rate, trained in reached.items()]
-            found.selections.append(select(data.name, each.label, candidates, recipe.selection))
+            candidates = [_tried_rate(recipe, rate, trained) for rate, trained in reached.items()]
+            found.selections.append(choose_rate(data.name, each.label, candidates, recipe.selection))
             chosen[each.label] = found.selections[-1].chosen
     kept = [(each, chosen[each.label], seed) for each in recipe.methods for seed in recipe.seeds]
     train(kept)
@@ -186,11 +194,11 @@ def _path_of(
     return run.model_copy(update={"command": list(cell.command), "path": read_path(cell.output)})
 
 
-def _candidate(recipe: Recipe, rate: float, trained: Sequence[_Trained]) -> Candidate:
+def _tried_rate(recipe: Recipe, rate: float, trained: Sequence[_Trained]) -> TriedRate:
     """Return what a rate reached with the seeds that it was tried with."""
     lost = [end.status for _, end in trained if end.status != "finished"]
     metrics = [] if lost else [read_record(cell.output).metrics for cell, _ in trained]
-    return candidate(rate, lost[0] if lost else "finished", metrics, recipe.selection)
+    return tried_rate(rate, lost[0] if lost else "finished", metrics, recipe.selection)
 
 
 def evaluate(

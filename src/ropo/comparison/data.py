@@ -129,7 +129,7 @@ def _read(source: PairSource) -> list[Pair]:
 
 
 def _hash(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(texts).encode(errors="surrogateescape")).hexdigest()
 
 
 def _content(file: str | None) -> str:
@@ -137,7 +137,7 @@ def _content(file: str | None) -> str:
         return ""
     if not Path(file).is_file():
         raise UserError(f"prompts: there is no file {file}; check the path, which starts from the recipe's folder")
-    return Path(file).read_text(encoding="utf-8")
+    return Path(file).read_text(encoding="utf-8", errors="surrogateescape")  # it may be packed, or Parquet
 
 
 def _lines(pairs: Sequence[Pair]) -> str:

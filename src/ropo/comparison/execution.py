@@ -30,14 +30,15 @@ _LOOKS = 1.0  # seconds between two looks at whether it has to end
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EndedCommand:
     """The exit status of a command and the last line that it wrote."""
 
     status: int
     last_line: str
 
 
-Execute = Callable[[Sequence[str], Path], Outcome]  # the command without the program's name, and the file of its output
+# Takes the command without the program's name, and the file of its output.
+Execute = Callable[[Sequence[str], Path], EndedCommand]
 
 
 def run_in_process_of_its_own(
@@ -46,7 +47,7 @@ def run_in_process_of_its_own(
     kept_open: Sequence[int] = (),
     tell: Callable[[Path, str], None] = lambda log, line: None,
     ended: Event | None = None,
-) -> Outcome:
+) -> EndedCommand:
     """Run a ropo command, so that neither a crash nor its memory reaches the others.
 
     Args:
@@ -73,7 +74,7 @@ def run_in_process_of_its_own(
         except BaseException:
             stop(process)
             raise
-    return Outcome(status, last_line(log) or f"it wrote nothing and ended with status {status}")
+    return EndedCommand(status, last_line(log) or f"it wrote nothing and ended with status {status}")
 
 
 def _wait(process: subprocess.Popen, log: Path, tell: Callable[[Path, str], None], ended: Event) -> int:

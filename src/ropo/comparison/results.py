@@ -4,14 +4,14 @@ from __future__ import annotations
 
 __all__ = [
     "Bounds",
+    "ChosenRate",
     "ComparisonResult",
     "CosineHistogram",
     "DataSuite",
     "EqualGain",
     "RunPath",
     "RunResult",
-    "Sample",
-    "Selection",
+    "SideBySideAnswers",
 ]
 
 from pathlib import Path
@@ -90,7 +90,7 @@ class RunResult(Measure):
     neurons: NeuronProjection | None = None
 
 
-class Candidate(Measure):
+class TriedRate(Measure):
     """One learning rate that was tried, and what it reached on the validation split."""
 
     learning_rate: float
@@ -100,13 +100,13 @@ class Candidate(Measure):
     high: float | None = None
 
 
-class Selection(Measure):
+class ChosenRate(Measure):
     """Say how the learning rate of a method was chosen on the validation split; never on the test split."""
 
     data: str
     method: str
     criterion: str
-    candidates: list[Candidate]
+    candidates: list[TriedRate]
     chosen: float
 
 
@@ -190,7 +190,7 @@ class DataSuite(Measure):
     commands: dict[str, list[str]] = Field(default_factory=dict)
 
 
-class Sample(Measure):
+class SideBySideAnswers(Measure):
     """The first answers of several models to one prompt. All of it is untrusted text.
 
     Attributes:
@@ -224,9 +224,9 @@ class ComparisonResult(WrittenResult):
     title: str
     recipe: dict[str, Any] | None = None
     runs: list[RunResult]
-    selections: list[Selection] = Field(default_factory=list)
+    selections: list[ChosenRate] = Field(default_factory=list)
     suites: list[DataSuite] = Field(default_factory=list)
-    samples: list[Sample] = Field(default_factory=list)
+    samples: list[SideBySideAnswers] = Field(default_factory=list)
     paths: list[RunPath] = Field(default_factory=list)
     equal_gains: list[EqualGain] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ropo.comparison.cells import CACHE
-from ropo.comparison.results import Sample
+from ropo.comparison.results import SideBySideAnswers
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.results import SuiteResult
@@ -20,7 +20,7 @@ SAMPLED = ("instructions", "diversity")  # suites whose result says how they sam
 
 def samples_of(
     data: str, result: SuiteResult, prompts: Path, models: Mapping[str, str], count: int, output: Path
-) -> list[Sample]:
+) -> list[SideBySideAnswers]:
     """Return the first answers to a few prompts, spread over the file and not chosen by their success.
 
     Args:
@@ -45,5 +45,7 @@ def samples_of(
         texts = {name: given[number][0].text for name, given in answers.items()}
         told = asked[number].fields.get("instructions") if result.suite == "instructions" else None
         passed = {name: bool(all(satisfied(told, text))) for name, text in texts.items()} if told else {}
-        samples.append(Sample(data=data, prompt=asked[number].turns[-1]["content"], answers=texts, passed=passed))
+        samples.append(
+            SideBySideAnswers(data=data, prompt=asked[number].turns[-1]["content"], answers=texts, passed=passed)
+        )
     return samples

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ropo.comparison.recipe import Criterion
-from ropo.comparison.results import Candidate, Selection, Status
+from ropo.comparison.results import ChosenRate, Status, TriedRate
 from ropo.core.intervals import Estimate, mean_interval, share_interval
 
 _MEANINGS: dict[Criterion, str] = {
@@ -21,7 +21,7 @@ _MEANINGS: dict[Criterion, str] = {
 }
 
 
-def candidate(rate: float, status: Status, metrics: Sequence[dict[str, Any]], criterion: Criterion) -> Candidate:
+def tried_rate(rate: float, status: Status, metrics: Sequence[dict[str, Any]], criterion: Criterion) -> TriedRate:
     """Return what one learning rate reached, over the seeds that it was tried with.
 
     Args:
@@ -32,9 +32,9 @@ def candidate(rate: float, status: Status, metrics: Sequence[dict[str, Any]], cr
     """
     held_out = [each["held_out"] for each in metrics if each.get("held_out")] if status == "finished" else []
     if not held_out or len(held_out) < len(metrics):
-        return Candidate(learning_rate=rate, status=status, value=None)
+        return TriedRate(learning_rate=rate, status=status, value=None)
     found = _measure(np.array([each["margins"] for each in held_out], dtype=float), criterion)
-    return Candidate(learning_rate=rate, status=status, value=found.value, low=found.low, high=found.high)
+    return TriedRate(learning_rate=rate, status=status, value=found.value, low=found.low, high=found.high)
 
 
 def _measure(margins: Float[np.ndarray, "seeds pairs"], criterion: Criterion) -> Estimate:
@@ -45,12 +45,12 @@ def _measure(margins: Float[np.ndarray, "seeds pairs"], criterion: Criterion) ->
     return mean_interval((margins if criterion == "margin" else np.logaddexp(0.0, -margins)).mean(0))
 
 
-def select(data: str, method: str, candidates: Sequence[Candidate], criterion: Criterion) -> Selection:
+def choose_rate(data: str, method: str, candidates: Sequence[TriedRate], criterion: Criterion) -> ChosenRate:
     """Choose the best rate; of equals the lowest, and the lowest of all where none finished."""
     sign = 1 if criterion == "loss" else -1
     known = [each for each in candidates if each.value is not None]
     ranked = sorted(known, key=lambda each: (sign * (each.value or 0.0), each.learning_rate))
     best = ranked[0] if ranked else min(candidates, key=lambda each: each.learning_rate)
-    return Selection(
+    return ChosenRate(
         data=data, method=method, criterion=_MEANINGS[criterion], candidates=list(candidates), chosen=best.learning_rate
     )

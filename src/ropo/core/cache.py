@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ropo.core.files import sync, sync_tree
+from ropo.core.files import name_finished
 
 try:
     import fcntl
@@ -79,12 +79,10 @@ def keep_folder(folder: Path, write: Callable[[Path], None]) -> None:
         unfinished.mkdir()
         try:
             write(unfinished)
-            sync_tree(unfinished)
-            os.replace(unfinished, folder)
+            name_finished(unfinished, folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        sync(folder.parent)
 
 
 @contextmanager

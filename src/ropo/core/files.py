@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["is_full_disk", "read_text", "replace_atomically", "sync", "sync_tree", "write_atomically"]
+__all__ = ["is_full_disk", "name_finished", "read_text", "replace_atomically", "write_atomically"]
 
 import errno
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,21 +16,27 @@ from ropo.core.errors import UserError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text so that a kill leaves either the old file or the new one, never a part."""
-    replace_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+def write_atomically(path: Path, text: str, on_disk: bool = True) -> None:
+    """Write a text so that a kill leaves either the old file or the new one, never a part; see `replace_atomically`."""
+    replace_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"), on_disk)
 
 
-def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under another name, and give it its own when the disk has it.
+def replace_atomically(path: Path, write: Callable[[Path], object], on_disk: bool = True) -> None:
+    """Let `write` make a file under another name, then give it its own.
 
-    The other name is the process's own: several may make one file, and the last one counts.
+    The other name is the thread's own: several may make one file, and the last one counts.
+
+    Args:
+        path: The file.
+        write: Makes a file of the name that it is given.
+        on_disk: Whether to wait until the disk has it, so that a power cut leaves no part either; 10 ms or so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         write(unfinished)
-        sync(unfinished)
+        if on_disk:
+            sync(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -73,7 +81,11 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def sync_tree(folder: Path) -> None:
-    """Wait until the disk has a folder and everything in it."""
-    for path in [*folder.rglob("*"), folder]:
+def name_finished(unfinished: Path, folder: Path) -> None:
+    """Give a finished folder its name when the disk has everything in it; an earlier one of that name gives way."""
+    for path in [*unfinished.rglob("*"), unfinished]:
         sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+    sync(folder.parent)

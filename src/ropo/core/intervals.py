@@ -162,7 +162,7 @@ def paired_difference(values: Float[np.ndarray, " n"], reference: Float[np.ndarr
     are at most 9,999 combinations, else over 9,999 draws, so that p is at least 2e-4.
 
     Args:
-        values: One number a unit.
+        values: One number per unit.
         reference: The reference's number on the same units, in the same order.
         seed: Seed of the resampling.
 

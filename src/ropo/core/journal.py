@@ -14,7 +14,7 @@ from ropo.core.files import write_atomically
 
 
 class Journal:
-    """Keep finished work in JSON Lines: a header that says what is being made, then one line a batch.
+    """Keep finished work in JSON Lines: a header that says what is being made, then one line per batch.
 
     A line is the unit of work, so that a continued run has the same batches, and with them the same rounding, as an
     uninterrupted one.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 __all__ = ["check_output", "display", "finished_folder", "working_folder"]
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ropo.core.errors import UserError
-from ropo.core.files import sync, sync_tree
+from ropo.core.files import name_finished
 from ropo.core.record import FILE_NAME
 
 _INCOMPLETE = ".incomplete"
@@ -77,11 +76,7 @@ def finished_folder(output: Path, overwrite: bool, resume: bool = False) -> Iter
         if not list(folder.glob("checkpoint-*")):
             shutil.rmtree(folder)
         raise
-    sync_tree(folder)
-    if output.exists():
-        shutil.rmtree(output)
-    os.replace(folder, output)
-    sync(output.parent)
+    name_finished(folder, output)
 
 
 def _is_filled(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from ropo.core.intervals import chance_of_rise
 from ropo.diagnostics.answers import measure_answers
 from ropo.diagnostics.behaviour import dpo_margins, estimate_kl, measure_behaviour
 from ropo.diagnostics.collapse import cosine_distribution, effective_rank, isotropy
-from ropo.diagnostics.comparison import Comparison, HeldOut, compare, observe, sampled_kl
+from ropo.diagnostics.comparison import HeldOut, PolicyComparison, compare, observe, sampled_kl
 from ropo.diagnostics.energy import hyperspherical_energy, sampled_energy
 from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.movement import cosine_changes, neuron_movement, orthogonality_error, rotation_size
@@ -15,9 +15,9 @@ from ropo.diagnostics.weights import measure_change, measure_layer, measure_weig
 
 __all__ = [
     "SIGNALS",
-    "Comparison",
     "DiagnosticReport",
     "HeldOut",
+    "PolicyComparison",
     "Reading",
     "Signal",
     "chance_of_rise",

@@ -25,7 +25,7 @@ class AnswerMeasure(Measure):
         distinct_2: The same of pairs of words.
         expectation_adjusted_distinct: See there; on the model's tokens.
         self_bleu: Between the first answers to different prompts.
-        self_bleu_per_prompt: Between the samples of one prompt, mean over prompts; None with one sample a prompt.
+        self_bleu_per_prompt: Between the samples of one prompt, mean over prompts; None with one sample per prompt.
         repetition: Mean share of repeated 4-grams of words within an answer.
         refusals: Share of answers that open like a refusal.
         tokens_by_prompt: Mean length of each prompt's samples; prompts without one are left out.

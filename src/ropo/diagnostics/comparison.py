@@ -94,7 +94,7 @@ class TextComparison(Measure):
     reference: TextMeasure | None
 
 
-class Comparison(Measure):
+class PolicyComparison(Measure):
     """How a policy differs from its reference; what was not measured is None."""
 
     behaviour: Behaviour | None
@@ -163,7 +163,7 @@ def observe(
 
 def compare(
     held_out: HeldOut, policy: Observation, reference: Observation | None, kl: KlEstimate | None = None
-) -> Comparison:
+) -> PolicyComparison:
     """Compare what a policy and its reference say of the same held-out data.
 
     Args:
@@ -184,7 +184,7 @@ def compare(
         answers = AnswerComparison(policy=policy.answers, reference=before, length_ratio=ratio, kl=kl)
     if policy.text is not None:
         text = TextComparison(policy=policy.text, reference=reference.text if reference else None)
-    return Comparison(behaviour=behaviour, answers=answers, text=text)
+    return PolicyComparison(behaviour=behaviour, answers=answers, text=text)
 
 
 def sampled_kl(

@@ -10,7 +10,7 @@ from typing import Literal
 from ropo.core.record import Provenance
 from ropo.diagnostics.advice import advise
 from ropo.diagnostics.behaviour import Behaviour
-from ropo.diagnostics.comparison import AnswerComparison, Comparison, TextComparison
+from ropo.diagnostics.comparison import AnswerComparison, PolicyComparison, TextComparison
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.signals import Reading, triggered
 from ropo.diagnostics.weights import LayerMeasure
@@ -64,7 +64,7 @@ def summarise_layers(layers: Sequence[LayerMeasure]) -> LayerSummary:
     )
 
 
-def find_warnings(summary: LayerSummary, comparison: Comparison) -> list[str]:
+def find_warnings(summary: LayerSummary, comparison: PolicyComparison) -> list[str]:
     """Say which signals the measured numbers trigger, and what to try."""
     readings = {} if summary.collapsed_pairs is None else {"collapsed_pairs": Reading(summary.collapsed_pairs)}
     readings |= {name: Reading(value) for name, value in comparison.numbers().items()} | comparison.readings()

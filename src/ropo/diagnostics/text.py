@@ -112,7 +112,7 @@ def self_bleu_scores(texts: Sequence[str]) -> list[float | None]:
         texts: Texts; empty ones are no references.
 
     Returns:
-        One score a text; None for an empty text, and for all where fewer than two are not empty.
+        One score per text; None for an empty text, and for all where fewer than two are not empty.
     """
     from sacrebleu.metrics import BLEU  # here, because it is slow to import and seldom needed
 

@@ -23,7 +23,7 @@ class SampledSettings(Settings):
     Attributes:
         prompts: JSON Lines with one prompt a line.
         max_prompts: Prompts to use, the first ones; None uses all.
-        samples: Answers a prompt.
+        samples: Answers per prompt.
         temperature: Divisor of the logits; 0 is greedy.
         top_p: Mass of the nucleus.
         max_new_tokens: Longest answer in tokens.
@@ -43,7 +43,7 @@ class SampledSettings(Settings):
         return SamplingSettings(self.samples, self.temperature, self.top_p, self.max_new_tokens, seed)
 
 
-def add_sampling_arguments(
+def add_suite_sampling_arguments(
     parser: argparse.ArgumentParser, fields: str, temperature: float = 1.0, top_p: float = 1.0
 ) -> None:
     """Declare the flags of `SampledSettings`.

@@ -16,7 +16,7 @@ _FRAME = 3  # columns of a terminal that a column of the table takes beside its 
 
 
 def print_results(result: SuiteResult, console: Console) -> None:
-    """Print one row a metric and one column a model, each change below its metric, and the notes last.
+    """Print one row per metric and one column per model, each change below its metric, and the notes last.
 
     Models that do not fit beside each other get another table, as a number that is cut is none.
     """

@@ -13,24 +13,24 @@ from ropo.instructions.counting import (
     count_paragraphs,
     count_sentences,
     detect_language,
+    ifeval_words,
     numbered_items,
-    words,
 )
 
 
 def has_at_most_words(text: str, limit: int) -> bool:
     """Tell whether the answer has at most `limit` words."""
-    return 0 < len(words(text)) <= limit
+    return 0 < len(ifeval_words(text)) <= limit
 
 
 def has_at_least_words(text: str, limit: int) -> bool:
     """Tell whether the answer has at least `limit` words."""
-    return len(words(text)) >= limit
+    return len(ifeval_words(text)) >= limit
 
 
 def has_words_between(text: str, low: int, high: int) -> bool:
     """Tell whether the answer has `low` to `high` words."""
-    return low <= len(words(text)) <= high
+    return low <= len(ifeval_words(text)) <= high
 
 
 def has_sentences(text: str, count: int) -> bool:

@@ -24,7 +24,7 @@ _VOCABULARIES = {language: frozenset(text.split()) for language, text in _FUNCTI
 _LEAST_SHARE = 0.15
 
 
-def words(text: str) -> list[str]:
+def ifeval_words(text: str) -> list[str]:
     r"""Return the runs of word characters (`\w+`), as IFEval counts them (Zhou et al., 2023, arXiv 2311.07911)."""
     return re.findall(r"\w+", text)
 
@@ -66,7 +66,7 @@ def detect_language(text: str) -> str | None:
     Returns:
         A key of `_FUNCTION_WORDS`, or None for a tie or too few function words.
     """
-    tokens = [word.lower() for word in words(text)]
+    tokens = [word.lower() for word in ifeval_words(text)]
     hits = {language: sum(token in known for token in tokens) for language, known in _VOCABULARIES.items()}
     (best, most), (_, second) = sorted(hits.items(), key=lambda item: -item[1])[:2]
     return best if most > second and most >= _LEAST_SHARE * len(tokens) else None

@@ -37,7 +37,7 @@ class JudgeOptions(Settings):
     judge_key_variable: str = Field("OPENAI_API_KEY", description="environment variable that holds its key")
     judge_max_tokens: _Count | None = Field(None, description="longest verdict, its thinking included")
     judge_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="questions asked at once")
-    judge_attempts: _Count = Field(6, description="attempts a question")
+    judge_attempts: _Count = Field(6, description="attempts per question")
     judge_timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds to wait for an answer")
     judge_longest_wait: Annotated[float, Field(ge=0)] = Field(60.0, description="longest pause between attempts, in s")
     judge_input_price: _Price | None = Field(None, description="price of a million tokens read, to count the cost")

@@ -32,7 +32,7 @@ class _ScoreJudge:
 
     Args:
         name: What records call it.
-        score: Takes a prompt and the texts of answers to it, and returns one finite number an answer.
+        score: Takes a prompt and the texts of answers to it, and returns one finite number per answer.
         store: Where comparisons are kept; None keeps none, as where the scores cost less than reading them (rules), or
             nobody knows what else they depend on (a function).
         identity: What the scores depend on beside prompt and answers; for the store.
@@ -57,7 +57,7 @@ class _ScoreJudge:
         """Return the score of each answer.
 
         Raises:
-            UserError: If the function raises, or returns anything but one finite number an answer.
+            UserError: If the function raises, or returns anything but one finite number per answer.
         """
         return [Verdict(score) for score in self._checked(prompt, answers)]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 __all__ = ()
 
 import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
+from ropo.core.files import write_atomically
 from ropo.core.kept import content_key
 
 
@@ -40,12 +39,10 @@ class VerdictStore:
 
     def put(self, asked: dict[str, Any], reply: Any) -> None:
         """Keep an answer, as JSON, beside its question, whole or not at all."""
-        file = self._file(asked)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Not `write_atomically`: two threads may write the answer to one question, each needs a name of its own.
-        unfinished = file.with_name(f"{file.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
-        unfinished.write_text(json.dumps({**asked, "reply": reply}, ensure_ascii=False), encoding="utf-8")
-        os.replace(unfinished, file)
+        text = json.dumps({**asked, "reply": reply}, ensure_ascii=False)
+        write_atomically(
+            self._file(asked), text, on_disk=False
+        )  # thousands may come; what a power cut tears is asked again
 
     def _file(self, asked: dict[str, Any]) -> Path:
         key = content_key(asked)

@@ -40,7 +40,7 @@ def answer_log_probs(
         answers: Token ids of each answer, at least one each.
 
     Returns:
-        One float32 tensor an answer, on the CPU; of the tokens that the model has positions for, which is said where
+        One float32 tensor per answer, on the CPU; of the tokens that the model has positions for, which is said where
         they are not all.
 
     Raises:
@@ -70,7 +70,7 @@ def answer_distributions(
         answers: Token ids of each answer, at least one each.
 
     Returns:
-        One float32 tensor an answer, on the model's device.
+        One float32 tensor per answer, on the model's device.
 
     Cost: one padded forward pass for all, which are therefore to be few: 4 bytes for each token and vocabulary entry.
     """

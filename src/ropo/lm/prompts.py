@@ -18,7 +18,7 @@ from ropo.core.errors import UserError
 from ropo.core.once import say
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import tokenize_prompt
-from ropo.preferences.files import Row, read_file
+from ropo.preferences.files import Record, read_file
 from ropo.preferences.formats import kind, prompt_columns, prompt_of, refuse_unclear, text_of
 from ropo.preferences.records import check_options, check_text
 
@@ -121,7 +121,7 @@ def _check_plain(prompt: PromptRecord) -> None:
             raise UserError(f"prompt on line {prompt.line}: {error}") from error
 
 
-def _to_prompt(row: Row) -> PromptRecord:
+def _to_prompt(row: Record) -> PromptRecord:
     try:
         found = prompt_of(row.fields)
         turns = found.pop("prompt")

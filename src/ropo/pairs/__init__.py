@@ -1,6 +1,6 @@
 """Make on-policy preference pairs: sample answers, score them, and choose pairs."""
 
-from ropo.pairs.make import Outcome, make_pairs
-from ropo.pairs.selection import STRATEGIES, Candidate, Pair, Selection
+from ropo.pairs.make import MadePairs, make_pairs
+from ropo.pairs.selection import STRATEGIES, Pair, ScoredAnswer, Selection
 
-__all__ = ["STRATEGIES", "Candidate", "Outcome", "Pair", "Selection", "make_pairs"]
+__all__ = ["STRATEGIES", "MadePairs", "Pair", "ScoredAnswer", "Selection", "make_pairs"]

@@ -16,17 +16,17 @@ from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.judging.judge import Judge
 from ropo.lm.sampling import Batch, PromptRecord, Sampler, SamplingSettings, model_name, sample_with_journal
-from ropo.pairs.selection import Candidate, Dropped, Pair, Selection, match_lengths, select_pairs
-from ropo.pairs.summary import Row, summarise
+from ropo.pairs.selection import Dropped, Pair, ScoredAnswer, Selection, match_lengths, select_pairs
+from ropo.pairs.summary import InstructionRow, summarise
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MadePairs:
     """The pairs that were written, why prompts gave none, and the figures of each kind of instruction."""
 
     pairs: list[Pair]
     dropped: Counter[str]
-    rows: list[Row]
+    rows: list[InstructionRow]
 
 
 def answers_path(output: Path) -> Path:
@@ -43,7 +43,7 @@ def make_pairs(
     selection: Selection,
     batch_size: int,
     on_batch: Callable[[Batch], None],
-) -> Outcome:
+) -> MadePairs:
     """Sample answers, score them, choose pairs and write them.
 
     Sampled answers are kept beside the output, batch by batch; a run that is killed, or stopped by its judge,
@@ -67,13 +67,13 @@ def make_pairs(
     """
     for prompt in prompts:  # costs nothing, so mistakes in them are found before sampling
         judge.check(prompt)
-    candidates: dict[int, list[Candidate]] = {}
+    candidates: dict[int, list[ScoredAnswer]] = {}
 
     def score(batch: Batch) -> None:
         for number, answers in zip(batch.prompts, batch.answers, strict=True):
             verdicts = judge.grade(prompts[number], [answer.text for answer in answers])
             candidates[number] = [
-                Candidate(answer.text, len(answer.tokens), answer.finished, verdict.value)
+                ScoredAnswer(answer.text, len(answer.tokens), answer.finished, verdict.value)
                 for answer, verdict in zip(answers, verdicts, strict=True)
                 if verdict.value is not None
             ]
@@ -94,11 +94,11 @@ def make_pairs(
     settings = {"model": model_name(source), **asdict(sampling)}
     records = (_to_record(pair, prompts[pair.prompt], judge.name, settings) for pair in pairs)
     write_atomically(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    return Outcome(pairs, dropped, rows)
+    return MadePairs(pairs, dropped, rows)
 
 
 def _choose(
-    candidates: Mapping[int, Sequence[Candidate]], selection: Selection, seed: int
+    candidates: Mapping[int, Sequence[ScoredAnswer]], selection: Selection, seed: int
 ) -> tuple[list[Pair], Counter[str]]:
     """Choose the pairs of all prompts, in the order of the prompts, and count why prompts gave none."""
     pairs: list[Pair] = []

@@ -21,27 +21,38 @@ class Dropped(StrEnum):
     LENGTH = "length matching"
 
 
-def _best_worst(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """One answer with its score: its text, length in tokens, and whether the model ended it."""
+
+    text: str
+    tokens: int
+    finished: bool
+    score: float
+
+
+_Chosen = list[tuple[ScoredAnswer, ScoredAnswer]]  # chosen and rejected
+
+
+def _best_worst(ordered: Sequence[ScoredAnswer], threshold: float, random: Random) -> _Chosen:
     """Pair the best answer with the worst."""
     return [(ordered[0], ordered[-1])]
 
 
-def _best_random(ordered: Sequence[Candidate], threshold: float, random: Random) -> list[tuple[Candidate, Candidate]]:
+def _best_random(ordered: Sequence[ScoredAnswer], threshold: float, random: Random) -> _Chosen:
     """Pair the best answer with one drawn from those that fail."""
     failing = [candidate for candidate in ordered if candidate.score < threshold]
     return [(ordered[0], random.choice(failing))] if failing else []
 
 
-def _passing_failing(
-    ordered: Sequence[Candidate], threshold: float, random: Random
-) -> list[tuple[Candidate, Candidate]]:
+def _passing_failing(ordered: Sequence[ScoredAnswer], threshold: float, random: Random) -> _Chosen:
     """Pair every answer that passes with every one that fails, in random order."""
     pairs = [(good, bad) for good in ordered if good.score >= threshold for bad in ordered if bad.score < threshold]
     random.shuffle(pairs)
     return pairs
 
 
-STRATEGIES: dict[str, Callable[[Sequence[Candidate], float, Random], list[tuple[Candidate, Candidate]]]] = {
+STRATEGIES: dict[str, Callable[[Sequence[ScoredAnswer], float, Random], _Chosen]] = {
     "best-worst": _best_worst,
     "best-random": _best_random,
     "all": _passing_failing,
@@ -51,22 +62,12 @@ TOLERANCE = 0.02  # largest deviation from 1 of the ratio of matched lengths
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One scored answer: its text, length in tokens, whether the model ended it, and its score."""
-
-    text: str
-    tokens: int
-    finished: bool
-    score: float
-
-
-@dataclass(frozen=True)
 class Pair:
     """A chosen and a rejected answer to prompt number `prompt`; the chosen one has the higher score."""
 
     prompt: int
-    chosen: Candidate
-    rejected: Candidate
+    chosen: ScoredAnswer
+    rejected: ScoredAnswer
 
     @property
     def extra_tokens(self) -> int:
@@ -108,7 +109,7 @@ class Selection:
 
 
 def select_pairs(
-    prompt: int, candidates: Sequence[Candidate], selection: Selection, random: Random
+    prompt: int, candidates: Sequence[ScoredAnswer], selection: Selection, random: Random
 ) -> list[Pair] | Dropped:
     """Choose the pairs of one prompt.
 

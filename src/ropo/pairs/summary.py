@@ -12,13 +12,13 @@ from statistics import fmean
 from rich.table import Table
 
 from ropo.lm.prompts import PromptRecord
-from ropo.pairs.selection import Candidate, Pair
+from ropo.pairs.selection import Pair, ScoredAnswer
 
 _EVERYTHING = "all"
 
 
 @dataclass(frozen=True)
-class Row:
+class InstructionRow:
     """The figures of one kind of instruction, or of everything.
 
     Args:
@@ -50,10 +50,10 @@ def _kind_of(prompt: PromptRecord) -> str:
 
 def summarise(
     prompts: Sequence[PromptRecord],
-    candidates: Mapping[int, Sequence[Candidate]],
+    candidates: Mapping[int, Sequence[ScoredAnswer]],
     pairs: Sequence[Pair],
     threshold: float,
-) -> list[Row]:
+) -> list[InstructionRow]:
     """Return one row a kind of instruction, in alphabetical order, and a last one for everything."""
     kinds = sorted({_kind_of(prompts[number]) for number in candidates})
     members = {kind: [number for number in candidates if _kind_of(prompts[number]) == kind] for kind in kinds}
@@ -61,7 +61,7 @@ def summarise(
     return [_row(kind, numbers, candidates, pairs, threshold) for kind, numbers in members.items()]
 
 
-def summary_table(rows: Sequence[Row], dropped: Counter[str]) -> Table:
+def summary_table(rows: Sequence[InstructionRow], dropped: Counter[str]) -> Table:
     """Return the rows as a table to print, with the dropped prompts below."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
     table = Table(
@@ -83,14 +83,14 @@ def summary_table(rows: Sequence[Row], dropped: Counter[str]) -> Table:
 def _row(
     kind: str,
     numbers: Sequence[int],
-    candidates: Mapping[int, Sequence[Candidate]],
+    candidates: Mapping[int, Sequence[ScoredAnswer]],
     pairs: Sequence[Pair],
     threshold: float,
-) -> Row:
+) -> InstructionRow:
     answers = [answer for number in numbers for answer in candidates[number]]
     members = set(numbers)
     own = [pair for pair in pairs if pair.prompt in members]
-    return Row(
+    return InstructionRow(
         kind=kind,
         prompts=len(numbers),
         answers=len(answers),

@@ -7,12 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 
 from ropo.core.errors import UserError
 from ropo.preferences.formats import as_conversation, format_of, labels_of
-from ropo.preferences.read import Record, read_records
+from ropo.preferences.read import read_records
 from ropo.preferences.records import ANSWERS, Pair, to_pair
 from ropo.preferences.tables import as_dataset
 
@@ -76,11 +77,12 @@ def load_preferences(source: str, split: str = "train", wrap_prompts: bool = Tru
         UserError: For the first record with a missing, empty or non-text field, or a column that would be dropped, with
             its file and line; and if there is no record, or none whose two answers differ.
     """
-    return collect(source, read_records(source, split), wrap_prompts)
+    records = ((each.where, each.fields) for each in read_records(source, split))
+    return collect(source, records, wrap_prompts)
 
 
-def collect(source: str, records: Iterable[Record], wrap_prompts: bool) -> PreferenceData:
-    """Check records one by one and gather the pairs worth training on."""
+def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_prompts: bool) -> PreferenceData:
+    """Check records, each behind its place, one by one and gather the pairs worth training on."""
     seen: set[str] = set()
     rows: list[Pair] = []
     formats: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Row", "read_file"]
+__all__ = ["Record", "read_file"]
 
 import csv
 import io
@@ -24,8 +24,8 @@ _NOTHING = ("[]", "{}", "null", "None")  # in a cell of images or tools; as an a
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 
 
-class Row(NamedTuple):
-    """One record: its place, such as `pairs.jsonl:17`, its number in the file, and its fields."""
+class Record(NamedTuple):
+    """One record: its place, such as `pairs.jsonl:17`, its number there, and its fields."""
 
     where: str
     number: int
@@ -44,7 +44,7 @@ def known_kinds() -> str:
     return ", ".join(_READERS)
 
 
-def read_file(what: str, path: Path) -> Iterator[Row]:
+def read_file(what: str, path: Path) -> Iterator[Record]:
     """Yield every record of a file.
 
     Args:
@@ -67,12 +67,12 @@ def read_file(what: str, path: Path) -> Iterator[Row]:
     yield from _READERS[kind](what, path)
 
 
-def _read_json_lines(what: str, path: Path) -> Iterator[Row]:
+def _read_json_lines(what: str, path: Path) -> Iterator[Record]:
     for number, record in read_json_lines(what, path):
-        yield Row(f"{path}:{number}", number, record)
+        yield Record(f"{path}:{number}", number, record)
 
 
-def _read_json(what: str, path: Path) -> Iterator[Row]:
+def _read_json(what: str, path: Path) -> Iterator[Record]:
     """Read an array of records; where the file is JSON Lines under another name, read those."""
     with opened(what, path) as file:
         is_array = file.read(4096).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
@@ -83,10 +83,10 @@ def _read_json(what: str, path: Path) -> Iterator[Row]:
         where = f"{path}: record {number}"
         if not isinstance(record, dict):
             raise UserError(f"{what} {where}: is a {type(record).__name__}, not an object; write one object a record")
-        yield Row(where, number, record)
+        yield Record(where, number, record)
 
 
-def _read_separated(what: str, path: Path, separator: str) -> Iterator[Row]:
+def _read_separated(what: str, path: Path, separator: str) -> Iterator[Record]:
     """Read a table of texts with a header; cells that hold messages are parsed as JSON."""
     csv.field_size_limit(_LONGEST_CELL)
     with opened(what, path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
@@ -103,7 +103,7 @@ def _read_separated(what: str, path: Path, separator: str) -> Iterator[Row]:
                     f"{what} {where}: has {len(cells)} cells where the header names {len(names)}; put cells that hold "
                     "the separator, quotes or line breaks in quotes"
                 )
-            yield Row(
+            yield Record(
                 where, number, {name: _cell(what, where, name, cell) for name, cell in zip(names, cells, strict=True)}
             )
 
@@ -137,7 +137,7 @@ def _cell(what: str, where: str, name: str, cell: str) -> Any:
         raise UserError(f"{what} {where}: {name} looks like messages but {error}; write them as JSON") from error
 
 
-def _read_parquet(what: str, path: Path) -> Iterator[Row]:
+def _read_parquet(what: str, path: Path) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
@@ -151,14 +151,14 @@ def _read_parquet(what: str, path: Path) -> Iterator[Row]:
 
     try:
         for number, record in enumerate(records_of(batches()), start=1):
-            yield Row(f"{path}: row {number}", number, record)
+            yield Record(f"{path}: row {number}", number, record)
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{what} {path}: is not a readable Parquet file ({error}); write it again") from error
 
 
-_READERS: dict[str, Callable[[str, Path], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[str, Path], Iterator[Record]]] = {
     ".jsonl": _read_json_lines,
     ".json": _read_json,
     ".csv": lambda what, path: _read_separated(what, path, ","),

@@ -11,11 +11,9 @@ from typing import Any
 
 from ropo.core.errors import UserError
 from ropo.core.hub import hub_reason, tell_asking
-from ropo.preferences.files import kind_of, known_kinds, read_file
+from ropo.preferences.files import Record, kind_of, known_kinds, read_file
 from ropo.preferences.splits import files_of_split
 from ropo.preferences.tables import records_of
-
-Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
 
 
 def read_records(source: str, split: str) -> Iterator[Record]:
@@ -25,9 +23,6 @@ def read_records(source: str, split: str) -> Iterator[Record]:
         source: A file as in `ropo.preferences.files.read_file`, a folder of such files or one written by
             `datasets.save_to_disk`, or the id of a dataset on the hub.
         split: The split of a folder, as in `ropo.preferences.splits.files_of_split`, or of a hub dataset.
-
-    Yields:
-        Pairs of a place such as `pairs.jsonl:17` (the line in the file) and the record's fields.
 
     Raises:
         UserError: If there is no such file or split, it is empty, or it cannot be parsed.
@@ -47,8 +42,7 @@ def read_records(source: str, split: str) -> Iterator[Record]:
 
 def _read_files(files: list[Path]) -> Iterator[Record]:
     for file in files:
-        for row in read_file("data", file):
-            yield row.where, row.fields
+        yield from read_file("data", file)
 
 
 def _read_folder(folder: Path, split: str) -> Iterator[Record]:
@@ -86,4 +80,4 @@ def _number(rows: Any, name: str) -> Iterator[Record]:
     """Read a dataset as the Arrow tables it is made of: its own way to Python gives records foreign nulls."""
     tables = rows.with_format("arrow").iter(batch_size=1000)
     for number, record in enumerate(records_of(tables), start=1):
-        yield f"{name}: row {number}", record
+        yield Record(f"{name}: row {number}", number, record)

@@ -13,7 +13,7 @@ from ropo.comparison.summary import methods_of
 from ropo.core.intervals import Estimate
 from ropo.diagnostics.table import digits, make_table
 from ropo.report.equal_gain import FIRST, behind, equal_gains_of, verdict
-from ropo.report.tables import Cell, Row, summary_rows
+from ropo.report.tables import MethodRow, SummaryCell, summary_rows
 
 _FRAME = 3  # columns of a terminal that a column of the table takes beside its text
 _SHOWN = (0.5, 1.0)  # shares of the common gain; the page has the others
@@ -65,7 +65,7 @@ def _print_equal_gains(found: Sequence[EqualGain], console: Console) -> None:
     )
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: SummaryCell) -> str:
     found = cell.change or cell.estimate
     if found.value is None:
         return "-"
@@ -81,10 +81,10 @@ def _ends(found: Bounds | Estimate) -> str:
     return "" if found.low is None or found.high is None else f" ({digits(found.low)} to {digits(found.high)})"
 
 
-def _side_by_side(rows: Sequence[Row], width: int) -> list[list[Row]]:
+def _side_by_side(rows: Sequence[MethodRow], width: int) -> list[list[MethodRow]]:
     """Deal methods to tables that are no wider than the console, or hold a single method."""
     head = 40
-    tables: list[list[Row]] = [[]]
+    tables: list[list[MethodRow]] = [[]]
     for row in rows:
         if tables[-1] and head + sum(map(_width, [*tables[-1], row])) > width:
             tables.append([])
@@ -92,5 +92,5 @@ def _side_by_side(rows: Sequence[Row], width: int) -> list[list[Row]]:
     return tables
 
 
-def _width(row: Row) -> int:
+def _width(row: MethodRow) -> int:
     return _FRAME + max(len(row.method.method), *(len(_text(cell)) for cell in row.cells))

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ropo.comparison.frontier.draws import methods_of_paths
-from ropo.comparison.results import ComparisonResult, DataSuite, EqualGain, RunResult, Sample, Selection
+from ropo.comparison.results import ChosenRate, ComparisonResult, DataSuite, EqualGain, RunResult, SideBySideAnswers
 from ropo.comparison.summary import MethodRuns, methods_of
 from ropo.core.files import write_atomically
 from ropo.report.equal_gain import COST_WORDS, GAIN_WORDS, behind, equal_gains_of, headlines, verdict
@@ -25,7 +25,7 @@ from ropo.report.figures.style import Chart, marks_of
 from ropo.report.figures.training import log_probs_chart, series_chart
 from ropo.report.figures.weights import cosines_chart, energy_chart, neurons_chart, weights_in_words
 from ropo.report.headline import LIKELIHOOD, Column, all_columns, suites_of
-from ropo.report.tables import Row, SuiteRow, Watched, change_lines, suite_table, summary_rows, watched_runs
+from ropo.report.tables import MethodRow, SuiteRow, Watched, change_lines, suite_table, summary_rows, watched_runs
 from ropo.report.text import command_line, embedded_json, number, setting, visible
 
 
@@ -39,7 +39,7 @@ class _Panel:
     methods: list[MethodRuns]
     runs: list[RunResult]
     columns: list[Column]
-    rows: list[Row]
+    rows: list[MethodRow]
     frontier: list[Chart]
     lost: str
     equal_gains: list[EqualGain]
@@ -47,8 +47,8 @@ class _Panel:
     answers: list[Chart]
     charts: dict[str, Chart | None]
     weights_words: list[str]
-    samples: list[Sample]
-    selections: list[Selection]
+    samples: list[SideBySideAnswers]
+    selections: list[ChosenRate]
     suites: list[tuple[DataSuite, list[Column], list[SuiteRow]]]
     watched: list[Watched]
 

@@ -18,7 +18,7 @@ _KINDS = (QUALITY, (KNOWLEDGE,))
 
 
 @dataclass(frozen=True)
-class Cell:
+class SummaryCell:
     """One cell of the summary: the mean over seeds, each seed's metric, and how it stands in its column.
 
     `change` is the mean of the paired changes from the reference, None for the reference and what has none; `units` the
@@ -34,13 +34,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method's row of the summary."""
 
     method: MethodRuns
     rates: tuple[float, ...]
     trainable: float | None
-    cells: tuple[Cell, ...]
+    cells: tuple[SummaryCell, ...]
 
     @property
     def losses(self) -> list[tuple[RunResult, list[int]]]:
@@ -72,14 +72,16 @@ class Watched:
     warnings: Sequence[str]
 
 
-def summary_rows(result: ComparisonResult, data: str, methods: Sequence[MethodRuns]) -> tuple[list[Column], list[Row]]:
+def summary_rows(
+    result: ComparisonResult, data: str, methods: Sequence[MethodRuns]
+) -> tuple[list[Column], list[MethodRow]]:
     """Return the columns and rows of a data set's summary.
 
     Best and alike are told among the methods all of whose seeds finished, without the reference; where all of them have
     changes, by these, as a paired change does not hold the chance that all methods share.
     """
     columns = headline_columns(result, data)
-    cells: dict[str, list[Cell]] = {method.method: [] for method in methods}
+    cells: dict[str, list[SummaryCell]] = {method.method: [] for method in methods}
     for column in columns:
         found = {method.method: metrics_of_runs(column.suite, method.runs, column.name) for method in methods}
         estimates = {name: over_seeds(list(metrics.values())) for name, metrics in found.items()}
@@ -93,12 +95,12 @@ def summary_rows(result: ComparisonResult, data: str, methods: Sequence[MethodRu
             )
             name = method.method
             units = max((metric.count for _, metric in seeds), default=0)
-            cells[name].append(Cell(estimates[name], changes[name], units, seeds, name in best, name in alike))
-    rows = [Row(method, _rates(method), _trainable(method), tuple(cells[method.method])) for method in methods]
+            cells[name].append(SummaryCell(estimates[name], changes[name], units, seeds, name in best, name in alike))
+    rows = [MethodRow(method, _rates(method), _trainable(method), tuple(cells[method.method])) for method in methods]
     return columns, rows
 
 
-def change_lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+def change_lines(columns: Sequence[Column], rows: Sequence[MethodRow]) -> list[str]:
     """Say in words how each method changed the first metrics that have a better side: quality, then forgetting."""
     lines = []
     chosen = [
@@ -114,7 +116,7 @@ def change_lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _change_words(row: Row, cell: Cell, better: int) -> str | None:
+def _change_words(row: MethodRow, cell: SummaryCell, better: int) -> str | None:
     change = cell.change
     if change is None or change.value is None or change.low is None or change.high is None:
         return None

@@ -93,6 +93,7 @@ class HackingMonitor(TrainerCallback):
         self.tokenizer = tokenizer
         held_out = _held_out_slice(trainer, pairs)
         options: Any = trainer.args
+        # Measured as `diagnose` measures, not by the trainer's `predict`, so that both print one number.
         self.held_out = HeldOut(
             pairs=held_out,
             prompts=[pair.prompt for pair in held_out],
@@ -106,7 +107,7 @@ class HackingMonitor(TrainerCallback):
             raise UserError(
                 "HackingMonitor: the model has no trainable linear layer to watch; check the adapter's targets"
             )
-        self.layers = spread(trained, layers)
+        self.layers = evenly_spread(trained, layers)
         self.reference: tuple[Observation, _WatchedWeights] | None = None
         self.warned: dict[str, tuple[int, float]] = {}
         self.last: dict[str, float] = {}
@@ -244,7 +245,7 @@ def trained_layers(model: Any) -> list[str]:
     ]
 
 
-def spread(names: Sequence[str], most: int) -> list[str]:
+def evenly_spread(names: Sequence[str], most: int) -> list[str]:
     """Pick up to `most` names, evenly spread, the first and the last among them."""
     if len(names) <= most:
         return list(names)

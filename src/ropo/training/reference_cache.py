@@ -39,7 +39,7 @@ def cache_file(trainer: Any, dataset: Dataset) -> Path | None:
     if type(collate) is not DataCollatorForPreference:  # another may cut where it likes
         return None
     options = {each: getattr(trainer.args, each) for each in _TRAINING_OPTIONS}
-    name = fingerprint(dataset, trainer.ref_model or trainer.model, options)
+    name = cache_key(dataset, trainer.ref_model or trainer.model, options)
     return Path(datasets.config.HF_DATASETS_CACHE) / "ropo-reference" / f"{name}.safetensors"
 
 
@@ -70,7 +70,7 @@ def compute(trainer: Any, dataset: Dataset, name: str, batch_size: int) -> Float
     return torch.stack([torch.cat(column).float().cpu() for column in zip(*batches, strict=True)], dim=1)
 
 
-def fingerprint(dataset: Dataset, model: PreTrainedModel | PeftModel, options: dict[str, Any]) -> str:
+def cache_key(dataset: Dataset, model: PreTrainedModel | PeftModel, options: dict[str, Any]) -> str:
     """Hash everything that reference log-probs depend on.
 
     Args:

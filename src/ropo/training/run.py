@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ropo.core.errors import RunStoppedError, UserError
 from ropo.core.intervals import bootstrap_interval
 from ropo.diagnostics.behaviour import dpo_margins
-from ropo.training.callbacks.journal import Journal
+from ropo.training.callbacks.metrics_file import MetricsFile
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sequence import sharers
@@ -64,7 +64,7 @@ def build_trainer(
         )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(Journal(Path(str(config.output_dir))))
+    trainer.add_callback(MetricsFile(Path(str(config.output_dir))))
     return trainer
 
 

@@ -82,7 +82,7 @@ def _meta_without_autocast() -> Iterator[None]:
 
 
 class _Attention(torch.autograd.Function):
-    """Keep what FlashAttention keeps: its arguments, its result, and one number a token and head."""
+    """Keep what FlashAttention keeps: its arguments, its result, and one number per token and head."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

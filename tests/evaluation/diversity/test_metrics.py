@@ -7,8 +7,9 @@ import pytest
 
 from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, self_bleu, words
 from ropo.evaluation.diversity.measure import leave_out_undefined
-from ropo.evaluation.diversity.metrics import Sample, distinct_reading, embedding_readings, read_answers
-from ropo.evaluation.readings import Reading, metrics_of
+from ropo.evaluation.diversity.metrics import distinct_values, diversity_values, embedding_values
+from ropo.evaluation.unit_values import UnitValues, metrics_of
+from ropo.lm.answer import Answer
 from tests.tiny.tokenizer import WORDS
 
 GENERATOR = np.random.default_rng(0)
@@ -16,8 +17,16 @@ TEXTS = [" ".join(GENERATOR.choice(WORDS, size=GENERATOR.integers(3, 9))) for _ 
 VOCABULARY = 50
 
 
-def samples(*texts, finished=True) -> list[Sample]:
-    return [Sample(text, tuple(map(len, text.split())), len(text.split()) + finished, finished) for text in texts]
+def samples(*texts, finished=True) -> list[Answer]:
+    return [Answer(text, (0,) * (len(text.split()) + finished), finished) for text in texts]
+
+
+def ids_of(groups: list[list[Answer]]) -> list[list[list[int]]]:
+    return [[[len(word) for word in answer.text.split()] for answer in group] for group in groups]
+
+
+def values_of(groups: list[list[Answer]]) -> dict[str, UnitValues]:
+    return diversity_values(groups, ids_of(groups), VOCABULARY)
 
 
 GROUPS = [samples(*TEXTS[start : start + 3]) for start in range(0, 12, 3)]
@@ -25,24 +34,24 @@ FIRSTS = TEXTS[::3]
 
 
 def test_within_a_prompt_is_the_mean_over_prompts():
-    readings = read_answers(GROUPS, VOCABULARY)
+    by_metric = values_of(GROUPS)
     split = [[words(answer.text) for answer in group] for group in GROUPS]
     for n in (1, 2, 3):
-        assert readings[f"distinct_{n}"].values.tolist() == [distinct(group, n) for group in split]
-    ids = [[answer.ids for answer in group] for group in GROUPS]
-    assert readings["ead"].values.tolist() == [expectation_adjusted_distinct(group, VOCABULARY) for group in ids]
+        assert by_metric[f"distinct_{n}"].values.tolist() == [distinct(group, n) for group in split]
+    ids = ids_of(GROUPS)
+    assert by_metric["ead"].values.tolist() == [expectation_adjusted_distinct(group, VOCABULARY) for group in ids]
     expected = [self_bleu([answer.text for answer in group]) for group in GROUPS]
-    assert readings["self_bleu"].values.tolist() == pytest.approx(expected)
+    assert by_metric["self_bleu"].values.tolist() == pytest.approx(expected)
 
 
 def test_across_prompts_is_over_first_answers():
-    readings = read_answers(GROUPS, VOCABULARY)
+    by_metric = values_of(GROUPS)
     split = [words(text) for text in FIRSTS]
     for n in (1, 2, 3):
-        assert readings[f"distinct_{n}_across"].whole == pytest.approx(distinct(split, n))
-    ids = [group[0].ids for group in GROUPS]
-    assert readings["ead_across"].whole == pytest.approx(expectation_adjusted_distinct(ids, VOCABULARY))
-    assert readings["self_bleu_across"].values.mean() == pytest.approx(self_bleu(FIRSTS))
+        assert by_metric[f"distinct_{n}_across"].whole == pytest.approx(distinct(split, n))
+    ids = [group[0] for group in ids_of(GROUPS)]
+    assert by_metric["ead_across"].whole == pytest.approx(expectation_adjusted_distinct(ids, VOCABULARY))
+    assert by_metric["self_bleu_across"].values.mean() == pytest.approx(self_bleu(FIRSTS))
 
 
 @pytest.mark.parametrize(("n", "vocabulary"), [(1, None), (2, None), (1, VOCABULARY)])
@@ -52,11 +61,11 @@ def test_leaving_a_text_out_is_counted_right(n, vocabulary):
     def statistic(texts):
         return distinct(texts, n) if vocabulary is None else expectation_adjusted_distinct(texts, vocabulary)
 
-    reading = distinct_reading(split, n, "", vocabulary)
+    found = distinct_values(split, n, "", vocabulary)
     without = [statistic([*split[:i], *split[i + 1 :]]) for i in range(len(split))]
-    assert reading.whole == pytest.approx(statistic(split))
+    assert found.whole == pytest.approx(statistic(split))
     expected = [12 * statistic(split) - 11 * value for value in without]
-    assert reading.values.tolist() == pytest.approx(expected)
+    assert found.values.tolist() == pytest.approx(expected)
     assert len(set(without)) > 3
 
 
@@ -67,25 +76,25 @@ def test_the_interval_of_distinct_is_as_wide_as_it_should_be_or_a_little_wider()
     found = []
     for _ in range(100):
         texts = [generator.choice(400, size=generator.integers(4, 12), p=odds / odds.sum()).tolist() for _ in range(60)]
-        found += metrics_of({"d": distinct_reading(texts, 1, "")}, "prompts", 0)
+        found += metrics_of({"d": distinct_values(texts, 1, "")}, "prompts", 0)
     spread = 1.96 * np.std([metric.value for metric in found], ddof=1)
     assert 0.9 < np.mean([metric.high - metric.value for metric in found]) / spread < 1.5
 
 
 def test_habits():
     groups = [samples("a cat ran", "", finished=False), samples("the dog", "the dog sat on")]
-    readings = read_answers(groups, VOCABULARY)
-    assert readings["words"].values.tolist() == [1.5, 3.0]
-    assert readings["tokens"].values.tolist() == [1.5, 4.0]
-    assert readings["empty"].values.tolist() == [0.5, 0.0]
-    assert readings["truncated"].values.tolist() == [1.0, 0.0]
-    looping = read_answers([samples("no no no no no no", "the dog sat on a mat")], VOCABULARY)
+    by_metric = values_of(groups)
+    assert by_metric["words"].values.tolist() == [1.5, 3.0]
+    assert by_metric["tokens"].values.tolist() == [1.5, 4.0]
+    assert by_metric["empty"].values.tolist() == [0.5, 0.0]
+    assert by_metric["truncated"].values.tolist() == [1.0, 0.0]
+    looping = values_of([samples("no no no no no no", "the dog sat on a mat")])
     assert looping["repetition"].values.tolist() == [pytest.approx((2 / 3) / 2)]
 
 
 def test_a_model_that_always_says_the_same_is_exposed():
-    same = read_answers([samples("the cat sat", "the cat sat")] * 6, VOCABULARY)
-    varied = read_answers(GROUPS, VOCABULARY)
+    same = values_of([samples("the cat sat", "the cat sat")] * 6)
+    varied = values_of(GROUPS)
     for name in ("distinct_1", "distinct_2", "ead"):
         assert same[name].values.mean() < varied[name].values.mean()
         assert same[f"{name}_across"].whole < varied[f"{name}_across"].whole
@@ -96,9 +105,9 @@ def test_a_model_that_always_says_the_same_is_exposed():
 def test_cosine_distances():
     axes = np.eye(3, dtype=np.float32)
     vectors = np.stack([axes[[0, 0, 0]], axes[[1, 0, 2]], axes[[0, 1, 2]], axes[[0, 1, 1]]])
-    readings = embedding_readings(vectors)
-    assert readings["embedding_distance"].values.tolist() == pytest.approx([0.0, 1.0, 1.0, 2 / 3])
-    across = readings["embedding_distance_across"]  # firsts: e0, e1, e0, e0
+    by_metric = embedding_values(vectors)
+    assert by_metric["embedding_distance"].values.tolist() == pytest.approx([0.0, 1.0, 1.0, 2 / 3])
+    across = by_metric["embedding_distance_across"]  # firsts: e0, e1, e0, e0
     assert across.whole == pytest.approx(0.5)
     without = [2 / 3, 0.0, 2 / 3, 2 / 3]
     assert across.values.tolist() == pytest.approx([4 * 0.5 - 3 * value for value in without])
@@ -106,22 +115,28 @@ def test_cosine_distances():
 
 def test_few_prompts_have_values_but_no_interval():
     (metric,) = metrics_of(
-        {"x": embedding_readings(np.eye(4).reshape(2, 2, 4))["embedding_distance_across"]}, "prompts", 0
+        {"x": embedding_values(np.eye(4).reshape(2, 2, 4))["embedding_distance_across"]}, "prompts", 0
     )
     assert (metric.value, metric.low) == (1.0, None)
-    assert "embedding_distance_across" not in embedding_readings(np.eye(2)[None])
-    one = {"x": distinct_reading([["a", "b"], []], 1, "")}
+    assert "embedding_distance_across" not in embedding_values(np.eye(2)[None])
+    one = {"x": distinct_values([["a", "b"], []], 1, "")}
     (metric,) = metrics_of(one, "prompts", 0)
     assert (metric.value, metric.low) == (1.0, None)
 
 
 def test_what_a_prompt_does_not_define_is_left_out_for_all_models():
-    ours = {"x": Reading(np.array([1.0, np.nan, 3.0]), ""), "y": Reading(np.array([1.0, 2.0, 3.0]), "", whole=2.0)}
-    theirs = {"x": Reading(np.array([1.0, 2.0, 5.0]), ""), "y": Reading(np.array([1.0, np.nan, 3.0]), "", whole=2.0)}
+    ours = {
+        "x": UnitValues(np.array([1.0, np.nan, 3.0]), ""),
+        "y": UnitValues(np.array([1.0, 2.0, 3.0]), "", whole=2.0),
+    }
+    theirs = {
+        "x": UnitValues(np.array([1.0, 2.0, 5.0]), ""),
+        "y": UnitValues(np.array([1.0, np.nan, 3.0]), "", whole=2.0),
+    }
     kept = leave_out_undefined([ours, theirs])
     assert [each["x"].kept.tolist() for each in kept] == [[1.0, 3.0], [1.0, 5.0]]
     assert all(each["y"].used is None for each in kept)
-    empty = read_answers([samples("", ""), samples("", "")], VOCABULARY)
+    empty = values_of([samples("", ""), samples("", "")])
     metrics = {metric.name: metric for metric in metrics_of(leave_out_undefined([empty])[0], "prompts", 0)}
     for name in ("distinct_1", "distinct_1_across", "ead_across", "self_bleu", "self_bleu_across"):
         assert (metrics[name].value, metrics[name].count) == (None, 0)

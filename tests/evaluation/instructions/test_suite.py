@@ -11,7 +11,7 @@ import pytest
 from ropo.cli.main import main
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
-from ropo.evaluation.instructions.measure import read_answers
+from ropo.evaluation.instructions.measure import instruction_values
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import Answer, PromptRecord, SamplingSettings, read_prompts
 from tests.tiny.sampled import TEXTS, write_prompts
@@ -28,22 +28,22 @@ def answers(*texts, finished=True) -> list[Answer]:
     return [Answer(text, tuple(range(len(text.split()) + 1)), finished) for text in texts]
 
 
-def test_readings_worked_by_hand():
+def test_values_worked_by_hand():
     prompts = [prompt(AT_MOST_TWO, NO_CAT), prompt(NO_CAT)]
     groups = [answers("dog", "a cat", "one two three"), answers("cat", "dog", "dog", finished=False)]
-    readings = read_answers(prompts, groups)
-    assert list(readings) == ["passes", "passes_at_most_words", "passes_avoid_word", "tokens", "cut_off"]
-    assert readings["passes"].kept == pytest.approx([1 / 3, 2 / 3])
-    assert readings["passes_at_most_words"].kept == pytest.approx([2 / 3])  # the second prompt does not ask for it
-    assert readings["passes_avoid_word"].kept == pytest.approx([2 / 3, 2 / 3])
-    assert readings["tokens"].kept == pytest.approx([3, 2])
-    assert readings["cut_off"].kept == pytest.approx([0, 1])
+    by_metric = instruction_values(prompts, groups)
+    assert list(by_metric) == ["passes", "passes_at_most_words", "passes_avoid_word", "tokens", "cut_off"]
+    assert by_metric["passes"].kept == pytest.approx([1 / 3, 2 / 3])
+    assert by_metric["passes_at_most_words"].kept == pytest.approx([2 / 3])  # the second prompt does not ask for it
+    assert by_metric["passes_avoid_word"].kept == pytest.approx([2 / 3, 2 / 3])
+    assert by_metric["tokens"].kept == pytest.approx([3, 2])
+    assert by_metric["cut_off"].kept == pytest.approx([0, 1])
 
 
 def test_one_answer_a_prompt_is_true_or_false():
-    readings = read_answers([prompt(NO_CAT), prompt(NO_CAT)], [answers("cat"), answers("dog")])
-    assert readings["passes"].kept.dtype == np.bool_
-    assert readings["passes"].kept.tolist() == [False, True]
+    by_metric = instruction_values([prompt(NO_CAT), prompt(NO_CAT)], [answers("cat"), answers("dog")])
+    assert by_metric["passes"].kept.dtype == np.bool_
+    assert by_metric["passes"].kept.tolist() == [False, True]
 
 
 def evaluate(output, prompts, *arguments) -> int:

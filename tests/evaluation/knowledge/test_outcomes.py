@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ropo.core.intervals import jackknife_interval
-from ropo.evaluation.knowledge.outcomes import outcome_of, read_results
-from ropo.evaluation.readings import ratio_reading
+from ropo.evaluation.knowledge.outcomes import outcome_of, outcomes_of
+from ropo.evaluation.unit_values import ratio_values
 
 
 def test_kinds():
@@ -21,11 +21,11 @@ def test_kinds():
     }
     assert {name: outcome.kind for name, outcome in kinds.items()} == {name: name for name in kinds}
     assert [outcome.count for outcome in kinds.values()] == [4, 2, 2, 4]
-    assert kinds["mean"].reading("").values.dtype == bool
-    assert outcome_of(0.4, [0.3, 0.5]).reading("").values.dtype == float
-    assert kinds["perplexity"].reading("").exponential
-    assert kinds["ratio"].reading("").whole == 0.75
-    assert kinds["alone"].reading("") is None
+    assert kinds["mean"].unit_values("").values.dtype == bool
+    assert outcome_of(0.4, [0.3, 0.5]).unit_values("").values.dtype == float
+    assert kinds["perplexity"].unit_values("").exponential
+    assert kinds["ratio"].unit_values("").whole == 0.75
+    assert kinds["alone"].unit_values("") is None
     assert outcome_of(0.5, []).kind == "alone"
     assert outcome_of(0.5, [[True], [True, False, True]]).kind == "alone"
     assert outcome_of(0.5, [(1, 2), (3, 4)]).kind == "alone"
@@ -50,7 +50,7 @@ def test_a_group_is_one_metric_over_the_questions_of_its_tasks():
             "gsm": samples(1.0, 0.0, kind="strict") + samples(1.0, 1.0, kind="loose"),
         },
     }
-    outcomes = read_results(results)
+    outcomes = outcomes_of(results)
     assert set(outcomes) == {"mmlu/acc", "gsm/acc/strict", "gsm/acc/loose"}
     assert outcomes["mmlu/acc"].units == [1.0, 1.0, 0.0, 1.0, 0.0]
     assert {outcome.kind for outcome in outcomes.values()} == {"mean"}
@@ -61,10 +61,10 @@ def test_a_ratio_by_the_jackknife_agrees_with_the_delta_method():
     generator = np.random.default_rng(0)
     lower = generator.integers(1, 9, size=2000).astype(float)
     upper = generator.binomial(lower.astype(int), 0.3).astype(float)
-    reading = ratio_reading(upper, lower, "")
-    found = jackknife_interval(reading.whole, reading.values)
+    measured = ratio_values(upper, lower, "")
+    found = jackknife_interval(measured.whole, measured.values)
     assert found.value == upper.sum() / lower.sum()
     residual = upper - found.value * lower
     half = 1.959964 * residual.std(ddof=1) / lower.mean() / np.sqrt(len(lower))
     assert found.high - found.value == pytest.approx(half, rel=0.01)
-    assert jackknife_interval(0.5, ratio_reading(np.ones(1), np.full(1, 2.0), "").values).low is None
+    assert jackknife_interval(0.5, ratio_values(np.ones(1), np.full(1, 2.0), "").values).low is None

@@ -1,4 +1,4 @@
-"""Readings of pairs, by hand; and a model that learnt nothing but length."""
+"""Values of pairs, by hand; and a model that learnt nothing but length."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LENGTHS = np.array([[30, 10], [12, 20], [8, 8]])
 # gains: chosen 3, -1, 0; rejected -1, 1, 0
 
 
-def values(readings):
-    return {name: reading.values.tolist() for name, reading in readings.items()}
+def values(by_metric):
+    return {name: measured.values.tolist() for name, measured in by_metric.items()}
 
 
 def test_without_a_reference():
@@ -27,15 +27,15 @@ def test_without_a_reference():
 
 
 def test_against_a_reference():
-    readings = read_scores(AFTER, BEFORE, LENGTHS, beta=0.5)
-    found = values(readings)
+    by_metric = read_scores(AFTER, BEFORE, LENGTHS, beta=0.5)
+    found = values(by_metric)
     assert found["prefers_chosen"] == [True, True, False]
     assert found["margin"] == [2.0, -1.0, 0.0]
     assert found["accuracy"] == [True, False, False]  # a margin of 0 is no preference, as in TRL
     assert (found["chosen_gain"], found["rejected_gain"]) == ([3.0, -1.0, 0.0], [-1.0, 1.0, 0.0])
-    assert readings["accuracy_when_longer"].kept.tolist() == [True]
-    assert readings["accuracy_when_shorter"].kept.tolist() == [False]
-    assert len(readings["accuracy"].kept) == 3
+    assert by_metric["accuracy_when_longer"].kept.tolist() == [True]
+    assert by_metric["accuracy_when_shorter"].kept.tolist() == [False]
+    assert len(by_metric["accuracy"].kept) == 3
 
 
 def test_a_model_that_rewards_length_is_exposed():
@@ -43,7 +43,7 @@ def test_a_model_that_rewards_length_is_exposed():
     tokens = np.maximum(lengths // 4, 1)
     flat = AnswerScores(-2.0 * tokens, tokens)
     hacked = AnswerScores(-2.0 * tokens + 0.1 * lengths, tokens)
-    readings = read_scores(hacked, flat, lengths, beta=1.0)
-    assert readings["accuracy"].kept.mean() == pytest.approx(0.5, abs=0.1)
-    assert readings["accuracy_when_longer"].kept.mean() == 1.0
-    assert readings["accuracy_when_shorter"].kept.mean() == 0.0
+    by_metric = read_scores(hacked, flat, lengths, beta=1.0)
+    assert by_metric["accuracy"].kept.mean() == pytest.approx(0.5, abs=0.1)
+    assert by_metric["accuracy_when_longer"].kept.mean() == 1.0
+    assert by_metric["accuracy_when_shorter"].kept.mean() == 0.0

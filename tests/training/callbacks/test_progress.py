@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ropo.training.callbacks.journal import Journal
+from ropo.training.callbacks.metrics_file import MetricsFile
 from ropo.training.callbacks.progress import Progress, monitor_line, progress_line
 
 LOGS = {
@@ -95,7 +95,7 @@ def test_evaluation_logs_are_no_step(arguments):
 
 
 def test_the_journal_keeps_every_log(arguments, tmp_path):
-    journal = Journal(tmp_path)
+    journal = MetricsFile(tmp_path)
     for step in (1, 2):
         journal.on_log(arguments, TrainerState(global_step=step), TrainerControl(), {"loss": 1.0 / step})
     journal.on_log(arguments, TrainerState(global_step=2, is_world_process_zero=False), TrainerControl(), LOGS)

@@ -21,7 +21,7 @@ class Frontier(BaseModel):
         split: Whose pairs the gain is measured on.
         pairs: Pairs to use, the first ones.
         prompts: Prompts of the data set to answer, the first ones.
-        samples: Answers a prompt.
+        samples: Answers per prompt.
         max_new_tokens: Longest answer in tokens.
         text: Plain text whose loss shows forgetting.
         window: Tokens of a window of it.

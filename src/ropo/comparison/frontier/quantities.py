@@ -95,10 +95,6 @@ _Rows = tuple[np.ndarray, np.ndarray] | None
 _Reader = Callable[[PathResult, PathPoint], _Rows]
 
 
-def _margins(path: PathResult, point: PathPoint) -> np.ndarray:
-    return path.beta * (np.array(point.chosen) - np.array(point.rejected))
-
-
 def _plain(values: np.ndarray) -> _Rows:
     return values, np.ones(len(values))
 
@@ -133,8 +129,8 @@ def _lengths(answers: SampledAnswers) -> np.ndarray:
 
 _READERS: dict[str, _Reader] = {
     "pass": _of_answers(_passes),
-    "loss": lambda path, point: _plain(np.log(2.0) - np.logaddexp(0.0, -_margins(path, point))),
-    "margin": lambda path, point: _plain(_margins(path, point)),
+    "loss": lambda path, point: _plain(np.log(2.0) - np.logaddexp(0.0, -point.margins(path.beta))),
+    "margin": lambda path, point: _plain(point.margins(path.beta)),
     "forgetting": _forgetting,
     "kl": _of_answers(lambda answers, _: (np.array(answers.kl), _lengths(answers))),
     "length": _of_answers(lambda answers, reference: _plain(_lengths(answers) - _lengths(reference))),

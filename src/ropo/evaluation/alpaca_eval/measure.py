@@ -22,15 +22,15 @@ from ropo.evaluation.alpaca_eval.metrics import (
     changes_for,
     characters,
     details_of,
-    length_reading,
+    length_values,
     metrics_for,
     notes_on,
 )
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, file_name
-from ropo.evaluation.readings import metrics_of
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import metrics_of
 from ropo.judging.judge import Judge, Meter, notes_on_reading, warnings_first
 from ropo.judging.load import load_judge
 from ropo.lm.fingerprint import fingerprint_source
@@ -53,7 +53,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     Raises:
         UserError: If prompts or outputs break their format, or the judge cannot be asked or answers nothing at all.
 
-    Cost: one answer a prompt and model, a verdict on each, and a second one where both orders are judged.
+    Cost: one answer per prompt and model, a verdict on each, and a second one where both orders are judged.
     """
     if settings.against_first and len(contestants) < 2:
         raise UserError("against_first: needs a second model to judge, got one; name another")
@@ -73,7 +73,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
         written = outputs[each.name]
         result = ModelResult(name=each.name, source=model_name(each.source), fingerprint=fingerprint, metrics=[])
         if written is base:
-            metrics = metrics_of(length_reading(characters(written.texts)), UNITS, workplace.seed)
+            metrics = metrics_of(length_values(characters(written.texts)), UNITS, workplace.seed)
             models.append(result.model_copy(update={"metrics": metrics}))
             continue
         judge.meter = Meter()  # the counts are each model's own

@@ -15,8 +15,8 @@ from ropo.core.intervals import Comparison, Estimate, mean_interval, share_inter
 from ropo.evaluation.alpaca_eval.judging import Verdicts
 from ropo.evaluation.alpaca_eval.length_control import LengthControl, fit_length_control
 from ropo.evaluation.alpaca_eval.win_rate import standard_error
-from ropo.evaluation.readings import Reading, changes_of, metrics_of
 from ropo.evaluation.results import Change, Metric
+from ropo.evaluation.unit_values import UnitValues, changes_of, metrics_of
 
 UNITS = "prompts"
 _LENGTH_CONTROLLED = "length_controlled_win_rate"
@@ -51,32 +51,32 @@ class Judged:
         return fitted, fitted.win_rate(difficulties)
 
 
-def length_reading(lengths: Int[np.ndarray, " n"]) -> dict[str, Reading]:
-    """Return the reading of the outputs' lengths."""
-    return {"average_length": Reading(lengths.astype(float), "mean length of the outputs in characters")}
+def length_values(lengths: Int[np.ndarray, " n"]) -> dict[str, UnitValues]:
+    """Return the outputs' lengths."""
+    return {"average_length": UnitValues(lengths.astype(float), "mean length of the outputs in characters")}
 
 
-def _readings_of(judged: Judged) -> dict[str, Reading]:
-    """Return what is one number a prompt."""
+def _values_of(judged: Judged) -> dict[str, UnitValues]:
+    """Return what is one number per prompt."""
     return {
-        "win_rate": Reading(100.0 * judged.verdicts.wins, _WIN_MEANING),
-        "no_verdict": Reading(judged.verdicts.missing, "share of prompts without a verdict, which count as ties"),
-        **length_reading(judged.lengths),
+        "win_rate": UnitValues(100.0 * judged.verdicts.wins, _WIN_MEANING),
+        "no_verdict": UnitValues(judged.verdicts.missing, "share of prompts without a verdict, which count as ties"),
+        **length_values(judged.lengths),
     }
 
 
-def _readings_by_length(judged: Judged) -> dict[str, Reading]:
+def _values_by_length(judged: Judged) -> dict[str, UnitValues]:
     """Return the win rate of the longer and of the shorter outputs, over prompts that differ from model to model."""
-    wins = 100.0 * judged.verdicts.wins
+    wins, longer, shorter = 100.0 * judged.verdicts.wins, judged.extra > 0, judged.extra < 0
     return {
-        "win_rate_when_longer": Reading(wins[judged.extra > 0], f"{_WIN_MEANING}, where the output is the longer one"),
-        "win_rate_when_shorter": Reading(wins[judged.extra < 0], f"{_WIN_MEANING}, where it is the shorter one"),
+        "win_rate_when_longer": UnitValues(wins[longer], f"{_WIN_MEANING}, where the output is the longer one"),
+        "win_rate_when_shorter": UnitValues(wins[shorter], f"{_WIN_MEANING}, where it is the shorter one"),
     }
 
 
 def metrics_for(judged: Judged, seed: int) -> list[Metric]:
     """Return every number of a model: win rates, verdicts that are missing, lengths, and the judge's two orders."""
-    win, *others = metrics_of(_readings_of(judged), UNITS, seed)
+    win, *others = metrics_of(_values_of(judged), UNITS, seed)
     wins, orders = judged.verdicts.wins, judged.verdicts.orders
     error = Estimate(standard_error(wins), None, None, len(wins))
     controlled = statistic_interval(lambda rows: judged.fit(rows)[1], len(wins), REFITS, seed)
@@ -86,7 +86,7 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
         win,
         Metric.of("standard_error", error, "standard error of win_rate in percentage points; has no interval itself"),
         Metric.of(_LENGTH_CONTROLLED, controlled, f"{_LC_MEANING}; bootstrap over prompts"),
-        *metrics_of(_readings_by_length(judged), UNITS, seed),
+        *metrics_of(_values_by_length(judged), UNITS, seed),
         *others,
         Metric.of(
             "order_agreement", agreement, "share of prompts judged alike in both orders; Wilson interval over prompts"
@@ -101,7 +101,7 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
 
 def changes_for(judged: Judged, first: Judged, reference: str, seed: int) -> list[Change]:
     """Return the paired changes against the first model."""
-    changes = changes_of(_readings_of(judged), _readings_of(first), reference, UNITS, seed)
+    changes = changes_of(_values_of(judged), _values_of(first), reference, UNITS, seed)
     found = statistic_interval(
         lambda rows: judged.fit(rows)[1] - first.fit(rows)[1], len(judged.verdicts.wins), REFITS, seed
     )

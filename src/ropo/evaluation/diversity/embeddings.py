@@ -55,7 +55,7 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
-        """Return one row of length one a text.
+        """Return one row of length one per text.
 
         Args:
             texts: Any; beyond 256 tokens they are cut.

@@ -15,10 +15,10 @@ from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.diversity import DiversitySettings
 from ropo.evaluation.diversity.embeddings import LONGEST, Encoder, default_encoder
-from ropo.evaluation.diversity.metrics import Sample, embedding_readings, read_answers
-from ropo.evaluation.readings import Reading, compare_models
+from ropo.evaluation.diversity.metrics import diversity_values, embedding_values
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues, compare_models
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import Answer, model_name, prompts_digest, read_prompts
@@ -38,7 +38,7 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     Raises:
         UserError: If a prompt is malformed, or a model or the encoder cannot be loaded.
 
-    Cost: generation, none for answers that are kept; then see `ropo.evaluation.diversity.metrics.read_answers`.
+    Cost: generation, none for answers that are kept; then see `ropo.evaluation.diversity.metrics.diversity_values`.
     """
     prompts = read_prompts(settings.prompts)[: settings.max_prompts]
     source = settings.embedding_model or default_encoder()
@@ -48,8 +48,8 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
         answer_with_progress(each, prompts, settings.sampling(workplace.seed), workplace) for each in contestants
     ]
     tokenizer: Any = load_tokenizer(contestants[0].source)  # one for all models, so that their numbers compare
-    readings = [_read(groups, tokenizer, encoder) for groups in answers]
-    shared = leave_out_undefined(readings)
+    of_models = [_values_of(groups, tokenizer, encoder) for groups in answers]
+    shared = leave_out_undefined(of_models)
     compared = compare_models([each.name for each in contestants], shared, "prompts", workplace.seed)
     models = model_results(contestants, fingerprints, compared)
     encoded = {"embedding_model": "none" if encoder is None else model_name(source)}
@@ -68,44 +68,39 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     )
 
 
-def leave_out_undefined(readings: Sequence[Mapping[str, Reading]]) -> list[dict[str, Reading]]:
+def leave_out_undefined(of_models: Sequence[Mapping[str, UnitValues]]) -> list[dict[str, UnitValues]]:
     """Keep of each metric the prompts that define it for every model, so that all models have the same ones."""
     undefined: dict[str, Any] = {}
-    for each in readings:
-        for name, reading in each.items():
-            if reading.whole is None:
-                undefined[name] = undefined.get(name, False) | np.isnan(reading.values)
+    for each in of_models:
+        for name, values in each.items():
+            if values.whole is None:
+                undefined[name] = undefined.get(name, False) | np.isnan(values.values)
     return [
         {
-            name: replace(reading, used=~undefined[name]) if np.any(undefined.get(name, False)) else reading
-            for name, reading in each.items()
+            name: replace(values, used=~undefined[name]) if np.any(undefined.get(name, False)) else values
+            for name, values in each.items()
         }
-        for each in readings
+        for each in of_models
     ]
 
 
-def _notes_on(readings: Sequence[Mapping[str, Reading]], tokenizer: str, embedded: bool) -> list[str]:
+def _notes_on(of_models: Sequence[Mapping[str, UnitValues]], tokenizer: str, embedded: bool) -> list[str]:
     """Say what the numbers rest on, and what they leave out."""
     notes = [f"expectation-adjusted distinct counts tokens of {tokenizer}'s tokenizer, for every model"]
     if embedded:
         notes.append(f"embeddings see the first {LONGEST} tokens of an answer")
-    for name, reading in readings[0].items():
-        if reading.used is not None:
+    for name, values in of_models[0].items():
+        if values.used is not None:
             notes.append(
-                f"{name}: {int((~reading.used).sum())} prompts left out, as some model's answers are empty there"
+                f"{name}: {int((~values.used).sum())} prompts left out, as some model's answers are empty there"
             )
     return notes
 
 
-def _read(groups: Sequence[Sequence[Answer]], tokenizer: Any, encoder: Encoder | None) -> dict[str, Reading]:
-    samples = [[_to_sample(answer, tokenizer) for answer in group] for group in groups]
-    readings = read_answers(samples, len(tokenizer))
+def _values_of(groups: Sequence[Sequence[Answer]], tokenizer: Any, encoder: Encoder | None) -> dict[str, UnitValues]:
+    ids = [[tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in group] for group in groups]
+    by_metric = diversity_values(groups, ids, len(tokenizer))
     if encoder is None:
-        return readings
+        return by_metric
     vectors = encoder([answer.text for group in groups for answer in group])
-    return readings | embedding_readings(vectors.reshape(len(groups), len(groups[0]), -1))
-
-
-def _to_sample(answer: Answer, tokenizer: Any) -> Sample:
-    ids = tokenizer(answer.text, add_special_tokens=False)["input_ids"]
-    return Sample(answer.text, tuple(ids), len(answer.tokens), answer.finished)
+    return by_metric | embedding_values(vectors.reshape(len(groups), len(groups[0]), -1))

@@ -11,7 +11,6 @@ __all__ = ()
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,67 +26,58 @@ from ropo.diagnostics.text import (
     self_bleu_scores,
     words,
 )
-from ropo.evaluation.readings import Reading, jackknife_reading
+from ropo.evaluation.unit_values import UnitValues, jackknife_values
+from ropo.lm.answer import Answer
 
 _NGRAMS = (1, 2, 3)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One answer: its text, its token ids for EAD, its length as sampled, and whether the model ended it."""
-
-    text: str
-    ids: tuple[int, ...]
-    tokens: int
-    finished: bool
-
-
-def read_answers(groups: Sequence[Sequence[Sample]], vocabulary: int) -> dict[str, Reading]:
+def diversity_values(
+    groups: Sequence[Sequence[Answer]], ids: Sequence[Sequence[Tokens]], vocabulary: int
+) -> dict[str, UnitValues]:
     """Measure the answers to all prompts.
 
     Args:
         groups: For each prompt its samples, at least two.
+        ids: Their texts in the token ids of one tokenizer, for expectation-adjusted distinct.
         vocabulary: Number of tokens of the tokenizer that made the ids.
 
     Returns:
-        The readings by the names of their metrics; a unit is a prompt.
+        The values by the names of their metrics; a unit is a prompt.
 
     Cost: linear in the text, but for self-BLEU across prompts, which is quadratic in the number of prompts.
     """
     firsts = [group[0] for group in groups]
     first_words = [words(answer.text) for answer in firsts]
-    readings = {}
+    by_metric = {}
     for n in _NGRAMS:
-        readings[f"distinct_{n}"] = _each(groups, partial(_distinct_of, n=n), _within(f"distinct-{n}"))
-        readings[f"distinct_{n}_across"] = distinct_reading(first_words, n, _across(f"distinct-{n}"))
-    readings["ead"] = _each(
-        groups,
-        lambda group: expectation_adjusted_distinct([answer.ids for answer in group], vocabulary),
-        _within("expectation-adjusted distinct"),
-    )
-    first_ids = [answer.ids for answer in firsts]
-    readings["ead_across"] = distinct_reading(first_ids, 1, _across("expectation-adjusted distinct"), vocabulary)
-    readings["self_bleu"] = _each(groups, lambda group: self_bleu([a.text for a in group]), _within("self-BLEU"))
+        by_metric[f"distinct_{n}"] = _each(groups, partial(_distinct_of, n=n), _within(f"distinct-{n}"))
+        by_metric[f"distinct_{n}_across"] = distinct_values(first_words, n, _across(f"distinct-{n}"))
+    adjusted = [expectation_adjusted_distinct(group, vocabulary) for group in ids]
+    by_metric["ead"] = UnitValues(_floats(adjusted), _within("expectation-adjusted distinct"))
+    first_ids = [group[0] for group in ids]
+    by_metric["ead_across"] = distinct_values(first_ids, 1, _across("expectation-adjusted distinct"), vocabulary)
+    by_metric["self_bleu"] = _each(groups, lambda group: self_bleu([a.text for a in group]), _within("self-BLEU"))
     scores = self_bleu_scores([answer.text for answer in firsts])
-    readings["self_bleu_across"] = Reading(_floats(scores), _across("self-BLEU"))
-    return readings | _habits(groups)
+    by_metric["self_bleu_across"] = UnitValues(_floats(scores), _across("self-BLEU"))
+    return by_metric | _habits(groups)
 
 
-def embedding_readings(vectors: Float[np.ndarray, "prompts samples d"]) -> dict[str, Reading]:
+def embedding_values(vectors: Float[np.ndarray, "prompts samples d"]) -> dict[str, UnitValues]:
     """Measure the mean cosine distance, 1 - cos, between answers: within prompts and across their first answers."""
     within = np.array([_distances(group).sum() / (len(group) * (len(group) - 1)) for group in vectors])
     distances = _distances(vectors[:, 0])
     n, total = len(distances), distances.sum()
     across = _across("cosine distance of embeddings")
-    readings = {"embedding_distance": Reading(within, _within("cosine distance of embeddings"))}
+    by_metric = {"embedding_distance": UnitValues(within, _within("cosine distance of embeddings"))}
     if n > 1:
         without = (total - 2 * distances.sum(axis=1)) / max((n - 1) * (n - 2), 1)
         without = without if n > 2 else np.full(n, np.nan)
-        readings["embedding_distance_across"] = jackknife_reading(float(total / (n * (n - 1))), without, across)
-    return readings
+        by_metric["embedding_distance_across"] = jackknife_values(float(total / (n * (n - 1))), without, across)
+    return by_metric
 
 
-def distinct_reading(texts: Sequence[Tokens], n: int, meaning: str, vocabulary: int | None = None) -> Reading:
+def distinct_values(texts: Sequence[Tokens], n: int, meaning: str, vocabulary: int | None = None) -> UnitValues:
     """Measure distinct-n, or EAD where a vocabulary is given, of all texts together.
 
     Without text i there are as many n-grams fewer as it has, and as many distinct ones fewer as occur in it alone.
@@ -99,16 +89,16 @@ def distinct_reading(texts: Sequence[Tokens], n: int, meaning: str, vocabulary: 
         vocabulary: See `ropo.diagnostics.text.expectation_adjusted_distinct`.
 
     Returns:
-        The reading for the jackknife; NaN where no text has n tokens.
+        The values for the jackknife; NaN where no text has n tokens.
     """
     grams = [Counter(ngrams(text, n)) for text in texts]
     holders: Counter[Hashable] = Counter(gram for text in grams for gram in text)
     own = np.array([sum(holders[gram] == 1 for gram in text) for text in grams], dtype=float)
     sizes = np.array([text.total() for text in grams], dtype=float)
     if not sizes.sum():
-        return Reading(np.full(len(texts), np.nan), meaning)
+        return UnitValues(np.full(len(texts), np.nan), meaning)
     whole = _ratio(np.array([float(len(holders))]), sizes.sum(keepdims=True), vocabulary)
-    return jackknife_reading(float(whole[0]), _ratio(len(holders) - own, sizes.sum() - sizes, vocabulary), meaning)
+    return jackknife_values(float(whole[0]), _ratio(len(holders) - own, sizes.sum() - sizes, vocabulary), meaning)
 
 
 def _ratio(
@@ -118,10 +108,12 @@ def _ratio(
     return np.divide(unique, expected, out=np.full(len(unique), np.nan), where=expected > 0)
 
 
-def _habits(groups: Sequence[Sequence[Sample]]) -> dict[str, Reading]:
+def _habits(groups: Sequence[Sequence[Answer]]) -> dict[str, UnitValues]:
     """Measure length, repetition and endings: for each prompt the mean over its samples."""
     return {
-        "tokens": _mean(groups, lambda answer: answer.tokens, "length in tokens, the end-of-sequence token included"),
+        "tokens": _mean(
+            groups, lambda answer: len(answer.tokens), "length in tokens, the end-of-sequence token included"
+        ),
         "words": _mean(groups, lambda answer: len(answer.text.split()), "length in words"),
         "repetition": _mean(
             groups, lambda answer: repetition(words(answer.text)), "share of repeated 4-grams of words"
@@ -131,18 +123,18 @@ def _habits(groups: Sequence[Sequence[Sample]]) -> dict[str, Reading]:
     }
 
 
-def _mean(groups: Sequence[Sequence[Sample]], measure: Callable[[Sample], float], meaning: str) -> Reading:
-    return Reading(np.array([np.mean([float(measure(a)) for a in group]) for group in groups]), f"mean {meaning}")
+def _mean(groups: Sequence[Sequence[Answer]], measure: Callable[[Answer], float], meaning: str) -> UnitValues:
+    return UnitValues(np.array([np.mean([float(measure(a)) for a in group]) for group in groups]), f"mean {meaning}")
 
 
-def _distinct_of(group: Sequence[Sample], n: int) -> float | None:
+def _distinct_of(group: Sequence[Answer], n: int) -> float | None:
     return distinct([words(answer.text) for answer in group], n)
 
 
 def _each(
-    groups: Sequence[Sequence[Sample]], measure: Callable[[Sequence[Sample]], float | None], meaning: str
-) -> Reading:
-    return Reading(_floats([measure(group) for group in groups]), meaning)
+    groups: Sequence[Sequence[Answer]], measure: Callable[[Sequence[Answer]], float | None], meaning: str
+) -> UnitValues:
+    return UnitValues(_floats([measure(group) for group in groups]), meaning)
 
 
 def _floats(values: Sequence[float | None]) -> Float[np.ndarray, " n"]:

@@ -7,7 +7,7 @@ __all__ = ()
 import argparse
 
 from ropo.core.settings import settings_from
-from ropo.evaluation.sampled import SampledSettings, add_sampling_arguments, check_prompts_file
+from ropo.evaluation.sampled import SampledSettings, add_suite_sampling_arguments, check_prompts_file
 
 HELP = "share of sampled answers that follow their prompt's checkable instructions, by kind of instruction"
 
@@ -18,7 +18,7 @@ class InstructionSettings(SampledSettings):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags, with the sampling of `ropo pairs`."""
-    add_sampling_arguments(parser, "`prompt` and `instructions`", temperature=0.8, top_p=0.95)
+    add_suite_sampling_arguments(parser, "`prompt` and `instructions`", temperature=0.8, top_p=0.95)
 
 
 def read_settings(arguments: argparse.Namespace) -> InstructionSettings:

@@ -14,9 +14,9 @@ from ropo.core.record import Source
 from ropo.evaluation.answers import answer_with_progress
 from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.instructions import InstructionSettings
-from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues, compare_models
 from ropo.instructions import satisfied
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import Answer, PromptRecord, read_prompts
@@ -42,8 +42,10 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     _check_instructions(prompts, settings)
     sampling = settings.sampling(workplace.seed)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
-    readings = [read_answers(prompts, answer_with_progress(each, prompts, sampling, workplace)) for each in contestants]
-    compared = compare_models([each.name for each in contestants], readings, "prompts", workplace.seed)
+    of_models = [
+        instruction_values(prompts, answer_with_progress(each, prompts, sampling, workplace)) for each in contestants
+    ]
+    compared = compare_models([each.name for each in contestants], of_models, "prompts", workplace.seed)
     models = model_results(contestants, fingerprints, compared)
     content = json.dumps([prompt.fields for prompt in prompts], sort_keys=True)
     data = Source.of(settings.prompts.name, content, prompts=len(prompts))
@@ -73,7 +75,7 @@ def _check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSe
             raise UserError(f"{where}: {error}") from error
 
 
-def read_answers(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Answer]]) -> dict[str, Reading]:
+def instruction_values(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Answer]]) -> dict[str, UnitValues]:
     """Read what the answers did.
 
     Args:
@@ -83,23 +85,23 @@ def read_answers(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Ans
     Returns:
         `passes`: the share of a prompt's answers that satisfy all its instructions; `passes_NAME`: the share that
         satisfies the instruction of that name, over the prompts that have it; `tokens`; `cut_off`: the share of
-        answers that ran into the limit. With one answer a prompt, shares are true or false.
+        answers that ran into the limit. With one answer per prompt, shares are true or false.
     """
     checks: list[np.ndarray] = [
         np.array([satisfied(prompt.fields["instructions"], answer.text) for answer in group])  # (samples, instructions)
         for prompt, group in zip(prompts, answers, strict=True)
     ]
-    readings = {"passes": _share([_all(check) for check in checks], "answers that do all they were told")}
+    by_metric = {"passes": _share([_all(check) for check in checks], "answers that do all they were told")}
     for name in sorted({each["name"] for prompt in prompts for each in prompt.fields["instructions"]}):
         asked = [[each["name"] == name for each in prompt.fields["instructions"]] for prompt in prompts]
         passed = [_all(check[:, columns]) for check, columns in zip(checks, asked, strict=True)]
         used = np.array([any(columns) for columns in asked])
-        readings[f"passes_{name}"] = _share(passed, f"answers that satisfy {name}, where it is asked for", used)
+        by_metric[f"passes_{name}"] = _share(passed, f"answers that satisfy {name}, where it is asked for", used)
     lengths = np.array([np.mean([len(answer.tokens) for answer in group]) for group in answers])
-    readings["tokens"] = Reading(lengths, "length of an answer in tokens")
+    by_metric["tokens"] = UnitValues(lengths, "length of an answer in tokens")
     cut_off = [np.array([not answer.finished for answer in group]) for group in answers]
-    readings["cut_off"] = _share(cut_off, "answers that ran into max_new_tokens")
-    return readings
+    by_metric["cut_off"] = _share(cut_off, "answers that ran into max_new_tokens")
+    return by_metric
 
 
 def _all(checks: np.ndarray) -> np.ndarray:
@@ -107,8 +109,8 @@ def _all(checks: np.ndarray) -> np.ndarray:
     return np.asarray(checks.all(axis=1))
 
 
-def _share(outcomes: Sequence[np.ndarray], meaning: str, used: np.ndarray | None = None) -> Reading:
+def _share(outcomes: Sequence[np.ndarray], meaning: str, used: np.ndarray | None = None) -> UnitValues:
     """Read the share of each prompt's answers; a single answer stays true or false, for Wilson and McNemar."""
     if len(outcomes[0]) == 1:
-        return Reading(np.array([bool(outcome[0]) for outcome in outcomes]), f"share of {meaning}", used)
-    return Reading(np.array([outcome.mean() for outcome in outcomes]), f"share of {meaning}", used)
+        return UnitValues(np.array([bool(outcome[0]) for outcome in outcomes]), f"share of {meaning}", used)
+    return UnitValues(np.array([outcome.mean() for outcome in outcomes]), f"share of {meaning}", used)

@@ -18,7 +18,7 @@ from ropo.core.names import did_you_mean
 from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.local import PREFIX, LocalTask, read_task
-from ropo.evaluation.knowledge.outcomes import Outcome, read_results
+from ropo.evaluation.knowledge.outcomes import Outcome, outcomes_of
 from ropo.evaluation.suites import Workplace
 from ropo.lm.fingerprint import fingerprint_source
 
@@ -84,7 +84,7 @@ def run_tasks(
     def compute(_: int) -> Iterator[list[Any]]:
         with quiet_harness(), loaded(contestant) as (model, tokenizer):
             found = _simple_evaluate(model, tokenizer, tasks, settings, workplace, fingerprint)
-        yield [{name: outcome.model_dump() for name, outcome in read_results(found).items()}]
+        yield [{name: outcome.model_dump() for name, outcome in outcomes_of(found).items()}]
 
     wanted = {
         "model": fingerprint,

@@ -14,9 +14,9 @@ from ropo.evaluation.knowledge.harness import Task, check_data, find_tasks, quie
 from ropo.evaluation.knowledge.local import LocalTask
 from ropo.evaluation.knowledge.outcomes import Outcome
 from ropo.evaluation.knowledge.text import TextScores, cut_text, score_windows
-from ropo.evaluation.readings import Reading, compare_models
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues, compare_models
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import TextWindow
@@ -47,8 +47,8 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
     outcomes = [run_tasks(each, tasks, settings, workplace) if tasks else {} for each in contestants]
     texts = [_score(each, windows, workplace) for each, windows in zip(contestants, cuts, strict=False)]
     names = [each.name for each in contestants]
-    asked = compare_models(names, [_readings_of(found) for found in outcomes], "questions", workplace.seed)
-    read = compare_models(names, [found.readings for found in texts] or [{}] * len(names), "windows", workplace.seed)
+    asked = compare_models(names, [_values_of(found) for found in outcomes], "questions", workplace.seed)
+    read = compare_models(names, [found.by_metric for found in texts] or [{}] * len(names), "windows", workplace.seed)
     models = []
     for number, each in enumerate(contestants):
         comparable = not texts or texts[number].tokens == texts[0].tokens
@@ -75,16 +75,17 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
     )
 
 
-def _readings_of(outcomes: Mapping[str, Outcome]) -> dict[str, Reading]:
-    """Return the readings of all outcomes that follow from their questions."""
-    readings = {
-        name: outcome.reading(f"lm-eval's {name} over {outcome.count} questions") for name, outcome in outcomes.items()
+def _values_of(outcomes: Mapping[str, Outcome]) -> dict[str, UnitValues]:
+    """Return the values of all outcomes that follow from their questions."""
+    by_metric = {
+        name: outcome.unit_values(f"lm-eval's {name} over {outcome.count} questions")
+        for name, outcome in outcomes.items()
     }
-    return {name: reading for name, reading in readings.items() if reading is not None}
+    return {name: values for name, values in by_metric.items() if values is not None}
 
 
 def _in_order(outcomes: Mapping[str, Outcome], metrics: Sequence[Metric]) -> list[Metric]:
-    """Return all metrics in the order of the tasks, those without a reading with lm-eval's bare number."""
+    """Return the metrics in the order of the tasks; what does not follow from its questions is lm-eval's number."""
     known = {metric.name: metric for metric in metrics}
     bare = {
         name: Metric(

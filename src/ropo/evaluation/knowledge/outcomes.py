@@ -1,4 +1,4 @@
-"""From lm-eval's results to one number a question, so that models can be compared question by question."""
+"""From lm-eval's results to one number per question, so that models can be compared question by question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ropo.diagnostics.measure import Measure
-from ropo.evaluation.readings import Reading, ratio_reading
+from ropo.evaluation.unit_values import UnitValues, ratio_values
 
 _Kind = Literal["mean", "perplexity", "ratio", "alone"]
 
@@ -22,7 +22,7 @@ class Outcome(Measure):
     Attributes:
         value: lm-eval's number.
         kind: How it follows from the questions: their mean, exp(-mean), the ratio of two sums, or unknown.
-        units: One number a question; for a ratio its numerators.
+        units: One number per question; for a ratio its numerators.
         weights: The denominators of a ratio.
         count: Number of questions.
     """
@@ -33,19 +33,19 @@ class Outcome(Measure):
     weights: list[float]
     count: int
 
-    def reading(self, meaning: str) -> Reading | None:
-        """Return the reading of the questions; None where the metric does not follow from them."""
+    def unit_values(self, meaning: str) -> UnitValues | None:
+        """Return the number of each question; None where the metric does not follow from them."""
         units = np.array(self.units)
         if self.kind == "mean":
-            return Reading(units.astype(bool) if set(self.units) <= {0.0, 1.0} else units, meaning)
+            return UnitValues(units.astype(bool) if set(self.units) <= {0.0, 1.0} else units, meaning)
         if self.kind == "perplexity":
-            return Reading(-units, meaning, exponential=True)
+            return UnitValues(-units, meaning, exponential=True)
         if self.kind == "ratio":
-            return ratio_reading(units, np.array(self.weights), meaning)
+            return ratio_values(units, np.array(self.weights), meaning)
         return None
 
 
-def read_results(results: Mapping[str, Any]) -> dict[str, Outcome]:
+def outcomes_of(results: Mapping[str, Any]) -> dict[str, Outcome]:
     """Return the outcomes of lm-eval's results by `task/metric`, or `task/metric/filter` for a filter with a name.
 
     A group (such as `mmlu`) is reported as a whole, its parts are not; its questions are those of its tasks.

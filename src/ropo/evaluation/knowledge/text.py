@@ -12,8 +12,8 @@ import numpy as np
 
 from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, loaded
-from ropo.evaluation.readings import Reading
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.log_probs import text_losses
@@ -24,7 +24,7 @@ from ropo.lm.tokens import TextWindow, text_windows
 class TextScores:
     """A model's losses on a text: `tokens` names how it was cut, so that only equal cuts are compared."""
 
-    readings: dict[str, Reading]
+    by_metric: dict[str, UnitValues]
     tokens: str
 
 
@@ -74,8 +74,8 @@ def score_windows(
     rows = kept_rows(workplace.cache / "text", wanted, len(windows), compute, advance)
     losses = np.array(rows, dtype=float)
     how = f"{len(windows)} windows of {len(windows[0].ids)} tokens"
-    readings = {
-        "text/loss": Reading(losses, f"mean negative log-likelihood in nats per token, {how}"),
-        "text/perplexity": Reading(losses, f"exp(loss) per token, {how}", exponential=True),
+    by_metric = {
+        "text/loss": UnitValues(losses, f"mean negative log-likelihood in nats per token, {how}"),
+        "text/perplexity": UnitValues(losses, f"exp(loss) per token, {how}", exponential=True),
     }
-    return TextScores(readings, wanted["windows"])
+    return TextScores(by_metric, wanted["windows"])

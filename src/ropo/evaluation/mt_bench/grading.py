@@ -27,7 +27,7 @@ class Grades:
     Args:
         values: A number for each question and turn, NaN without a verdict.
         read: What verdicts were read from, and why there is none, with counts.
-        verdicts: What the judge said, one record a verdict.
+        verdicts: What the judge said, one record per verdict.
         orders: What both orders of a comparison gave; None for single grades.
     """
 
@@ -79,7 +79,7 @@ def grade(
     return Grades(_table([verdict.value for verdict in found]), count_read(found), verdicts)
 
 
-def compare(
+def grade_pairs(
     judge: ChatJudge,
     prompts: JudgePrompts,
     questions: Sequence[Question],

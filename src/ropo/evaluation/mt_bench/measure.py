@@ -15,7 +15,7 @@ from ropo.core.record import Source
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant, file_name
 from ropo.evaluation.mt_bench import VERDICT_TOKENS, MtBenchSettings
-from ropo.evaluation.mt_bench.grading import Grades, compare, grade
+from ropo.evaluation.mt_bench.grading import Grades, grade, grade_pairs
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
 from ropo.evaluation.mt_bench.published import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.questions import (
@@ -160,7 +160,7 @@ def _judge(
             found[SCORE] = grade(judge, benchmark.prompts, questions, answers[name], references, advance)
     if settings.mode != "single" and name != first:
         with workplace.progress(f"comparing {name}", 2 * verdicts) as advance:
-            found[WIN_RATE] = compare(
+            found[WIN_RATE] = grade_pairs(
                 judge, benchmark.prompts, questions, answers[name], answers[first], references, advance
             )
     if found and not judge.meter.answered:

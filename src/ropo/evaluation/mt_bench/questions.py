@@ -80,7 +80,7 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
 
 
 def read_answers(path: Path, questions: Sequence[Question], use: str) -> Answers:
-    """Read one answer a question: a model's, or the reference's.
+    """Read one answer per question: a model's, or the reference's.
 
     Args:
         path: JSON Lines with `question_id` and `choices`, the first of which has two `turns`.

@@ -20,7 +20,7 @@ class PathSettings(Settings):
         max_pairs: Pairs to use, the first ones.
         prompts: Held-out prompts to answer; None samples nothing. Where each has `instructions`, answers are checked.
         max_prompts: Prompts to use, the first ones.
-        samples: Answers a prompt, plain samples of the model, as a KL divergence needs.
+        samples: Answers per prompt, plain samples of the model, as a KL divergence needs.
         max_new_tokens: Longest answer in tokens.
         text: Plain text whose loss shows forgetting; None leaves it out.
         window: Tokens of a window of it.

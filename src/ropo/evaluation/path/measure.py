@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -19,7 +20,7 @@ from ropo.core.files import write_atomically
 from ropo.core.kept import content_key
 from ropo.core.record import Source, read_typed
 from ropo.diagnostics.answers import measure_answers
-from ropo.diagnostics.behaviour import dpo_margins, kl_of_answers
+from ropo.diagnostics.behaviour import kl_of_answers
 from ropo.diagnostics.measure import Measure, mean
 from ropo.evaluation.path import PathSettings
 from ropo.evaluation.path.held_out import PathData
@@ -50,7 +51,7 @@ class _ReferenceNumbers(Measure):
     answers: SampledAnswers | None
 
 
-def spread(count: int, wanted: int | None) -> list[int]:
+def places_to_measure(count: int, wanted: int | None) -> list[int]:
     """Choose some of the numbers below `count`, evenly spread, the last one included; all where none is wanted less.
 
     Args:
@@ -90,8 +91,10 @@ def measure_path(
     Cost: the reference twice in memory. A checkpoint takes a forward pass over the pairs and the text, sampling, and
     one pass over the answers under either model.
     """
-    chosen = [checkpoints[number] for number in spread(len(checkpoints), settings.checkpoints)]
-    sampled = {chosen[number][0] for number in spread(len(chosen), settings.sampled)} if data.prompts else set()
+    chosen = [checkpoints[number] for number in places_to_measure(len(checkpoints), settings.checkpoints)]
+    sampled = (
+        {chosen[number][0] for number in places_to_measure(len(chosen), settings.sampled)} if data.prompts else set()
+    )
     base = Source(name=model_name(reference), sha256=fingerprint_source(reference))
     how: dict[str, Any] = {"seed": workplace.seed, "batch_size": workplace.batch_size, "bf16": settings.bf16}
     how |= {"samples": settings.samples, "max_new_tokens": settings.max_new_tokens, "model": base.sha256}
@@ -131,9 +134,8 @@ def measure_path(
 
 def _describe(point: PathPoint, text: Sequence[float], beta: float) -> str:
     """Write the means of a checkpoint as one line."""
-    gains = torch.tensor([point.chosen, point.rejected], dtype=torch.float64).T
-    margins = dpo_margins(gains, torch.zeros_like(gains), beta)
-    loss = float(torch.nn.functional.softplus(-margins).mean())
+    margins = point.margins(beta)
+    loss = float(np.logaddexp(0.0, -margins).mean())
     parts = [f"step {point.step}: DPO loss {loss:.3f}, margin {float(margins.mean()):+.3f}"]
     parts.append(f"chosen {mean(point.chosen):+.2f}, rejected {mean(point.rejected):+.2f} nats")
     if point.text:

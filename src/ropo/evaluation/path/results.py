@@ -7,10 +7,14 @@ __all__ = ["PathPoint", "PathResult", "SampledAnswers", "read_path"]
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from pydantic import Field
 
 from ropo.core.record import Source, read_typed
 from ropo.diagnostics.answers import AnswerMeasure
+from ropo.diagnostics.behaviour import dpo_margins
 from ropo.diagnostics.measure import Measure
 from ropo.evaluation.results import FILE_NAME, WrittenResult
 
@@ -46,6 +50,11 @@ class PathPoint(Measure):
     rejected: list[float]
     text: list[float]
     answers: SampledAnswers | None = None
+
+    def margins(self, beta: float) -> Float[np.ndarray, " pairs"]:
+        """Return the DPO margin of each pair, in nats."""
+        gains = torch.tensor([self.chosen, self.rejected], dtype=torch.float64).T
+        return dpo_margins(gains, torch.zeros_like(gains), beta).numpy()
 
 
 class PathResult(WrittenResult):

@@ -14,9 +14,9 @@ from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.preference import PreferenceSettings
 from ropo.evaluation.preference.scores import AnswerScores, read_scores, score_pairs
-from ropo.evaluation.readings import compare_models
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import compare_models
 from ropo.lm.adapters import adapter_base, is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, HeldOutPairs, first_trained, read_held_out, trained_limits, trained_with
@@ -55,10 +55,10 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     for fingerprint, each in models.items():
         with workplace.progress(f"scoring pairs with {each.name}", len(used.records)) as advance:
             scores[fingerprint] = score_pairs(each, pairs[fingerprint], workplace, advance)
-    readings = [
+    of_models = [
         read_scores(scores[each], None if each == base else scores[base], lengths, beta) for each in fingerprints
     ]
-    compared = compare_models([each.name for each in contestants], readings, "pairs", workplace.seed)
+    compared = compare_models([each.name for each in contestants], of_models, "pairs", workplace.seed)
     counts = {"pairs": len(used.records), "duplicates": used.data.duplicates, "ties": used.data.ties}
     name = model_name(used.data.source)
     return SuiteResult(

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from ropo.core.kept import content_key, kept_rows
 from ropo.diagnostics.behaviour import dpo_margins
 from ropo.evaluation.contestants import Contestant, loaded
-from ropo.evaluation.readings import Reading
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
 from ropo.lm.log_probs import pair_log_probs
@@ -74,8 +74,8 @@ def score_pairs(
 
 def read_scores(
     scores: AnswerScores, reference: AnswerScores | None, lengths: Int[np.ndarray, "pairs 2"], beta: float
-) -> dict[str, Reading]:
-    """Turn log-probs into one number a pair and metric.
+) -> dict[str, UnitValues]:
+    """Turn log-probs into one number per pair and metric.
 
     The margin is DPO's (`ropo.diagnostics.behaviour.dpo_margins`), and accuracy the share of margins above 0. Split by
     which answer has more characters, it shows a model that learnt length: accurate where the chosen answer is longer,
@@ -88,32 +88,32 @@ def read_scores(
         beta: Strength of the pull to the reference.
 
     Returns:
-        The readings by the names of their metrics.
+        The values by the names of their metrics.
     """
     chosen, rejected = scores.log_probs.T
     per_token = scores.log_probs / scores.tokens
     prefers = "share of pairs whose chosen answer is the likelier one"
-    readings = _split("prefers_chosen", chosen > rejected, prefers, lengths)
-    readings["prefers_chosen_per_token"] = Reading(per_token[:, 0] > per_token[:, 1], f"{prefers} per token")
-    readings["chosen_log_prob"] = Reading(chosen, "mean summed log-prob of the chosen answer, in nats")
-    readings["rejected_log_prob"] = Reading(rejected, "mean summed log-prob of the rejected answer, in nats")
+    by_metric = _split("prefers_chosen", chosen > rejected, prefers, lengths)
+    by_metric["prefers_chosen_per_token"] = UnitValues(per_token[:, 0] > per_token[:, 1], f"{prefers} per token")
+    by_metric["chosen_log_prob"] = UnitValues(chosen, "mean summed log-prob of the chosen answer, in nats")
+    by_metric["rejected_log_prob"] = UnitValues(rejected, "mean summed log-prob of the rejected answer, in nats")
     if reference is not None:
         gain = scores.log_probs - reference.log_probs
         margin = dpo_margins(torch.from_numpy(scores.log_probs), torch.from_numpy(reference.log_probs), beta).numpy()
-        readings |= _split("accuracy", margin > 0, "share of pairs with a DPO margin above 0", lengths)
-        readings["margin"] = Reading(margin, f"mean DPO margin at beta {beta:g}, in nats")
-        readings["chosen_gain"] = Reading(gain[:, 0], "mean log-prob of the chosen answer over the reference's")
-        readings["rejected_gain"] = Reading(gain[:, 1], "mean log-prob of the rejected answer over the reference's")
-    return readings
+        by_metric |= _split("accuracy", margin > 0, "share of pairs with a DPO margin above 0", lengths)
+        by_metric["margin"] = UnitValues(margin, f"mean DPO margin at beta {beta:g}, in nats")
+        by_metric["chosen_gain"] = UnitValues(gain[:, 0], "mean log-prob of the chosen answer over the reference's")
+        by_metric["rejected_gain"] = UnitValues(gain[:, 1], "mean log-prob of the rejected answer over the reference's")
+    return by_metric
 
 
 def _split(
     name: str, passed: Bool[np.ndarray, " pairs"], meaning: str, lengths: Int[np.ndarray, "pairs 2"]
-) -> dict[str, Reading]:
+) -> dict[str, UnitValues]:
     """Read a share of all pairs, of those whose chosen answer is longer, and of those whose chosen one is shorter."""
     chosen, rejected = lengths.T
     return {
-        name: Reading(passed, meaning),
-        f"{name}_when_longer": Reading(passed, f"{meaning}; pairs whose chosen answer is longer", chosen > rejected),
-        f"{name}_when_shorter": Reading(passed, f"{meaning}; pairs whose chosen one is shorter", chosen < rejected),
+        name: UnitValues(passed, meaning),
+        f"{name}_when_longer": UnitValues(passed, f"{meaning}; pairs whose chosen answer is longer", chosen > rejected),
+        f"{name}_when_shorter": UnitValues(passed, f"{meaning}; pairs whose chosen one is shorter", chosen < rejected),
     }

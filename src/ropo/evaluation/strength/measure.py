@@ -15,12 +15,12 @@ from ropo.core.record import Source
 from ropo.diagnostics.behaviour import dpo_margins
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.knowledge.text import cut_text
-from ropo.evaluation.readings import Reading, metrics_of, ratio_reading
 from ropo.evaluation.results import ModelResult, SuiteResult
 from ropo.evaluation.strength import StrengthSettings
 from ropo.evaluation.strength.curves import draw_curves
 from ropo.evaluation.strength.scores import Curve, score_strengths
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues, metrics_of, ratio_values
 from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
@@ -123,7 +123,7 @@ def _results_of(
     """Yield the adapter at each strength."""
     for number, strength in enumerate(strengths):
         source = with_strength(contestant.source, strength)
-        of_pairs, of_text = _readings_of_pairs(curve, number, beta), _readings_of_text(curve, number)
+        of_pairs, of_text = _values_of_pairs(curve, number, beta), _values_of_text(curve, number)
         yield ModelResult(
             name=f"{contestant.name}@{strength:g}",
             source=model_name(source),
@@ -133,29 +133,29 @@ def _results_of(
         )
 
 
-def _readings_of_pairs(curve: Curve, number: int, beta: float) -> dict[str, Reading]:
+def _values_of_pairs(curve: Curve, number: int, beta: float) -> dict[str, UnitValues]:
     log_probs, gains = curve.log_probs[number], curve.log_probs[number] - curve.reference
     if not np.isfinite(log_probs).all() or not np.isfinite(curve.reference).all():
         raise UserError("log-probs: must be finite, got NaN or infinity; the model is broken on this data")
     margin = dpo_margins(torch.from_numpy(log_probs), torch.from_numpy(curve.reference), beta)
     loss = -torch.nn.functional.logsigmoid(margin)
     return {
-        "loss": Reading(loss.numpy(), f"mean DPO loss at beta {beta:g}, in nats; ln 2 for the base model"),
-        "margin": Reading(margin.numpy(), f"mean DPO margin at beta {beta:g}, in nats"),
-        "accuracy": Reading((margin > 0).numpy(), "share of pairs with a DPO margin above 0"),
-        "chosen_gain": Reading(gains[:, 0], "mean log-prob of the chosen answer over the base model's"),
-        "rejected_gain": Reading(gains[:, 1], "mean log-prob of the rejected answer over the base model's"),
-        "kl": ratio_reading(
+        "loss": UnitValues(loss.numpy(), f"mean DPO loss at beta {beta:g}, in nats; ln 2 for the base model"),
+        "margin": UnitValues(margin.numpy(), f"mean DPO margin at beta {beta:g}, in nats"),
+        "accuracy": UnitValues((margin > 0).numpy(), "share of pairs with a DPO margin above 0"),
+        "chosen_gain": UnitValues(gains[:, 0], "mean log-prob of the chosen answer over the base model's"),
+        "rejected_gain": UnitValues(gains[:, 1], "mean log-prob of the rejected answer over the base model's"),
+        "kl": ratio_values(
             curve.kl[number], curve.tokens.astype(float), "KL(adapter || base) in nats per token of the pairs' answers"
         ),
     }
 
 
-def _readings_of_text(curve: Curve, number: int) -> dict[str, Reading]:
+def _values_of_text(curve: Curve, number: int) -> dict[str, UnitValues]:
     rise = curve.losses[number] - curve.reference_losses
     return {
-        "text_loss": Reading(curve.losses[number], "mean negative log-likelihood of the text in nats per token"),
-        "forgetting": Reading(rise, "rise of the text's loss over the base model's, in nats per token"),
+        "text_loss": UnitValues(curve.losses[number], "mean negative log-likelihood of the text in nats per token"),
+        "forgetting": UnitValues(rise, "rise of the text's loss over the base model's, in nats per token"),
     }
 
 

@@ -14,7 +14,7 @@ class SamplingSettings:
     """The sampling settings that a recorded answer needs to be made again.
 
     Args:
-        samples: Answers a prompt.
+        samples: Answers per prompt.
         temperature: Divisor of the logits; 0 takes the most likely token.
         top_p: Mass of the nucleus (Holtzman et al., 2020, arXiv 1904.09751); 1 samples from the whole vocabulary.
         max_new_tokens: Longest answer in tokens, the end-of-sequence token included.

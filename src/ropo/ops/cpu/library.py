@@ -1,4 +1,8 @@
-"""Compile the C kernels with the machine's own compiler, once a machine, and load them."""
+"""Compile the C kernels with the machine's own compiler, once per machine, and load them.
+
+Why not `torch.utils.cpp_extension`: it needs ninja, a C++ compiler and Python's headers. Plain C, called by `ctypes`,
+needs `cc` alone.
+"""
 
 from __future__ import annotations
 

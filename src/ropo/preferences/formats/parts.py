@@ -31,12 +31,12 @@ _Answers = tuple[Any, Any]
 # Questions
 
 
-def prompt_of(record: _Record) -> Any:
+def trl_prompt_of(record: _Record) -> Any:
     """Read TRL's `prompt`."""
     return answer_of("prompt", record["prompt"])
 
 
-def instruction_of(record: _Record) -> Any:
+def alpaca_instruction_of(record: _Record) -> Any:
     """Read Alpaca's `instruction`, and its `input` on the next line, as LLaMA-Factory and ms-swift join them."""
     return "\n".join(
         _text(name, record[name]) for name in ("instruction", "input") if not says_nothing(record.get(name))

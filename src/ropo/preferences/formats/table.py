@@ -133,34 +133,38 @@ _INPUT = ("input",)
 _TURNS = parts.open_conversation_of
 
 FORMATS = (
-    Format("TRL", ("prompt", *_PAIR), parts.prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)),
-    Format("UltraFeedback binarized", ("prompt", *_PAIR), parts.prompt_of, copy=True, fits=_repeats_its_prompt),
+    Format(
+        "TRL", ("prompt", *_PAIR), parts.trl_prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)
+    ),
+    Format("UltraFeedback binarized", ("prompt", *_PAIR), parts.trl_prompt_of, copy=True, fits=_repeats_its_prompt),
     Format("Anthropic HH", ("prompt", *_PAIR), _dialogue_of, fits=_continues_dialogue, wrap=dialogue_as_messages),
     Format("Anthropic HH", _PAIR, _dialogue_before, _dialogue_after, fits=_holds_dialogues, wrap=dialogue_as_messages),
     Format("TRL, prompt in the answers", _PAIR, fits=_not(_holds_dialogues), wrap=None),
     Format("TRL, prompt in the answers", ("messages", *_PAIR), fits=_is_whole, wrap=None, copy=True),
-    Format("ropo pairs", ("prompt", *_PAIR, "scorer", "sampling"), parts.prompt_of, open=True),
-    Format("Argilla", ("prompt", "chosen_response", "rejected_response"), parts.prompt_of, parts.responses),
-    Format("LLaMA-Factory ranking", ("instruction", *_PAIR), parts.instruction_of, may=_INPUT),
-    Format("LLaMA-Factory ranking", ("instruction", "output"), parts.instruction_of, parts.list_of_two, may=_INPUT),
+    Format("ropo pairs", ("prompt", *_PAIR, "scorer", "sampling"), parts.trl_prompt_of, open=True),
+    Format("Argilla", ("prompt", "chosen_response", "rejected_response"), parts.trl_prompt_of, parts.responses),
+    Format("LLaMA-Factory ranking", ("instruction", *_PAIR), parts.alpaca_instruction_of, may=_INPUT),
+    Format(
+        "LLaMA-Factory ranking", ("instruction", "output"), parts.alpaca_instruction_of, parts.list_of_two, may=_INPUT
+    ),
     Format(
         "Argilla",
         ("instruction", "chosen_response", "rejected_response"),
-        parts.instruction_of,
+        parts.alpaca_instruction_of,
         parts.responses,
         may=_INPUT,
     ),
     Format(
         "AlpacaFarm",
         ("instruction", "output_1", "output_2", "preference"),
-        parts.instruction_of,
+        parts.alpaca_instruction_of,
         parts.preferred_of_two,
         may=_INPUT,
     ),
     Format(
         "ms-swift Alpaca",
         ("instruction", "output", "rejected_response"),
-        parts.instruction_of,
+        parts.alpaca_instruction_of,
         parts.response_and_rejected,
         may=_INPUT,
     ),
@@ -179,8 +183,8 @@ FORMATS = (
 
 # What reads the question of a prompt, by the column that it is in.
 PROMPTS: dict[str, Callable[[_Record], Any]] = {
-    "prompt": parts.prompt_of,
-    "instruction": parts.instruction_of,
+    "prompt": parts.trl_prompt_of,
+    "instruction": parts.alpaca_instruction_of,
     "question": parts.question_of,
     "query": parts.query_of,
     **dict.fromkeys(("messages", "conversations", "conversation"), _TURNS),

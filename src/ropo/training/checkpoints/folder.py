@@ -6,11 +6,9 @@ __all__ = ["PREFIX", "checkpoints_of", "newest_whole"]
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
-from ropo.core.files import sync, sync_tree
+from ropo.core.files import name_finished
 
 _MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -28,10 +26,7 @@ def complete(folder: Path) -> None:
     unfinished = unfinished_folder(folder)
     files = {str(path.relative_to(unfinished)): _describe(path) for path in sorted(_files(unfinished))}
     (unfinished / _MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    sync_tree(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)  # the same step once more, or what a kill tore
-    os.replace(unfinished, folder)
-    sync(folder.parent)
+    name_finished(unfinished, folder)  # one of that name is of the same step, or what a kill tore
 
 
 def find_fault(folder: Path) -> str | None:

@@ -44,7 +44,7 @@ def attend_segments(
         scaling: Factor of the scores; None for 1 / sqrt(width).
 
     Cost: for a segment of n tokens with a prefix of p, n (n / 2 + p) scores a head, none of them kept; beside the
-    arguments and the result the backward pass needs one number a token and head.
+    arguments and the result the backward pass needs one number per token and head.
     """
     if torch.is_autocast_enabled("cpu"):  # as for `scaled_dot_product_attention`; rotary positions give float32
         query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))

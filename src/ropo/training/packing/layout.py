@@ -196,7 +196,7 @@ def find_obstacle(batch: Mapping[str, Any]) -> str | None:
         return f"the collator adds {', '.join(other)}"
     attended, scored = batch["attention_mask"], batch["completion_mask"]
     if attended.ndim != 2:
-        return "the collator's attention mask is not one number a token"
+        return "the collator's attention mask is not one number per token"
     attended, scored = attended.bool(), scored.bool()
     begins = attended.clone()
     begins[:, 1:] &= ~attended[:, :-1]

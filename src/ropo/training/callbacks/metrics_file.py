@@ -17,7 +17,7 @@ from ropo.core.files import write_atomically
 _FILE_NAME = "metrics.jsonl"
 
 
-class Journal(TrainerCallback):
+class MetricsFile(TrainerCallback):
     """Append every log to `metrics.jsonl` as it comes, so that a killed run leaves its numbers."""
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""From one number a unit (a pair, a question, a prompt) to metrics, and to paired changes between models."""
+"""From one number per unit (a pair, a question, a prompt) to metrics, and to paired changes between models."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ropo.evaluation.results import Change, Metric
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One number a unit, from which a metric and its paired changes are computed.
+class UnitValues:
+    """One number per unit, from which a metric and its paired changes are computed.
 
     Args:
         values: Bool where the metric is a share, float where it is a mean.
@@ -47,7 +47,9 @@ class Reading:
         return self.values if self.used is None else self.values[self.used]
 
 
-def ratio_reading(numerators: Float[np.ndarray, " n"], denominators: Float[np.ndarray, " n"], meaning: str) -> Reading:
+def ratio_values(
+    numerators: Float[np.ndarray, " n"], denominators: Float[np.ndarray, " n"], meaning: str
+) -> UnitValues:
     """Read a ratio of two sums over units, such as unique over all n-grams, for the jackknife.
 
     Args:
@@ -56,10 +58,10 @@ def ratio_reading(numerators: Float[np.ndarray, " n"], denominators: Float[np.nd
         meaning: What the ratio says.
     """
     upper, lower = numerators.sum(), denominators.sum()
-    return jackknife_reading(float(upper / lower), _divide(upper - numerators, lower - denominators), meaning)
+    return jackknife_values(float(upper / lower), _divide(upper - numerators, lower - denominators), meaning)
 
 
-def jackknife_reading(whole: float, without: Float[np.ndarray, " n"], meaning: str) -> Reading:
+def jackknife_values(whole: float, without: Float[np.ndarray, " n"], meaning: str) -> UnitValues:
     """Read a statistic of all units together.
 
     Args:
@@ -69,74 +71,74 @@ def jackknife_reading(whole: float, without: Float[np.ndarray, " n"], meaning: s
         meaning: What the statistic says.
     """
     units = len(without)
-    return Reading(units * whole - (units - 1) * without, meaning, whole=whole)
+    return UnitValues(units * whole - (units - 1) * without, meaning, whole=whole)
 
 
-def metrics_of(readings: Mapping[str, Reading], units: str, seed: int) -> list[Metric]:
+def metrics_of(by_metric: Mapping[str, UnitValues], units: str, seed: int) -> list[Metric]:
     """Return the metrics of one model: a share with Wilson's interval, a mean or perplexity with its bootstrap.
 
     Args:
-        readings: By the names of the metrics.
+        by_metric: By the names of the metrics.
         units: What a unit is called, in the plural.
         seed: Seed of the resampling.
     """
-    return [Metric.of(name, *_estimate(reading, units, seed)) for name, reading in readings.items()]
+    return [Metric.of(name, *_estimate(measured, units, seed)) for name, measured in by_metric.items()]
 
 
 def changes_of(
-    readings: Mapping[str, Reading], first: Mapping[str, Reading], reference: str, units: str, seed: int
+    by_metric: Mapping[str, UnitValues], first: Mapping[str, UnitValues], reference: str, units: str, seed: int
 ) -> list[Change]:
     """Return the paired changes of the metrics that both models have.
 
     Args:
-        readings: The model's.
+        by_metric: The model's.
         first: The reference's, on the same units.
         reference: Its name.
         units: What a unit is called, in the plural.
         seed: Seed of the resampling.
 
     Returns:
-        One change a metric: of shares with McNemar's test, of means with a sign-flip test, of
+        One change per metric: of shares with McNemar's test, of means with a sign-flip test, of
         other statistics without one.
     """
     return [
-        Change.against(reference, name, *_compare(readings[name], first[name], units, seed))
-        for name in readings
+        Change.against(reference, name, *_compare(by_metric[name], first[name], units, seed))
+        for name in by_metric
         if name in first
     ]
 
 
 def compare_models(
-    names: Sequence[str], readings: Sequence[Mapping[str, Reading]], units: str, seed: int
+    names: Sequence[str], of_models: Sequence[Mapping[str, UnitValues]], units: str, seed: int
 ) -> list[tuple[list[Metric], list[Change]]]:
     """Return metrics of every model, and changes against the first of all others."""
     return [
-        (metrics_of(each, units, seed), changes_of(each, readings[0], names[0], units, seed) if number else [])
-        for number, each in enumerate(readings)
+        (metrics_of(each, units, seed), changes_of(each, of_models[0], names[0], units, seed) if number else [])
+        for number, each in enumerate(of_models)
     ]
 
 
-def _estimate(reading: Reading, units: str, seed: int) -> tuple[Estimate, str]:
-    values = reading.kept
-    if reading.whole is not None:
-        return jackknife_interval(reading.whole, values), f"{reading.meaning}; jackknife over {units}"
+def _estimate(measured: UnitValues, units: str, seed: int) -> tuple[Estimate, str]:
+    values = measured.kept
+    if measured.whole is not None:
+        return jackknife_interval(measured.whole, values), f"{measured.meaning}; jackknife over {units}"
     if values.dtype == bool:
-        return share_interval(int(values.sum()), len(values)), f"{reading.meaning}; Wilson interval over {units}"
+        return share_interval(int(values.sum()), len(values)), f"{measured.meaning}; Wilson interval over {units}"
     found = mean_interval(values, seed)
-    if reading.exponential:
+    if measured.exponential:
         found = Estimate(_exp(found.value), _exp(found.low), _exp(found.high), found.count)
-    return found, f"{reading.meaning}; bootstrap over {units}"
+    return found, f"{measured.meaning}; bootstrap over {units}"
 
 
-def _compare(reading: Reading, first: Reading, units: str, seed: int) -> tuple[Comparison, str]:
-    values, others = reading.kept, first.kept
-    meaning = f"change of: {reading.meaning}; paired"
-    if reading.whole is not None and first.whole is not None:
-        found = jackknife_interval(reading.whole - first.whole, values - others)
+def _compare(measured: UnitValues, first: UnitValues, units: str, seed: int) -> tuple[Comparison, str]:
+    values, others = measured.kept, first.kept
+    meaning = f"change of: {measured.meaning}; paired"
+    if measured.whole is not None and first.whole is not None:
+        found = jackknife_interval(measured.whole - first.whole, values - others)
         return _untested(found), f"{meaning} jackknife over {units}"
     if values.dtype == bool and others.dtype == bool:
         return paired_shares(values, others), f"{meaning} interval of Agresti and Min over {units}"
-    if reading.exponential:
+    if measured.exponential:
         found = statistic_interval(
             lambda rows: float(np.exp(values[rows].mean()) - np.exp(others[rows].mean())), len(values), seed=seed
         )
