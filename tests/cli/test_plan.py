@@ -80,7 +80,7 @@ def test_on_a_gpu_checkpointing_and_a_budget_are_chosen_and_said(monkeypatch, ca
         *[("cuda", {"tokens_per_step": 99}, False), ("cuda", {"beta": 0.2}, True)],
     ],
 )
-def test_settings_are_chosen_on_a_gpu_where_none_was_given(model, pairs, tmp_path, monkeypatch, device, given, expected):
+def test_a_gpu_has_settings_chosen_where_none_was_given(model, pairs, tmp_path, monkeypatch, device, given, expected):
     options = dataclasses.replace(train_options(model, pairs, tmp_path), trainer=given)
     monkeypatch.setattr(PreferenceConfig, "device", torch.device(device))
     assert planning.fits_itself(options, PreferenceConfig(str(tmp_path), use_cpu=True)) is expected
