@@ -91,7 +91,7 @@ def test_everything_at_once(adapters, tmp_path, capsys):
         assert part in shown
     assert all(warning in shown for warning in report.warnings)
     verdict = next(line for line in shown.splitlines() if line.startswith("verdict"))
-    assert verdict.endswith("; too few to warn: 3 held-out pairs, 1 pieces of plain text, where it takes 7")  # 7 prompts
+    assert verdict.endswith("; too few to warn: 3 held-out pairs, 1 pieces of plain text, where it takes 7")
 
 
 def test_collapsed_neurons_are_found_in_a_full_checkpoint(model, tmp_path, capsys):
