@@ -90,6 +90,8 @@ def test_everything_at_once(adapters, tmp_path, capsys):
     for part in ("Held-out pairs", "Generated answers", "Plain text", "chosen change per token", "KL per answer"):
         assert part in shown
     assert all(warning in shown for warning in report.warnings)
+    verdict = next(line for line in shown.splitlines() if line.startswith("verdict"))
+    assert verdict.endswith("; too few to warn: 3 held-out pairs, 1 pieces of plain text, where it takes 7")
 
 
 def test_collapsed_neurons_are_found_in_a_full_checkpoint(model, tmp_path, capsys):

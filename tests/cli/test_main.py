@@ -103,6 +103,25 @@ def test_another_error_keeps_its_traceback(monkeypatch):
         main(["env"])
 
 
+def test_a_library_that_is_missing_is_named_in_one_line(monkeypatch, capsys):
+    def missing(name):
+        def fail(arguments):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return fail
+
+    monkeypatch.setattr(env, "run", missing("scipy"))
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err == (
+        "ropo env: error: needs the library scipy, which is not installed; pip install scipy, or install ropo anew "
+        "with what it needs\n"
+    )
+    for name in ("ropo_autoload", "ropo.cli.nothing", "transformers.nothing", None):
+        monkeypatch.setattr(env, "run", missing(name))
+        with pytest.raises(ModuleNotFoundError):
+            main(["env"])
+
+
 def test_an_interrupt_is_told_without_traceback(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt

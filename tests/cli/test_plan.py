@@ -20,15 +20,16 @@ from ropo.training.config import PreferenceConfig
 from tests.cli.conftest import train
 
 
-def plan(model, data, *flags) -> int:
-    return main(["train", "--plan", "--model", str(model), "--data", str(data), *map(str, flags)])
+def plan(model, data, *flags, flag="--plan") -> int:
+    return main(["train", flag, "--model", str(model), "--data", str(data), *map(str, flags)])
 
 
-def test_a_plan_says_what_would_be_trained_and_leaves_nothing(model, pairs, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("flag", ["--plan", "--dry_run"])
+def test_a_plan_says_what_would_be_trained_and_leaves_nothing(model, pairs, tmp_path, capsys, monkeypatch, flag):
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("loaded weights"))
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert plan(model, pairs, "--per_device_train_batch_size", 2) == 0
+    assert plan(model, pairs, "--per_device_train_batch_size", 2, flag=flag) == 0
     out = capsys.readouterr().out
     assert "trainable parameters" in out
     for part in ("weights", "adapter", "optimizer", "activations", "at the peak"):

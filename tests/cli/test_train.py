@@ -139,11 +139,15 @@ def test_the_monitor_watches_and_warns(model, pairs, tmp_path, capsys):
         assert printed.count(f"warning   step {warning['step']}: {name}: ") == 1
 
 
-def test_a_warning_ends_training_where_asked(model, pairs, tmp_path):
+def test_a_warning_ends_training_where_asked(model, pairs, tmp_path, capsys):
     output, held_out = tmp_path / "out", write_pairs(tmp_path / "held_out.jsonl", MANY[:16])
     watch = ("--eval_data", held_out, "--monitor_steps", 2, "--stop_on_warning")
     assert train(model, pairs, output, *RECKLESS, *watch) == 0
     assert read_record(output).metrics["steps"] == 2
+    printed = capsys.readouterr().out
+    assert printed.count("warning   step 2: training ends here, at its first warning (stop_on_warning)\n") == 1
+    assert "ropo diagnose" in printed
+    assert "ropo merge" not in printed
 
 
 def test_a_budget_of_kl_ends_training(model, pairs, tmp_path, capsys):
@@ -160,12 +164,14 @@ def test_a_budget_of_kl_ends_training(model, pairs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags", [(), ("--monitor_steps", 0)], ids=["no held-out pairs", "switched off"])
-def test_without_the_monitor_nothing_is_measured(model, pairs, tmp_path, flags):
+def test_without_the_monitor_nothing_is_measured(model, pairs, tmp_path, flags, capsys):
     held_out = ("--eval_data", pairs) if flags else ()
     assert train(model, pairs, tmp_path / "out", *held_out, *flags) == 0
     assert logged(tmp_path / "out")
     assert not any(name.startswith("hacking/") for entry in logged(tmp_path / "out") for name in entry)
     assert "warnings" not in read_record(tmp_path / "out").metrics
+    why = "--monitor_steps is 0" if flags else "there are no held-out pairs (--eval_data)"
+    assert capsys.readouterr().out.count(f"monitor   off: {why}, so nothing warns of ") == 1
 
 
 def test_held_out_prompts_that_are_trained_on_are_told(model, pairs, tmp_path, capsys):

@@ -65,7 +65,7 @@ CASES = [
     (
         "repetition",
         {"repetition_rise": 0.4, "kl_per_token": 0.6},
-        "; try --stop_at_kl 0.3 or a lower --learning_rate (KL 0.60 nats per token: it went far)",
+        "; try --stop_at_kl 0.3 or a lower --learning_rate (KL 0.6 nats per token: it went far)",
     ),
     (
         "repetition",

@@ -223,6 +223,19 @@ def test_the_head_says_what_an_equal_gain_costs_and_what_is_behind_it(result, pa
     assert "at an equal gain" not in without_paths.text
 
 
+def test_where_only_pairs_were_scored_the_head_says_the_margins(result):
+    def as_measured(suite):  # the untrained model has no accuracy, so nothing is a change from it
+        models = [model.model_copy(update={"changes": []}) for model in suite.result.models]
+        return suite.model_copy(update={"result": suite.result.model_copy(update={"models": models})})
+
+    suites = [as_measured(each) for each in result.suites if each.result.suite == "preference"]
+    page = Page(render_page(changed(result, paths=[], equal_gains=[], suites=suites)))
+    start = page.text.index("margin on held-out pairs (preference, 0 before training): ")
+    head = page.text[start:].partition("Each method's change from the untrained model")[0]
+    assert head.count("3 seeds), ") >= 2
+    assert all(side in ("above 0", "below 0", "not told from 0") for side in re.findall(r"seeds?\), ([a-z 0]+)", head))
+
+
 def test_paths_are_drawn_point_by_point_and_hovering_names_run_and_step(result, page):
     views = page.figures["d0-path-forgetting"]
     assert [view["layout"]["xaxis"]["title"]["text"] for view in views] == [each.title for each in GAINS.values()]

@@ -73,6 +73,16 @@ def main(arguments: Sequence[str]) -> int:
         # The reader of our output has gone, as in `ropo env | head -1`; Python would complain once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or "." in error.name or error.name.startswith("ropo"):  # a part is missing: a bug
+            raise
+        let_the_first_speak()
+        advice = f"pip install {error.name}, or install ropo anew with what it needs"
+        print(
+            f"ropo {arguments[0]}: error: needs the library {error.name}, which is not installed; {advice}",
+            file=sys.stderr,
+        )
+        return 2
     except Exception as error:
         if not is_full_disk(error):
             raise

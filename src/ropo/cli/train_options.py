@@ -129,7 +129,8 @@ def add_train_options(parser: Parser, show_all: bool = False) -> None:
     )
     own.add_argument("--load_in_4bit", **_SWITCH, help="quantise the frozen weights to 4 bits (NF4, by bitsandbytes)")
     own.add_argument("--load_in_8bit", **_SWITCH, help="quantise the frozen weights to 8 bits (by bitsandbytes)")
-    own.add_argument("--plan", **_SWITCH, help="say what would be trained and what memory it takes; load no weights")
+    plan = "say what would be trained and what memory it takes; load no weights"
+    own.add_argument("--plan", "--dry_run", dest="plan", **_SWITCH, help=plan)
     own.add_argument("--plain_prompts", **_SWITCH, help="keep text prompts as they are, past the chat template")
     own.add_argument("--skip_long_prompts", **_SWITCH, help="leave out pairs whose prompt alone fills max_length")
     own.add_argument("--help_all", action=_ShowAll, nargs=0, help="show every option of the trainer and exit")

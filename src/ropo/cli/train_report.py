@@ -29,7 +29,7 @@ def report(folder: Path, record: RunRecord, console: Console) -> None:
         "diagnose": f"ropo diagnose {output} --output DIAGNOSIS.json",
         "merge": f"ropo merge {output} --output {output}-merged",
     }
-    if method == "full":
+    if method == "full" or (record.config["stop_on_warning"] and metrics.get("warnings")):  # nothing to build on
         del commands["merge"]
     for number, command in enumerate(commands.values()):
         console.print(f"{'next' if not number else '':<10}{command}")

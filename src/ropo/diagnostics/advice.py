@@ -64,15 +64,15 @@ def _repetition(numbers: Numbers) -> tuple[str, str]:
         why = f"reward and length correlate by {correlation:+.2f}: a second copy makes an answer longer"
         return "--loss_type sigmoid_norm --beta 5", why
     if kl is not None and kl > FAR:
-        return f"{_budget(numbers)} or a lower --learning_rate", f"KL {kl:.2f} nats per token: it went far"
-    why = "no KL was measured" if kl is None else f"KL {kl:.2f} nats per token: it did not go far"
+        return f"{_budget(numbers)} or a lower --learning_rate", f"KL {kl:.3g} nats per token: it went far"
+    why = "no KL was measured" if kl is None else f"KL {kl:.3g} nats per token: it did not go far"
     return "--rpo_alpha 1 or --ema_decay 0.95", why
 
 
 def _forgetting(numbers: Numbers) -> tuple[str, str]:
     rise, kl = numbers["text_loss_rise"], numbers.get("kl_per_token")
     sooner = "" if kl is None or kl <= FAR else f" or {_budget(numbers)}"
-    known = "" if kl is None else f", KL {kl:.2f} nats per token"
+    known = "" if kl is None else f", KL {kl:.3g} nats per token"
     return f"--anchor_text FILE{sooner}", f"{rise:+.2f} nats per token on plain text{known}"
 
 

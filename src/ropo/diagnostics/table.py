@@ -13,6 +13,7 @@ from rich.table import Table
 from ropo.diagnostics.comparison import AnswerComparison, TextComparison
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
+from ropo.diagnostics.signals import FEWEST
 
 
 def print_report(report: DiagnosticReport, console: Console, with_layers: bool = False) -> None:
@@ -45,10 +46,24 @@ def _verdict(report: DiagnosticReport) -> str:
     }
     missing = [name for name, found in parts.items() if not found]
     unseen = f"; not looked at: {', '.join(missing)}" if missing else ""
+    if few := [f"{count} {units}" for units, count in _units(report).items() if count < FEWEST]:
+        unseen += f"; too few to warn: {', '.join(few)}, where it takes {FEWEST}"
     if not report.warnings:
         return f"no warning against {report.reference}{unseen}"
     names = ", ".join(warning.partition(":")[0] for warning in report.warnings)
     return f"{len(report.warnings)} warning(s) against {report.reference}: {names}{unseen}"
+
+
+def _units(report: DiagnosticReport) -> dict[str, int]:
+    """Return of how many units each measured sample is; a change of too few is never more than chance."""
+    units = {}
+    if report.behaviour is not None:
+        units["held-out pairs"] = report.behaviour.pairs
+    if report.answers is not None:
+        units["answered prompts"] = len(report.answers.policy.tokens_by_prompt)
+    if report.text is not None:
+        units["pieces of plain text"] = len(report.text.policy.losses)
+    return units
 
 
 def _layer_table(report: DiagnosticReport) -> Table:

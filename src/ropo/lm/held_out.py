@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["BETA", "HeldOutPairs", "first_trained", "read_held_out", "trained_limits", "trained_with", "wraps_prompts"]
+__all__ = [
+    "BETA",
+    "HeldOutPairs",
+    "first_trained",
+    "read_held_out",
+    "trained_limits",
+    "trained_otherwise",
+    "trained_with",
+    "wraps_prompts",
+]
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +54,11 @@ class HeldOutPairs:
     without_room: int
     unread: list[str]
     templated: int
+
+    def counts(self) -> dict[str, int]:
+        """Count the pairs, and what was left out of the records that were read up to the last one of them."""
+        used = len(self.records)
+        return {"pairs": used, **self.data.dropped_before(used + self.without_room)}
 
     def only(self, places: Collection[str]) -> HeldOutPairs:
         """Return the pairs of these places in their files."""
@@ -140,6 +154,25 @@ def first_trained(sources: Sequence[str]) -> str:
     """Return the first of some models that has a record of its training, or else the first of all."""
     recorded = (each for each in sources if (Path(split_strength(each)[0]) / FILE_NAME).is_file())
     return next(recorded, sources[0])
+
+
+def trained_otherwise(models: Mapping[str, str], limits: Limits, beta: float) -> Iterator[str]:
+    """Say in a line which models were trained otherwise than all of them are measured, if there are such.
+
+    Args:
+        models: Sources as in `trained_with`, by name.
+        limits: Where sequences are cut in the measurement.
+        beta: Its strength of the pull to the reference.
+    """
+    measured = {"beta": beta, "max_length": limits.max_length, "truncation_mode": limits.truncation_mode}
+    others = []
+    for name, source in models.items():
+        trained = {option: trained_with(source, option, value) for option, value in measured.items()}
+        if differing := [f"{option} {value}" for option, value in trained.items() if value != measured[option]]:
+            others.append(f"{name} was trained with {' and '.join(differing)}")
+    if others:
+        how = f"beta {beta:g} and max_length {limits.max_length} ({limits.truncation_mode})"
+        yield f"{'; '.join(others)}; everything here is measured with {how}, which --beta and --max_length set"
 
 
 def trained_with(source: str, option: str, default: Any) -> Any:

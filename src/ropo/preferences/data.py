@@ -34,8 +34,8 @@ class PreferenceData:
     Attributes:
         source: The name it was loaded by.
         pairs: Columns prompt, chosen, rejected, and `where` (the place of the record).
-        duplicates: Number of records dropped because the same pair stands further up.
-        ties: Number of records dropped because chosen and rejected are equal.
+        repeated: Of each record dropped because the same pair stands further up, how many pairs stand before it.
+        tied: The same of each record dropped because chosen and rejected are equal.
         sha256: Hash of the pairs that were kept, whatever format they were stored in.
         reading: What the records were recognised as, and which columns were left out as labels, in a line.
         places: Of the records whose plain prompt became a user turn.
@@ -43,8 +43,8 @@ class PreferenceData:
 
     source: str
     pairs: Dataset
-    duplicates: int
-    ties: int
+    repeated: tuple[int, ...]
+    tied: tuple[int, ...]
     sha256: str
     reading: str
     places: frozenset[str]
@@ -57,6 +57,22 @@ class PreferenceData:
     def wrapped(self) -> int:
         """Return how many of the pairs have a plain prompt that became a user turn."""
         return sum(where in self.places for where in self.pairs["where"])
+
+    @property
+    def duplicates(self) -> int:
+        """Return how many records were dropped because the same pair stands further up."""
+        return len(self.repeated)
+
+    @property
+    def ties(self) -> int:
+        """Return how many records were dropped because chosen and rejected are equal."""
+        return len(self.tied)
+
+    def dropped_before(self, pairs: int) -> dict[str, int]:
+        """Return how many duplicates and ties stand before the last of the first so many pairs; of all pairs, all."""
+        whole = pairs >= len(self)
+        dropped = {"duplicates": self.repeated, "ties": self.tied}
+        return {name: sum(whole or each < pairs for each in places) for name, places in dropped.items()}
 
 
 def load_preferences(source: str, split: str = "train", wrap_prompts: bool = True) -> PreferenceData:
@@ -88,7 +104,8 @@ def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_pro
     formats: Counter[str] = Counter()
     labels: dict[str, None] = {}  # a set that keeps its order
     places: set[str] = set()
-    ties = 0
+    repeated: list[int] = []
+    tied: list[int] = []
     for where, record in records:
         try:
             found = format_of(record)
@@ -100,15 +117,17 @@ def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_pro
         formats[found.described()] += 1
         labels |= dict.fromkeys(labels_of(record, found))
         if pair["chosen"] == pair["rejected"]:
-            ties += 1
+            tied.append(len(rows))
             continue
         if wrap_prompts and isinstance(pair["prompt"], str) and found.wrap is not None:
             pair = found.wrap(pair)
             places.add(where)
         key = _identity(where, pair)
-        if key not in seen:
-            seen.add(key)
-            rows.append({**pair, "where": where})
+        if key in seen:
+            repeated.append(len(rows))
+            continue
+        seen.add(key)
+        rows.append({**pair, "where": where})
     read = formats.total()
     if not read:
         raise UserError(f"data {source}: holds no record; it needs one preference pair per line")
@@ -116,10 +135,8 @@ def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_pro
         raise UserError(f"data {source}: chosen equals rejected in all {read} records; nothing can be learnt from them")
     _check_one_kind(rows)
     sha256 = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
-    duplicates = read - ties - len(rows)
-    return PreferenceData(
-        source, as_dataset(rows), duplicates, ties, sha256, _reading(formats, labels), frozenset(places)
-    )
+    dropped = tuple(repeated), tuple(tied)
+    return PreferenceData(source, as_dataset(rows), *dropped, sha256, _reading(formats, labels), frozenset(places))
 
 
 def count_shared_prompts(data: PreferenceData, held_out: PreferenceData) -> int:

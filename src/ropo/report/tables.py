@@ -15,6 +15,7 @@ from ropo.report.headline import KNOWLEDGE, QUALITY, Column, all_columns, headli
 from ropo.report.text import number
 
 _KINDS = (QUALITY, (KNOWLEDGE,))
+_MARGIN = "preference", "margin"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def summary_rows(
 
 
 def change_lines(columns: Sequence[Column], rows: Sequence[MethodRow]) -> list[str]:
-    """Say in words how each method changed the first metrics that have a better side: quality, then forgetting."""
+    """Say in words how each method changed the first metrics that have a better side: quality, then forgetting.
+
+    Accuracy on pairs has no change, as the untrained model has none: its margin stands for it, which is one.
+    """
     lines = []
     chosen = [
         next((each for each in columns if each.better and each.suite.result.suite in kind), None) for kind in _KINDS
@@ -113,18 +117,34 @@ def change_lines(columns: Sequence[Column], rows: Sequence[MethodRow]) -> list[s
             reference = next((row.cells[place].estimate.value for row in rows if row.method.is_reference), None)
             before = "" if reference is None else f", {number(reference)} before training"
             lines.append(f"{column.title} ({column.suite.result.suite}{before}): {'; '.join(told)}.")
+        elif column.suite.result.suite == "preference":
+            lines += _margin_lines(columns, rows)
     return lines
 
 
+def _margin_lines(columns: Sequence[Column], rows: Sequence[MethodRow]) -> list[str]:
+    """Say in words how far each method separates held-out pairs; nothing where no margin was measured."""
+    places = [place for place, each in enumerate(columns) if (each.suite.result.suite, each.name) == _MARGIN]
+    sides = "above 0", "below 0", "not told from 0"
+    told = [_told(row, row.cells[place], row.cells[place].estimate, sides) for place in places for row in rows]
+    said = "; ".join(filter(None, told))
+    return [f"margin on held-out pairs (preference, 0 before training): {said}."] if said else []
+
+
 def _change_words(row: MethodRow, cell: SummaryCell, better: int) -> str | None:
-    change = cell.change
-    if change is None or change.value is None or change.low is None or change.high is None:
+    sides = ("better", "worse", "no change told") if better > 0 else ("worse", "better", "no change told")
+    return None if cell.change is None else _told(row, cell, cell.change, sides)
+
+
+def _told(row: MethodRow, cell: SummaryCell, found: Estimate, sides: tuple[str, str, str]) -> str | None:
+    """Write a method's number with its interval, its units and the side of 0 that it is on; None without interval."""
+    if found.value is None or found.low is None or found.high is None:
         return None
-    sure = "no change told" if change.low <= 0 <= change.high else "better" if change.value * better > 0 else "worse"
-    plus = "+" if change.value > 0 else ""
-    seeds = f"{change.count} seeds" if len(cell.seeds) > 1 else "1 seed"
-    ends = f"{number(change.low)} to {number(change.high)}"
-    return f"{row.method.method} {plus}{number(change.value)} ({ends}, n = {cell.units}, {seeds}), {sure}"
+    side = sides[2] if found.low <= 0 <= found.high else sides[0] if found.value > 0 else sides[1]
+    plus = "+" if found.value > 0 else ""
+    seeds = f"{found.count} seeds" if len(cell.seeds) > 1 else "1 seed"
+    ends = f"{number(found.low)} to {number(found.high)}"
+    return f"{row.method.method} {plus}{number(found.value)} ({ends}, n = {cell.units}, {seeds}), {side}"
 
 
 def suite_table(suite: DataSuite, runs: Sequence[RunResult]) -> tuple[list[Column], list[SuiteRow]]:

@@ -191,6 +191,8 @@ def _safekeeping(options: TrainOptions, method: str, console: Console) -> Safeke
 def _build_monitor(options: TrainOptions, trainer: PreferenceTrainer, console: Console) -> HackingMonitor | None:
     """Let the monitor watch the trainer, where it is wanted and can."""
     if not options.monitors:
+        why = "there are no held-out pairs (--eval_data)" if options.eval_data is None else "--monitor_steps is 0"
+        console.print(f"monitor   off: {why}, so nothing warns of reward hacking or forgetting")
         return None
     if options.stop_at_kl is not None and trainer.holders.cut_trained:
         raise UserError(

@@ -174,6 +174,8 @@ class HackingMonitor(TrainerCallback):
                     self.warn(f"step {state.global_step}: {said}")
         if found and self.stop:
             control.should_training_stop = True
+            if state.is_world_process_zero:
+                self.warn(f"step {state.global_step}: training ends here, at its first warning (stop_on_warning)")
         if self.budget is not None and self.budget.look(state.global_step, readings["kl_per_token"].value):
             control.should_training_stop = True
             if state.is_world_process_zero:

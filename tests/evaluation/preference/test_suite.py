@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -121,6 +122,40 @@ def test_the_pairs_that_were_measured_are_counted_and_no_others(models, data, tm
     result = read_results(tmp_path / "out")
     assert sum("read as" in note for note in result.notes) == 1
     assert {metric.count for metric in result.models[0].metrics if "when" not in metric.name} == {2}
+
+
+def test_models_that_were_trained_otherwise_are_named_in_a_line(models, data, tmp_path, capsys):
+    def trained(name, **options):
+        run = shutil.copytree(models["tuned"], tmp_path / name)
+        record = {"command": [], "config": {"trainer": options}, "status": "finished"}
+        (run / "run.json").write_text(json.dumps(record))
+        return str(run)
+
+    first = trained("first", beta=0.3, max_length=9)
+    same, other = trained("same", beta=0.3, max_length=9), trained("other", beta=0.5, max_length=12)
+    assert evaluate(tmp_path / "alike", data, models["base"], first, same) == 0
+    assert "was trained with" not in capsys.readouterr().out
+    assert evaluate(tmp_path / "out", data, models["base"], first, other, same) == 0
+    (note,) = (each for each in read_results(tmp_path / "out").notes if "was trained with" in each)
+    assert note == (
+        "other was trained with beta 0.5 and max_length 12; everything here is measured with beta 0.3 and max_length 9 "
+        "(keep_start), which --beta and --max_length set"
+    )
+    assert evaluate(tmp_path / "named", data, first, "--beta", 0.1) == 0
+    assert "first was trained with beta 0.3; everything" in " ".join(capsys.readouterr().out.split())
+
+
+def test_counts_are_those_of_the_pairs_that_were_used(models, tmp_path):
+    first, second, third = ({"prompt": "the cat", "chosen": "cat sat", "rejected": each} for each in WORDS[:3])
+    tie = {"prompt": "the", "chosen": "cat", "rejected": "cat"}
+    file = tmp_path / "pairs.jsonl"
+    records = [first, tie, first, second, first, tie, tie, third, second]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    expected = {1: (0, 0), 2: (1, 1), 3: (3, 3), 4: (3, 3)}  # with the last one the file is read to its end
+    for most, (duplicates, ties) in expected.items():
+        assert evaluate(tmp_path / str(most), str(file), models["base"], "--max_pairs", most) == 0
+        counts = read_results(tmp_path / str(most)).data["pairs"].counts
+        assert counts == {"pairs": min(most, 3), "duplicates": duplicates, "ties": ties}
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,11 @@ def test_the_monitors_line_has_both_log_probs_and_what_was_measured_only():
     assert monitor_line(logs, step=7) == line
     assert monitor_line({**logs, "hacking/text_loss_rise": 0.01}, step=7) == line + ", text loss +0.010"
     logs["hacking/kl_per_token"] = 0.0512
-    assert monitor_line(logs, step=7) == line + ", KL 0.051 nats/token"
+    assert monitor_line(logs, step=7) == line + ", KL 0.0512 nats/token"
     logs |= {"hacking/kl_per_token_low": 0.04, "hacking/kl_per_token_high": 0.0625}
-    assert monitor_line(logs, step=7) == line + ", KL 0.051 (0.040 to 0.062) nats/token"
+    assert monitor_line(logs, step=7) == line + ", KL 0.0512 (0.04 to 0.0625) nats/token"
+    logs |= {"hacking/kl_per_token": 2.34e-5, "hacking/kl_per_token_low": 0.0, "hacking/kl_per_token_high": 0.000312}
+    assert monitor_line(logs, step=7) == line + ", KL 2.34e-05 (0 to 0.000312) nats/token"
 
 
 def run(console, arguments, logs):

@@ -59,8 +59,8 @@ def test_the_weights_of_the_last_look_within_the_budget_are_kept(method: str, ba
     assert same(trained(trainer.model), weights.after[2])
     assert not same(trained(trainer.model), weights.after[4])
     assert lines == [
-        f"step 4: KL(policy || reference) is {free[1]:.3f} nats per token, above the budget of {budget:g}; training "
-        f"ends with the weights of step 2 ({budget:.3f} nats per token)"
+        f"step 4: KL(policy || reference) is {free[1]:.3g} nats per token, above the budget of {budget:g}; training "
+        f"ends with the weights of step 2 ({budget:.3g} nats per token)"
     ]
     assert monitor.budget.summary() == {
         "budget": budget,

@@ -19,7 +19,15 @@ from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import compare_models
 from ropo.lm.adapters import adapter_base, is_adapter
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, HeldOutPairs, first_trained, read_held_out, trained_limits, trained_with
+from ropo.lm.held_out import (
+    BETA,
+    HeldOutPairs,
+    first_trained,
+    read_held_out,
+    trained_limits,
+    trained_otherwise,
+    trained_with,
+)
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import Limits
@@ -59,7 +67,6 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
         read_scores(scores[each], None if each == base else scores[base], lengths, beta) for each in fingerprints
     ]
     compared = compare_models([each.name for each in contestants], of_models, "pairs", workplace.seed)
-    counts = {"pairs": len(used.records), "duplicates": used.data.duplicates, "ties": used.data.ties}
     name = model_name(used.data.source)
     return SuiteResult(
         suite="preference",
@@ -70,10 +77,11 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
             "max_length": limits.max_length,
             "beta": beta,
         },
-        data={"pairs": Source(name=name, sha256=used.data.sha256, counts=counts)},
+        data={"pairs": Source(name=name, sha256=used.data.sha256, counts=used.counts())},
         models=model_results(contestants, fingerprints, compared),
         notes=[
             *used.notes(),
+            *trained_otherwise({each.name: each.source for each in contestants}, limits, beta),
             *_notes_on(reference, lengths, any(each != base for each in fingerprints)),
         ],
         seed=workplace.seed,

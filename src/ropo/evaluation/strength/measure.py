@@ -23,7 +23,7 @@ from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import UnitValues, metrics_of, ratio_values
 from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
+from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_otherwise, trained_with
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
@@ -74,6 +74,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         if settings.forgetting_budget is not None:
             notes.append(choose(each.name, found, settings.forgetting_budget))
         models += found
+    notes += trained_otherwise({each.name: each.source for each in contestants}, limits, beta)
     workplace.output.mkdir(parents=True, exist_ok=True)
     write_atomically(workplace.output / _PICTURE, draw_curves(models))
     return SuiteResult(
@@ -160,9 +161,8 @@ def _values_of_text(curve: Curve, number: int) -> dict[str, UnitValues]:
 
 
 def _sources(pairs: HeldOutPairs, settings: StrengthSettings, text: str) -> dict[str, Source]:
-    counts = {"pairs": len(pairs.records), "duplicates": pairs.data.duplicates, "ties": pairs.data.ties}
     return {
-        "pairs": Source(name=model_name(pairs.data.source), sha256=pairs.data.sha256, counts=counts),
+        "pairs": Source(name=model_name(pairs.data.source), sha256=pairs.data.sha256, counts=pairs.counts()),
         "text": Source.of(settings.text.name, text, characters=len(text)),
     }
 

@@ -54,8 +54,8 @@ def monitor_line(logs: Mapping[str, float], step: int) -> str:
     ]
     if "kl_per_token" in measured:
         interval = [measured[name] for name in ("kl_per_token_low", "kl_per_token_high") if name in measured]
-        between = " ({:.3f} to {:.3f})".format(*interval) if interval else ""
-        parts.append(f"KL {measured['kl_per_token']:.3f}{between} nats/token")
+        between = " ({:.3g} to {:.3g})".format(*interval) if interval else ""
+        parts.append(f"KL {measured['kl_per_token']:.3g}{between} nats/token")
     if "text_loss_rise" in measured:
         parts.append(f"text loss {measured['text_loss_rise']:+.3f}")
     return "monitor   " + ", ".join(parts)

@@ -76,8 +76,8 @@ class KlBudget:
         """Say in one line what ended the run, and what is kept."""
         assert self.passed_at is not None
         return (
-            f"KL(policy || reference) is {self.passed_at[1]:.3f} nats per token, above the budget of {self.budget:g}; "
-            f"training ends with the weights of step {self.kept_at[0]} ({self.kept_at[1]:.3f} nats per token)"
+            f"KL(policy || reference) is {self.passed_at[1]:.3g} nats per token, above the budget of {self.budget:g}; "
+            f"training ends with the weights of step {self.kept_at[0]} ({self.kept_at[1]:.3g} nats per token)"
         )
 
     def summary(self) -> dict[str, Any]:
