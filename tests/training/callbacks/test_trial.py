@@ -9,6 +9,7 @@ from peft import LoraConfig
 from ropo.core.errors import UserError
 from ropo.training.callbacks.trial import ROOM, GpuMemory, TrialStep
 from ropo.training.live_bytes import LiveBytes
+from tests.tiny.trained import tiny_pairs
 from tests.training.trainers import LORA, logged, ours
 
 
@@ -108,9 +109,14 @@ def test_a_budget_that_is_needlessly_small_is_widened(tmp_path, share):
         assert second.found["peak_bytes"] <= 1.05 * (ROOM * free - moments(trainer))  # what does not grow with tokens
 
 
-def test_a_pair_that_is_too_large_is_said_before_the_first_step(tmp_path):
-    trainer, trial, lines = tried(tmp_path / "tried", 1e4)
-    with pytest.raises(UserError, match=r"one pair of \d+ tokens take more than the 0.0 GB that are free; lower"):
+@pytest.mark.parametrize("one_prompt", [False, True])
+def test_a_pair_that_is_too_large_is_said_before_the_first_step(tmp_path, one_prompt):
+    """Pairs of one prompt cannot be computed apart, so that their pack is longer than the longest pair."""
+    pairs = tiny_pairs(24)
+    if one_prompt:
+        pairs = pairs.map(lambda pair: {"prompt": pairs[0]["prompt"]})
+    trainer, trial, lines = tried(tmp_path / "tried", 1e4, data=pairs)
+    with pytest.raises(UserError, match=r"gradients of \d+ tokens, .* take more than the 0.0 GB that are free; lower"):
         trainer.train()
     assert trainer.state.global_step == 0
     assert not lines

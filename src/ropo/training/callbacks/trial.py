@@ -80,8 +80,8 @@ class TrialStep(TrainerCallback):
             peak, tokens = self._try(rows)
         if peak is None:
             raise UserError(
-                f"train data: the gradients of one pair of {max(lengths):,} tokens take more than the "
-                f"{free / 1e9:.1f} GB that are free; lower --max_length, or give --load_in_4bit"
+                f"train data: the gradients of {tokens:,} tokens, the fewest at once that the longest pairs allow, take "
+                f"more than the {free / 1e9:.1f} GB that are free; lower --max_length, or give --load_in_4bit"
             )
         total = sum(lengths[number] for number in longest)
         budget = args.tokens_per_step  # type: ignore[attr-defined]
@@ -120,9 +120,10 @@ class TrialStep(TrainerCallback):
             if is_peft_model(model):
                 model.enable_input_require_grads()
             return True
-        if tokens <= longest:
+        budget = tokens if args.tokens_per_step is None else args.tokens_per_step
+        if budget <= longest:  # of one pair, below which none goes; several pairs of one prompt stay together
             return False
-        self._set_budget(max(longest, tokens // 2))
+        self._set_budget(max(longest, budget // 2))
         return True
 
     def _set_budget(self, budget: int | None) -> None:
