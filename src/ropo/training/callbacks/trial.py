@@ -80,7 +80,7 @@ class TrialStep(TrainerCallback):
             peak, tokens = self._try(rows)
         if peak is None:
             raise UserError(
-                f"train data: the gradients of {tokens:,} tokens, the fewest at once that the longest pairs allow, take "
+                f"train data: the gradients of {tokens:,} tokens, the fewest at once that the pairs allow, take "
                 f"more than the {free / 1e9:.1f} GB that are free; lower --max_length, or give --load_in_4bit"
             )
         total = sum(lengths[number] for number in longest)
