@@ -13,19 +13,22 @@ from pathlib import Path
 import numpy as np
 
 from ropo.comparison.frontier.quantities import series_of
-from ropo.comparison.results import Bounds, ComparisonResult, RunPath
+from ropo.comparison.results import Bounds, ComparisonResult, EqualGain, RunPath
 
 SHOWN = {"pass": "+.2f", "loss": ".3f", "chosen": "+.1f", "kl": ".3f", "forgetting": "+.3f", "tokens": ".0f"}
 COSTS = ("forgetting", "kl", "length")
 
 
 def main(files: Iterable[str]) -> None:
-    """Print both tables of every result."""
+    """Print what every run reached, and each method's costs at equal gains."""
     for file in files:
         result = ComparisonResult.model_validate_json(gzip.decompress(Path(file).read_bytes()))
         print(f"\n# {result.title}\n")
         show(["run", "step", *SHOWN], map(best_point, result.paths))
-        show(["gain", *COSTS], equal_gains(result))
+        for method in dict.fromkeys(each.method for each in result.equal_gains):
+            found = [each for each in result.equal_gains if each.method == method]
+            print(f"{method} - {found[0].against}\n")
+            show(["gain", *COSTS], equal_gains(found))
 
 
 def show(heads: list[str], rows: Iterable[list[str]]) -> None:
@@ -49,11 +52,11 @@ def best_point(run: RunPath) -> list[str]:
     return [f"{run.method} {run.learning_rate:g} seed {run.seed}", str(step), *cells]
 
 
-def equal_gains(result: ComparisonResult) -> Iterator[list[str]]:
+def equal_gains(compared: list[EqualGain]) -> Iterator[list[str]]:
     """Yield for each level of gain the costs of both methods, and their difference with its interval."""
-    levels = {(each.gain, each.share): each.level for each in result.equal_gains}
+    levels = {(each.gain, each.share): each.level for each in compared}
     for (gain, share), level in levels.items():
-        found = {each.cost: each for each in result.equal_gains if (each.gain, each.share) == (gain, share)}
+        found = {each.cost: each for each in compared if (each.gain, each.share) == (gain, share)}
         cells = [
             f"{number(each.value)} - {number(each.other)}: {number(each.difference)} "
             f"({each.difference.low:.3f} to {each.difference.high:.3f})"
