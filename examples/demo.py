@@ -25,7 +25,7 @@ from ropo.cli.main import main as ropo
 from ropo.core.record import read_record
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
-from ropo.evaluation.results import Metric, SuiteResult, read_results
+from ropo.evaluation.results import Change, SuiteResult, read_results
 from ropo.instructions import satisfied
 from ropo.lm.sampling import PromptRecord, SamplingSettings, read_prompts
 
@@ -34,9 +34,8 @@ DATA = PLACE / "experiments" / "verifiable_pairs" / "full"
 TEXT = PLACE / "docs" / "diagnostics.md"  # plain text that no pair is about
 OUTPUT = Path("runs/demo")
 METHODS = {"RoPO": "ropo", "LoRA": "lora"}
-SUITES = ("preference", "instructions", "knowledge")
 STEPS, BATCH = 40, 8
-PROMPTS, PAIRS, SHOWN = 64, 64, 2
+PROMPTS, SHOWN = 64, 2
 SAMPLING = SamplingSettings(samples=2, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=0)
 ANSWERS_AT_ONCE = 64
 
@@ -51,7 +50,7 @@ def model_path() -> str:
 
 def commands(contestants: Sequence[Contestant]) -> list[list[str]]:
     """Return the commands in their order: train each method, measure all, draw the page."""
-    runs, measured = [OUTPUT / method for method in METHODS.values()], [OUTPUT / suite for suite in SUITES]
+    runs, measured = [OUTPUT / method for method in METHODS.values()], [OUTPUT / "instructions", OUTPUT / "knowledge"]
     models = [f"{each.name}={each.source}" for each in contestants]
     files = ["--model", contestants[0].source, "--data", str(DATA / "train.pairs.jsonl")]
     batches = ["--max_steps", str(STEPS), "--per_device_train_batch_size", str(BATCH), "--max_length", "256"]
@@ -59,25 +58,21 @@ def commands(contestants: Sequence[Contestant]) -> list[list[str]]:
     kept = ["--save_strategy", "steps", "--save_steps", str(STEPS // 4), "--save_total_limit", "1", "--resume"]
     sampled = ["--samples", str(SAMPLING.samples), "--max_new_tokens", str(SAMPLING.max_new_tokens)]
     prompts = ["--prompts", str(DATA / "test.prompts.jsonl"), "--max_prompts", str(PROMPTS), *sampled]
-    pairs = ["--data", str(DATA / "test.pairs.jsonl"), "--max_pairs", str(PAIRS)]
     text = ["--text", str(TEXT), "--window", "256", "--max_windows", "8"]
     again = ["--overwrite", "--output"]
     return [
         *(["train", *files, "--method", run.name, "--output", str(run), *batches, *kept] for run in runs),
-        ["evaluate", "preference", *models, *pairs, *again, str(measured[0])],
-        ["evaluate", "instructions", *models, *prompts, "--batch_size", str(ANSWERS_AT_ONCE), *again, str(measured[1])],
-        ["evaluate", "knowledge", *models, *text, *again, str(measured[2])],
+        ["evaluate", "instructions", *models, *prompts, "--batch_size", str(ANSWERS_AT_ONCE), *again, str(measured[0])],
+        ["evaluate", "knowledge", *models, *text, *again, str(measured[1])],
         ["report", *map(str, runs + measured), "--title", "RoPO and LoRA, a demo", *again, str(OUTPUT / "report.html")],
     ]
 
 
-def results_table(separated: SuiteResult, followed: SuiteResult, forgotten: SuiteResult) -> Table:
+def results_table(followed: SuiteResult, forgotten: SuiteResult) -> Table:
     """Return what was measured before and after training, with each method's change and its 95 % interval."""
-    table = Table(title="Held-out pairs and prompts, change and its 95 % interval", box=box.SIMPLE, show_edge=False)
+    table = Table(title="Held-out prompts, change and its 95 % interval", box=box.SIMPLE, show_edge=False)
     for heading in ("", "before", *METHODS):
         table.add_column(heading)
-    margins = [_change(each.metric("margin"), ".2f") for each in separated.models[1:]]  # how much each has gained
-    table.add_row("chosen over rejected, margin", "0", *map(escape, margins))
     for suite, metric, label, style in (
         (followed, "passes", "instructions followed", ".0%"),
         (followed, "tokens", "tokens per answer", ".3g"),
@@ -106,32 +101,19 @@ def answers_table(contestants: Sequence[Contestant], prompts: Sequence[PromptRec
     return table
 
 
-def verdict(separated: SuiteResult, followed: SuiteResult) -> str:
+def verdict(followed: SuiteResult) -> str:
     """Say what the intervals show of each method."""
-    said = [
-        f"{model.name} {_preference(model.metric('margin'))} and {_followed(other.change('passes'))}"
-        for model, other in zip(separated.models[1:], followed.models[1:], strict=True)
-    ]
+    said = [f"{model.name} {_verdict(model.change('passes'))}" for model in followed.models[1:]]
     return f"{'; '.join(said)}. One seed and a few minutes show each at work; they do not rank them."
 
 
-def _preference(margin: Metric) -> str:
-    if _holds_zero(margin):
-        return "is not told apart from before by unseen pairs"
-    return f"prefers the {'chosen' if margin.value > 0 else 'rejected'} answers of unseen pairs more than before"
-
-
-def _followed(change: Metric) -> str:
-    if _holds_zero(change):
-        return "is not told apart from before in instructions followed by so few prompts"
+def _verdict(change: Change) -> str:
+    if change.value is None or change.low is None or change.high is None or change.low <= 0 <= change.high:
+        return "is not told apart from before by so few prompts"
     return f"follows {abs(change.value):.0%} of the instructions {'more' if change.value > 0 else 'less'} than before"
 
 
-def _holds_zero(found: Metric) -> bool:
-    return found.value is None or found.low is None or found.high is None or found.low <= 0 <= found.high
-
-
-def _change(change: Metric, style: str) -> str:
+def _change(change: Change, style: str) -> str:
     return f"{_number(change.value, f'+{style}')} [{_number(change.low, style)}, {_number(change.high, style)}]"
 
 
@@ -149,10 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"\n[bold][{number}/{len(steps)}][/] ropo {escape(shlex.join(command))}", soft_wrap=True)
         if status := ropo(command):
             sys.exit(status)
-    separated, followed, forgotten = (read_results(OUTPUT / suite) for suite in SUITES)
+    followed, forgotten = (read_results(OUTPUT / suite) for suite in ("instructions", "knowledge"))
     console.print(answers_table(contestants, read_prompts(DATA / "test.prompts.jsonl")[:PROMPTS]))
-    console.print(results_table(separated, followed, forgotten))
-    console.print(verdict(separated, followed))
+    console.print(results_table(followed, forgotten))
+    console.print(verdict(followed))
     minutes = (time.monotonic() - started) / 60
     console.print(f"{minutes:.1f} minutes. Pictures: {OUTPUT / 'report.html'}. Remove {OUTPUT} to begin anew.")
 
