@@ -39,6 +39,16 @@ def make(folder: Any, method: str = "lora", model: Any = None, held_out: Any = N
     )
 
 
+def moved(trainer: Any) -> Any:
+    """Move the trained LoRA weights, so that the policy is not the reference when training begins."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return trainer
+
+
 def losses(trainer: Any) -> list[float]:
     """Train, and return the loss of every step."""
     trainer.train()
