@@ -3,8 +3,9 @@
     python experiments/evidence/join.py experiments/evidence/frontier.json.gz more/results.json --output joined.json.gz
 
 For rates that are tried when the folder of the first comparison is gone. The first one gives title, options and the
-method that the others are compared with; equal gains are compared anew. Paths of this machine are written as in the
-committed results.
+method that the others are compared with; equal gains are compared anew. All runs are compared with the first one's
+answers of the reference: another machine rounds otherwise and samples others, and changes from two samples of one model
+differ by their noise. Paths of this machine are written as in the committed results.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def join(results: Sequence[ComparisonResult]) -> ComparisonResult:
     """
     paths = [path for result in results for path in result.paths]
     check(paths)
+    paths = against_one_reference(paths)
     recipe = {**(results[0].recipe or {}), "methods": methods_of(results)}
     selections = [
         choose_rate(recipe["data"][0]["name"], method["label"], candidates, recipe["selection"])
@@ -64,6 +66,17 @@ def check(paths: Iterable[RunPath]) -> None:
             first = first or facts
             if facts != first:
                 raise SystemExit(f"{run}: was measured otherwise than the first run: {facts}")
+
+
+def against_one_reference(paths: Sequence[RunPath]) -> list[RunPath]:
+    """Return the runs with the first one's measurements of the reference in place of their own."""
+    reference = next(run.path.reference for run in paths if run.path is not None)
+    return [
+        run
+        if run.path is None
+        else run.model_copy(update={"path": run.path.model_copy(update={"reference": reference})})
+        for run in paths
+    ]
 
 
 def methods_of(results: Iterable[ComparisonResult]) -> list[dict[str, Any]]:

@@ -54,6 +54,19 @@ def test_two_parts_are_the_whole(whole):
     assert {(each.method, each.gain, each.cost, each.share): each.difference for each in joined.equal_gains} == at
 
 
+def test_all_runs_are_compared_with_one_sample_of_the_reference(whole):
+    other = part(whole, lambda *run: run == ("RoPO", 0.002))
+    path = other.paths[0].path
+    answers = path.reference.answers
+    assert answers is not None
+    drawn_anew = answers.model_copy(update={"passed": [not each for each in answers.passed]})
+    reference = path.reference.model_copy(update={"answers": drawn_anew})
+    moved = other.paths[0].model_copy(update={"path": path.model_copy(update={"reference": reference})})
+    rest = part(whole, lambda *run: run != ("RoPO", 0.002))
+    joined = join([rest, other.model_copy(update={"paths": [moved]})])
+    assert all(each.path.reference == path.reference for each in joined.paths)
+
+
 def test_a_run_twice_or_measured_otherwise_is_refused(whole):
     one = part(whole, lambda *run: run == ("RoPO", 0.002))
     with pytest.raises(SystemExit, match="two results"):
