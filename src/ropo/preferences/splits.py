@@ -1,4 +1,4 @@
-"""Which files of a folder are a split: exact names win, and what is ambiguous is refused."""
+"""What the names of files say: what they are written in, and which split they are: what is ambiguous is refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ropo.core.errors import UserError
-from ropo.preferences.files import kind_of, known_kinds
 
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 # The names that one split goes by, as `datasets` knows them.
 _SYNONYMS = (
     ("train", "training"),
@@ -18,12 +18,21 @@ _SYNONYMS = (
     ("test", "testing", "eval", "evaluation"),
 )
 _ANY_SPLIT = "|".join(name for names in _SYNONYMS for name in names)
-_OUR_OWN = (
-    "dataset_info.json",
-    "dataset_infos.json",
-    "dataset_dict.json",
-)  # what `datasets` and the hub write beside data
+# What `datasets` and the hub write beside data.
+_OUR_OWN = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 _SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]+)?$|[-_.]?\d+$")
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the suffix that says what a file is written in, `.gz` aside; None where we cannot read it."""
+    packed = path.suffix == ".gz"
+    suffix = Path(path.stem).suffix if packed else path.suffix
+    return suffix if suffix in KINDS and not (packed and suffix == ".parquet") else None
+
+
+def known_kinds() -> str:
+    """Return the suffixes that we read, in words."""
+    return ", ".join(KINDS)
 
 
 def files_of_split(folder: Path, split: str) -> list[Path]:
@@ -31,8 +40,8 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
 
     A name is a file's, without suffixes and the number of its part (`data/train_prefs-00000-of-00002.parquet` is
     train_prefs), or that of a folder it lies in. Names equal to the split win over names that hold it as a word
-    (`uf.train.jsonl`), and both win over
-    another name of the same split (`training.jsonl`). Where no name holds any split's, all files are read.
+    (`uf.train.jsonl`), and both win over another name of the same split (`training.jsonl`). Where no name holds any
+    split's, all files are read.
 
     Raises:
         UserError: If several names answer to the split, or the folder has no file of it.
