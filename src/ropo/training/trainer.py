@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PreferenceTrainer"]
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,16 @@ class PreferenceTrainer(DPOTrainer):
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = self._precomputed.look_up(without_numbers(inputs))
+        inputs = without_numbers(inputs)
+        if self.args.precompute_ref_log_probs:
+            inputs = self._precomputed.look_up(inputs)
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
         if self._split is not None:
             inputs = {**inputs, "mesh": self._split.mesh}
-        with weighing(self.accelerator, len(inputs["input_ids"]) // 2) as weight:
+        pairs, alone = len(inputs["input_ids"]) // 2, self.args.world_size == 1
+        with nullcontext() if alone else weighing(self.accelerator, pairs) as weight:
             loss = self._loss_of_pairs(model, inputs, return_outputs)
         if weight is not None:
             loss = loss * weight
