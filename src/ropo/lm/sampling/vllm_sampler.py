@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ropo.core.errors import UserError
 from ropo.lm.adapters import is_adapter
 from ropo.lm.answer import Answer
-from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches
+from ropo.lm.sampling.batches import Batch, batches_to_do, load_sampler_model
 from ropo.lm.sampling.settings import SamplingSettings
 
 
@@ -75,10 +75,7 @@ def sample_batches_with_vllm(
     """
     import vllm
 
-    plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
-    for number, prompts in enumerate(plan):
-        if number in done:
-            continue
+    for number, prompts in batches_to_do(encoded, settings, batch_size, done):
         outputs = engine.generate(
             [{"prompt_token_ids": list(encoded[prompt])} for prompt in prompts],
             [vllm.SamplingParams(**_parameters(settings, prompt, tokenizer)) for prompt in prompts],
