@@ -123,13 +123,7 @@ def fits_itself(options: TrainOptions, config: PreferenceConfig) -> bool:
 
 
 def fitted_to_gpu(options: TrainOptions, make: Callable[[], _Plan], console: Console) -> TrainOptions:
-    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, by an estimate.
-
-    Args:
-        options: The run's options.
-        make: Makes the plan, which takes as long as tokenising the pairs.
-        console: Where to say what was chosen.
-    """
+    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, by an estimate."""
     free = free_memory("cuda")
     try:
         checkpointing, budget = settings_that_fit(make(), free)

@@ -93,11 +93,6 @@ def choose_checkpoint(folder: Path, console: Console) -> Path | None:
 def continued(folder: Path, record: RunRecord, console: Console) -> RunRecord:
     """Return the record of the run that goes on, the same in every process.
 
-    Args:
-        folder: The run's folder.
-        record: What the options of this command describe.
-        console: Where other versions of the libraries are told.
-
     Raises:
         UserError: Naming the first option, model or data set that is not as it was.
     """
@@ -130,10 +125,6 @@ def _comparable(record: RunRecord, processes: int) -> dict[str, Any]:
     """Flatten a record into names and values that decide the result, as JSON has them.
 
     What counts of a batch is all processes' pairs: a run may go on with others, of which each has another share.
-
-    Args:
-        record: The record.
-        processes: How many there were, for a record that does not say.
     """
     plain = json.loads(record.model_dump_json())
     config = plain["config"]

@@ -137,11 +137,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
 
 @contextmanager
 def telling_of_full_disk(folder: Path) -> Iterator[None]:
-    """Turn "no space left" into a line that says how much to free, and where.
-
-    Raises:
-        RunStoppedError: Where a disk is full.
-    """
+    """Turn "no space left" into a line that says how much to free, and where."""
     try:
         yield
     except Exception as error:
@@ -170,11 +166,7 @@ def _what_to_free(folder: Path) -> str:
 
 @contextmanager
 def _refuge_on_a_full_disk(trainer: PreferenceTrainer, output: Path) -> Iterator[None]:
-    """Save what was trained among temporary files where its own disk is full, rather than lose it.
-
-    Raises:
-        RunStoppedError: Saying where it is.
-    """
+    """Save what was trained among temporary files where its own disk is full, rather than lose it."""
     try:
         yield
     except Exception as error:

@@ -23,11 +23,7 @@ HEAD, PASS = "head", "activations"
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the bytes of the tensors that are alive, and remember what they were when they were most.
-
-    Args:
-        model: Whose parameters and buffers are not counted.
-    """
+    """Count the bytes of tensors that are alive, those of a model aside, and remember what they were at the peak."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

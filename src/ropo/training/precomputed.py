@@ -39,6 +39,7 @@ from ropo.core.progress import show_progress
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import uses_fsdp
+from ropo.training.packing.model import evaluating
 
 _TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _TRAINING_OPTIONS = ("max_length", "truncation_mode", "ld_alpha", "bf16", "fp16")  # which enter the sums
@@ -78,11 +79,6 @@ class PrecomputedReference(TrainerCallback):
 
     def add_to(self, dataset: Any, name: str, batch_size: int) -> Dataset:
         """Return a data set with log-probs or, where they cannot be computed yet, with the numbers of rows to come.
-
-        Args:
-            dataset: Tokenised records.
-            name: What to call them on the progress bar.
-            batch_size: Records in a batch of each process.
 
         Raises:
             UserError: For a stream, as TRL refuses it: its order may change, and it may have no end; and for a
@@ -144,11 +140,7 @@ class PrecomputedReference(TrainerCallback):
         self._table = found.to(trainer.accelerator.device)
 
     def look_up(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch with log-probs where it has numbers of rows.
-
-        Raises:
-            UserError: If training has not begun.
-        """
+        """Return a batch with log-probs where it has numbers of rows."""
         rows = inputs.get(_COLUMNS[0])
         if rows is None or rows.is_floating_point():
             return inputs
@@ -187,29 +179,18 @@ def _cache_file(trainer: Any, dataset: Dataset) -> Path | None:
 
 
 def _log_probs(trainer: Any, dataset: Dataset, name: str, batch_size: int) -> Float[Tensor, "records 2"]:
-    """Compute the log-probs of chosen and rejected answers under the reference, by all processes together.
-
-    Args:
-        trainer: With its reference and its collator.
-        dataset: Tokenised records.
-        name: What to call them on the progress bar.
-        batch_size: Records in a batch of each process.
-    """
+    """Compute the log-probs of chosen and rejected answers under the reference, by all processes together."""
     accelerator = trainer.accelerator
     loader = accelerator.prepare_data_loader(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
     model = trainer.ref_model or trainer.model
     silent = trainer.args.disable_tqdm or not accelerator.is_main_process
     batches = []
-    training = model.training
-    model.eval()
-    try:
-        with nullcontext() if silent else show_progress(f"reference log-probs, {name}", len(loader)) as advance:
-            for batch in loader:
-                batches.append(accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)))
-                if advance is not None:
-                    advance(1)
-    finally:
-        model.train(training)
+    bar = nullcontext() if silent else show_progress(f"reference log-probs, {name}", len(loader))
+    with evaluating(model), bar as advance:
+        for batch in loader:
+            batches.append(accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)))
+            if advance is not None:
+                advance(1)
     return torch.stack([torch.cat(column).float().cpu() for column in zip(*batches, strict=True)], dim=1)
 
 

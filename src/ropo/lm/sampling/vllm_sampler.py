@@ -60,15 +60,9 @@ def sample_batches_with_vllm(
     batch_size: int,
     done: Collection[int] = (),
 ) -> Iterator[Batch]:
-    """Sample answers batch by batch, as `ropo.lm.sampling.sample_batches` does.
+    """Sample answers batch by batch, as `ropo.lm.sampling.sample_batches` does, with an engine of `open_engine`.
 
-    Args:
-        engine: vLLM's, as `open_engine` yields it.
-        tokenizer: The model's own.
-        encoded: Token ids of each prompt.
-        settings: How to sample; each prompt has a seed of its own, made from theirs and its number.
-        batch_size: Answers of one batch of the journal; a larger one keeps vLLM busier.
-        done: Numbers of the batches to skip.
+    Each prompt has a seed of its own, made from that of the settings and its number.
 
     Yields:
         Finished batches, in the order of the plan.

@@ -41,10 +41,6 @@ def as_conversation(pair: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _always(record: _Record) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Format:
     """One format of preference pairs.
@@ -66,7 +62,7 @@ class Format:
     question: Callable[[_Record], Any] | None = None
     answers: Callable[[_Record], tuple[Any, Any]] = parts.chosen_and_rejected
     may: tuple[str, ...] = ()
-    fits: Callable[[_Record], bool] = _always
+    fits: Callable[[_Record], bool] = lambda record: True
     wrap: Callable[[dict[str, Any]], dict[str, Any]] | None = as_conversation
     copy: bool = False
     open: bool = False
@@ -90,11 +86,7 @@ class Format:
         return pair
 
     def check_plain(self, pair: dict[str, Any], record: _Record) -> None:
-        """Check that a pair of plain texts holds no markup that a chat template would take for a user's words.
-
-        Raises:
-            ValueError: If it is marked like a dialogue of another format.
-        """
+        """Check that a pair of plain texts holds no markup that a chat template would take for a user's words."""
         if self.wrap is not dialogue_as_messages:
             refuse_unclear(pair["prompt"], whole="prompt" not in record)
 

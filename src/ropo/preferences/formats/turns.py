@@ -46,6 +46,14 @@ def is_written_out(text: str) -> bool:
     return any(pattern.fullmatch(text) for pattern in (_WRITTEN_MESSAGES, _WRITTEN_MESSAGE))
 
 
+def check_plain(name: str, text: str) -> None:
+    """Raise `ValueError` for a text that is empty, or a list of messages written out."""
+    if not text.strip():
+        raise ValueError(f"{name} is empty; fill it in or remove the record")
+    if is_written_out(text):
+        raise ValueError(f"{name} is a text that holds a list of messages; write the list itself")
+
+
 def user(content: str) -> dict[str, Any]:
     """Return a user's message."""
     return {"role": "user", "content": content}

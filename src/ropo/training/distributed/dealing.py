@@ -159,10 +159,6 @@ def weighing(accelerator: Accelerator, pairs: int) -> Iterator[Tensor | None]:
 
     The mean over processes of the weighted losses, which their gradients are averaged to, is that over all pairs.
 
-    Args:
-        accelerator: Of all processes.
-        pairs: Pairs of this one.
-
     Yields:
         The weight; None where all have as many.
     """

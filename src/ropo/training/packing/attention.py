@@ -171,15 +171,8 @@ def varlen_attention(
 ) -> Float[Tensor, "1 tokens heads width"]:
     """Attend to every segment of a pack in one call of PyTorch's FlashAttention kernel (CUDA, half precision).
 
-    FlashAttention aligns a causal mask to the last query and the last key, which is what a segment with a prefix needs.
-
-    Args:
-        query: Queries, rotated.
-        key: Keys, rotated; `heads` is a multiple of `kv_heads`.
-        value: Values.
-        keys: The keys of each segment, from the pack.
-        scaling: Factor of the scores; None for 1 / sqrt(width).
-        window: Number of last tokens that a token sees, itself included; None for all.
+    Arguments are those of `packed_attention`. FlashAttention aligns a causal mask to the last query and the last key,
+    which is what a segment with a prefix needs.
     """
     # `index_select`, not `[]`: the gradient of the latter sorts the index first.
     gathered = (tensor[0].transpose(0, 1).index_select(0, keys.index) for tensor in (key, value))
@@ -209,12 +202,6 @@ def _varlen_works(device: torch.device, dtype: torch.dtype, shape: tuple[int, in
     """Tell whether the variable-length kernel gives what attention by segment gives, gradients included.
 
     Not every GPU has one, nor for every width of heads; what has none gets plain attention, with a line that says so.
-
-    Args:
-        device: Where the tensors are.
-        dtype: Theirs.
-        shape: Heads, heads of keys, and their width.
-        window: Number of last tokens that a token sees; None for all.
     """
     heads, kv_heads, width = shape
     segments = Segment(40), Segment(23, 0, 17), Segment(70), Segment(5, 63, 30)

@@ -44,14 +44,7 @@ def attend_segments(
     segments: tuple[Segment, ...],
     scaling: float | None,
 ) -> Float[Tensor, "1 tokens heads width"]:
-    """Attend within each segment of a pack, on a CPU.
-
-    Args:
-        query: Queries, rotated.
-        key: Keys, rotated; `heads` is a multiple of `kv_heads`.
-        value: Values.
-        segments: The runs that make up the row, in order.
-        scaling: Factor of the scores; None for 1 / sqrt(width).
+    """Attend within each segment of a pack, on a CPU; arguments are those of `packed_attention`.
 
     Cost: for a segment of n tokens with a prefix of p, n (n / 2 + p) scores a head, none of them kept; beside the
     arguments and the result the backward pass needs one number per token and head.
@@ -144,10 +137,6 @@ class IdleMemory:
     Every aligned allocation of glibc before 2.38 leaves slivers that small allocations settle in, so that the hole
     which a freed tensor leaves is too small for the next tensor of its size: memory grows by most of a layer's
     activations at every layer. (Tensors above 32 MiB are not affected: they are mapped, and unmapped, on their own.)
-
-    Args:
-        resident: Returns the process's resident memory, in bytes.
-        trim: Gives freed memory back.
     """
 
     def __init__(self, resident: Callable[[], int], trim: Callable[[], object]) -> None:

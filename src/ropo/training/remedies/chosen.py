@@ -20,9 +20,6 @@ from ropo.training.remedies.scores import drift_metrics, pair_scores
 class Remedies:
     """Take from TRL the losses that are computed here, and add what the other remedies do at each step.
 
-    Args:
-        trainer: With its models, and its losses as TRL understands them.
-
     Attributes:
         moving_reference: The reference that follows the policy, or None.
         average: The average of what is trained, or None.
@@ -47,12 +44,7 @@ class Remedies:
         return {name: each for name, each in remembering.items() if each is not None}
 
     def loss_of_pairs(self, seen: list[Float[Tensor, "rows columns"]], inputs: dict[str, Any]) -> Tensor | None:
-        """Log how far a batch's answers drifted, and return the losses that TRL does not have; None where it has all.
-
-        Args:
-            seen: The log-probs that TRL's losses have seen; see `seeing_scores`.
-            inputs: The padded batch.
-        """
+        """Log how far a batch's answers drifted, and return the losses that TRL has not; None where it has all."""
         trainer = self.trainer
         scores = pair_scores(seen, inputs, trainer.ld_alpha)
         for name, value in drift_metrics(scores, trainer.accelerator.gather).items():

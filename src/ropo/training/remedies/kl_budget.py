@@ -52,12 +52,7 @@ class KlBudget:
         self._keep(0, 0.0)
 
     def look(self, step: int, kl: float) -> bool:
-        """Keep the weights of this step where they are within the budget; else go back, and say True.
-
-        Args:
-            step: Optimizer steps done.
-            kl: KL(policy || reference) in nats per token.
-        """
+        """Keep the weights of this step where they are within the budget; else go back, and say True."""
         if kl <= self.budget:
             self._keep(step, kl)
             return False
