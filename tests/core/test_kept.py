@@ -11,8 +11,8 @@ from ropo.core.kept import Journal, kept_rows
 from ropo.evaluation import answers
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
-from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal, sampler
-from tests.tiny.sampled import save_tiny, tiny_prompts
+from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal
+from tests.tiny.sampled import sampled_batches, save_tiny, tiny_prompts
 
 
 class Work:
@@ -102,15 +102,7 @@ def test_killed_sampling_goes_on(model, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         ask(model, tmp_path / "cache", on_batch=die)
-    sampled = []
-    sample = sampler.sample_batches
-
-    def count(*arguments):
-        for batch in sample(*arguments):
-            sampled.append(batch.number)
-            yield batch
-
-    monkeypatch.setattr(sampler, "sample_batches", count)
+    sampled = sampled_batches(monkeypatch)
     assert ask(model, tmp_path / "cache") == whole
     assert seen == [0, 1]
     assert sampled == [2]

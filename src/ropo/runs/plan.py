@@ -31,17 +31,7 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class _Plan:
-    """Estimate steps of one run.
-
-    Args:
-        source: The base model.
-        dtype: Dtype of its weights; None for the checkpoint's own.
-        adapter: What is trained; None for every weight.
-        lengths: Of every pair, cut to `max_length`.
-        config: The trainer's options.
-        bits: 4 or 8 where the weights are quantised.
-        device: `cuda` or `cpu`.
-    """
+    """Estimate steps of one run."""
 
     source: str
     dtype: torch.dtype | None
