@@ -25,7 +25,7 @@ from ropo.core.hub import hub_reason, tell_asking
 from ropo.core.json_lines import opened, parse_json, read_json, read_json_lines
 from ropo.preferences.formats.columns import BESIDE, MEDIA
 from ropo.preferences.formats.turns import is_written_out
-from ropo.preferences.splits import files_of_split, kind_of, known_kinds
+from ropo.preferences.splits import files_of_split
 
 _LONGEST_CELL = 2**31 - 1  # Python's own limit for a cell of a CSV file, 131,072 characters, is less than a long answer
 _NOTHING = ("[]", "{}", "null", "None")  # in a cell of images or tools; as an answer they may be a text
@@ -57,7 +57,7 @@ def read_records(source: str, split: str) -> Iterator[Record]:
     path = Path(source)
     if path.is_dir():
         yield from _read_folder(path, split)
-    elif kind_of(path) or path.exists():
+    elif _kind_of(path) or path.exists():
         yield from read_file("data", path)
     else:
         yield from _read_hub(source, split)
@@ -77,8 +77,14 @@ def _read_folder(folder: Path, split: str) -> Iterator[Record]:
 
         yield from _numbered_rows(load_from_disk(str(folder)), str(folder))
     else:
-        for file in files_of_split(folder, split):
+        for file in split_of(folder, split):
             yield from read_file("data", file)
+
+
+def split_of(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split that we can read, as in `files_of_split`."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and _kind_of(file)]
+    return files_of_split(folder, split, files, _known_kinds())
 
 
 def _read_hub(name: str, split: str) -> Iterator[Record]:
@@ -102,6 +108,18 @@ def _numbered_rows(rows: Any, name: str) -> Iterator[Record]:
         yield Record(f"{name}: row {number}", number, record)
 
 
+def _kind_of(path: Path) -> str | None:
+    """Return the suffix that says what a file is written in, `.gz` aside; None where we cannot read it."""
+    packed = path.suffix == ".gz"
+    suffix = Path(path.stem).suffix if packed else path.suffix
+    return suffix if suffix in _READERS and not (packed and suffix == ".parquet") else None
+
+
+def _known_kinds() -> str:
+    """Return the suffixes that we read, in words."""
+    return ", ".join(_READERS)
+
+
 def read_file(what: str, path: Path) -> Iterator[Record]:
     """Yield every record of a file.
 
@@ -115,9 +133,9 @@ def read_file(what: str, path: Path) -> Iterator[Record]:
 
     Cost: streamed, but for `.json`, which is held in memory.
     """
-    kind = kind_of(path)
+    kind = _kind_of(path)
     if kind is None:
-        raise UserError(f"{what} {path}: is not a {known_kinds()} file; convert it to JSON Lines")
+        raise UserError(f"{what} {path}: is not a {_known_kinds()} file; convert it to JSON Lines")
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file; check the path")
     if not path.stat().st_size:

@@ -145,7 +145,8 @@ class PreferenceTrainer(DPOTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Load batches; with several processes each gets its share of one batch, as `distributed.dealing` says."""
         loader = super().get_train_dataloader()
-        deal_out(loader, self.train_dataset, self.args, self.accelerator, self._together)
+        if self.args.world_size > 1:
+            deal_out(loader, self.train_dataset, self.args, self.accelerator, self._together)
         return loader
 
     # The reference

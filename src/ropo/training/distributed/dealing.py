@@ -120,7 +120,7 @@ def packed_tokens(dataset: Dataset, limits: Limits) -> list[int]:
 def deal_out(
     loader: DataLoader, dataset: Any, config: PreferenceConfig, accelerator: Accelerator, together: int
 ) -> None:
-    """Let a data loader that accelerate has prepared deal its batches, where there are several processes.
+    """Let a data loader that accelerate has prepared deal its batches to several processes.
 
     accelerate would give whole batches to the processes in turn, whatever their length, and fill up the last ones with
     pairs from the beginning of the epoch. So many processes in a row, together, are given the same pairs.
@@ -131,7 +131,7 @@ def deal_out(
     shard: Any = getattr(loader, "batch_sampler", None)
     plain = getattr(shard, "batch_sampler", None)
     dealt = isinstance(plain, BatchSampler) and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names
-    if config.world_size > 1 and dealt:
+    if dealt:
         processes, process = accelerator.num_processes // together, accelerator.process_index // together
         tokens, share = packed_tokens(dataset, config.limits), config.train_batch_size
         shard.batch_sampler = DealtBatches(plain.sampler, tokens, share, processes, process, plain.drop_last)
