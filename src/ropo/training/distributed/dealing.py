@@ -129,7 +129,7 @@ def deal_out(
         UserError: If they are to be given the same, and these pairs cannot be dealt.
     """
     shard: Any = getattr(loader, "batch_sampler", None)
-    plain = getattr(shard, "batch_sampler", None)
+    plain: Any = getattr(shard, "batch_sampler", None)
     dealt = isinstance(plain, BatchSampler) and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names
     if dealt:
         processes, process = accelerator.num_processes // together, accelerator.process_index // together
