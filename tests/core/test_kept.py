@@ -11,7 +11,7 @@ from ropo.core.kept import Journal, kept_rows
 from ropo.evaluation import answers
 from ropo.evaluation.answers import answer_prompts
 from ropo.evaluation.contestants import Contestant
-from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal
+from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal, sampler
 from tests.tiny.sampled import sampled_batches, save_tiny, tiny_prompts
 
 
