@@ -19,7 +19,7 @@ from ropo.core.errors import UserError
 from ropo.evaluation.results import Change, Metric, ModelResult
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling.batches import load_sampler_model
-from ropo.lm.sampling.journalled import model_name
+from ropo.lm.sampling.sampler import model_name
 from ropo.lm.strength import split_strength
 
 
