@@ -30,7 +30,7 @@ from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.judging.chat import ChatJudge
 from ropo.judging.judge import WARNING, Meter, warnings_first
-from ropo.judging.load import load_chat_judge
+from ropo.judging.options import load_chat_judge
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import PromptRecord, Sampler, SamplingSettings, model_name
 

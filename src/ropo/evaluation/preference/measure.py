@@ -23,12 +23,10 @@ from ropo.lm.held_out import (
     BETA,
     HeldOutPairs,
     first_trained,
-    read_held_out,
     trained_limits,
     trained_otherwise,
     trained_with,
 )
-from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import model_name
 from ropo.lm.tokens import Limits
 
@@ -92,17 +90,7 @@ def _read_pairs(
     models: Mapping[str, Contestant], settings: PreferenceSettings, limits: Limits
 ) -> dict[str, HeldOutPairs]:
     """Read the pairs for each model by its fingerprint, the same pairs for all, whatever their tokenizers."""
-    found = {
-        fingerprint: read_held_out(
-            settings.data,
-            settings.split,
-            load_tokenizer(each.source),
-            limits,
-            settings.max_pairs,
-            settings.plain_prompts,
-        )
-        for fingerprint, each in models.items()
-    }
+    found = {fingerprint: settings.pairs_for(each.source, limits) for fingerprint, each in models.items()}
     places = [{record["where"] for record in pairs.records} for pairs in found.values()]
     return {fingerprint: pairs.only(set.intersection(*places)) for fingerprint, pairs in found.items()}
 

@@ -23,8 +23,7 @@ from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import UnitValues, metrics_of, ratio_values
 from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_otherwise, trained_with
-from ropo.lm.loading import load_tokenizer
+from ropo.lm.held_out import BETA, HeldOutPairs, trained_limits, trained_otherwise, trained_with
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
 
@@ -58,14 +57,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         "these answers, exact over the vocabulary, and says nothing of answers that the adapter would give itself"
     ]
     for each in contestants:
-        pairs = read_held_out(
-            settings.data,
-            settings.split,
-            load_tokenizer(each.source),
-            limits,
-            settings.max_pairs,
-            settings.plain_prompts,
-        )
+        pairs = settings.pairs_for(each.source, limits)
         windows = cut_text(each, text, settings.window, settings.max_windows)
         with workplace.progress(f"turning {each.name}", len(pairs.tokens) + len(windows)) as advance:
             curve = score_strengths(each, settings.strengths, pairs, windows, workplace, advance)
