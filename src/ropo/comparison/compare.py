@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ropo.comparison.bench import Bench, End
+from ropo.comparison.bench import Bench, End, SideBySide
 from ropo.comparison.cells import (
     Training,
     diagnosis_cell,
@@ -19,7 +19,7 @@ from ropo.comparison.cells import (
     settings_of,
     training_cell,
 )
-from ropo.comparison.collect import merge_suite, read_diagnosis, reference_run, run_result
+from ropo.comparison.collect import SAMPLED, merge_suite, read_diagnosis, reference_run, run_result, samples_of
 from ropo.comparison.data import PreparedData
 from ropo.comparison.execution import Execute
 from ropo.comparison.frontier.equal_gain import equal_gains
@@ -35,9 +35,7 @@ from ropo.comparison.results import (
     SideBySideAnswers,
     TriedRate,
 )
-from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import choose_rate, tried_rate
-from ropo.comparison.side_by_side import SideBySide
 from ropo.core.record import read_record
 from ropo.evaluation.path.results import read_path
 from ropo.evaluation.results import SuiteResult, read_results

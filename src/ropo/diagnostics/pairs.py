@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["all_cosines", "check_weight", "nonzero_rows"]
+__all__ = ["all_cosines", "check_weight", "nonzero_rows", "unit_rows"]
 
 from collections.abc import Iterator
 

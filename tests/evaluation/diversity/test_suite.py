@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ropo.cli.main import main
-from ropo.diagnostics.text import distinct, words
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant
+from ropo.diagnostics.answers import distinct, words
+from ropo.evaluation.contestants import Contestant, answer_prompts
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
 from tests.tiny.sampled import write_prompts

@@ -9,8 +9,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ropo.comparison.frontier.draws import Draws, MethodPaths, curves_of, methods_of_paths, quantiles
-from ropo.comparison.frontier.envelope import best_gain, least_cost
+from ropo.comparison.frontier.curves import (
+    Draws,
+    MethodPaths,
+    best_gain,
+    curves_of,
+    least_cost,
+    methods_of_paths,
+    quantiles,
+)
 from ropo.comparison.frontier.quantities import COSTS, GAINS, QUANTITIES, series_of
 from ropo.comparison.results import Bounds, EqualGain, RunPath
 

@@ -28,8 +28,7 @@ from ropo.evaluation.alpaca_eval.metrics import (
     notes_on,
 )
 from ropo.evaluation.alpaca_eval.win_rates import NO_VERDICT
-from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, file_name
+from ropo.evaluation.contestants import Contestant, answer_with_progress, file_name
 from ropo.evaluation.results import ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import metrics_of
@@ -189,7 +188,7 @@ def judge_outputs(
         advance: Called with the number of duels just judged; for a progress bar.
     """
     asked = [i for i in range(len(prompts)) if outputs.texts[i] != reference.texts[i]]
-    model_first = {i: Random(f"{seed} {instruction_of(prompts[i])}").random() < 0.5 for i in asked}
+    model_first = {i: Random(f"{seed} {formats.instruction_of(prompts[i])}").random() < 0.5 for i in asked}
     duels = {i: Duel(prompts[i], outputs.texts[i], reference.texts[i]) for i in asked}
     shown = {i: duel if model_first[i] else duel.swapped() for i, duel in duels.items()}
     both = sorted(Random(f"{seed} swapped").sample(asked, min(swapped, len(asked))))

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ropo.core.record import Source
-from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, model_results
+from ropo.evaluation.contestants import Contestant, answer_with_progress, model_results
 from ropo.evaluation.diversity import DiversitySettings
 from ropo.evaluation.diversity.embeddings import LONGEST, Encoder, default_encoder
 from ropo.evaluation.diversity.metrics import diversity_values, embedding_values

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from ropo.diagnostics.text import (
+from ropo.diagnostics.answers import (
     Tokens,
     distinct,
     expectation_adjusted_distinct,
@@ -86,7 +86,7 @@ def distinct_values(texts: Sequence[Tokens], n: int, meaning: str, vocabulary: i
         texts: One a unit.
         n: Length of the n-grams; 1 for EAD.
         meaning: What the metric says.
-        vocabulary: See `ropo.diagnostics.text.expectation_adjusted_distinct`.
+        vocabulary: See `ropo.diagnostics.answers.expectation_adjusted_distinct`.
 
     Returns:
         The values for the jackknife; NaN where no text has n tokens.

@@ -11,8 +11,7 @@ import numpy as np
 
 from ropo.core.errors import UserError
 from ropo.core.record import Source
-from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, model_results
+from ropo.evaluation.contestants import Contestant, answer_with_progress, model_results
 from ropo.evaluation.instructions import InstructionSettings
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace

@@ -10,9 +10,8 @@ from ropo.core.files import read_text
 from ropo.core.record import LIBRARIES, Source, library_versions
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.knowledge import KnowledgeSettings
-from ropo.evaluation.knowledge.harness import Task, check_data, find_tasks, quiet_harness, run_tasks
+from ropo.evaluation.knowledge.harness import Outcome, Task, check_data, find_tasks, quiet_harness, run_tasks
 from ropo.evaluation.knowledge.local import LocalTask
-from ropo.evaluation.knowledge.outcomes import Outcome
 from ropo.evaluation.knowledge.text import TextScores, cut_text, score_windows
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.evaluation.mt_bench.prompts import JudgePrompts
+from ropo.evaluation.mt_bench.benchmark import JudgePrompts
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
 from ropo.judging.chat import ChatJudge, Reply, grade_in
 from ropo.judging.judge import OrderCheck, check_orders, count_read

@@ -12,12 +12,11 @@ from typing import Any
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.record import Source
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant, file_name
+from ropo.evaluation.contestants import Contestant, answer_prompts, file_name
 from ropo.evaluation.mt_bench import VERDICT_TOKENS, MtBenchSettings
+from ropo.evaluation.mt_bench.benchmark import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.grading import Grades, grade, grade_pairs
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
-from ropo.evaluation.mt_bench.published import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.questions import (
     TURNS,
     Answers,
