@@ -19,7 +19,7 @@ from ropo.comparison.results import DataSuite, RunResult, SideBySideAnswers
 from ropo.core.record import RunRecord, read_record, read_typed
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.contestants import Contestant, answer_prompts
-from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.results import SuiteResult
 from ropo.instructions import satisfied
 from ropo.lm.sampling import SamplingSettings, read_prompts
 
@@ -118,26 +118,16 @@ def _notes(results: Sequence[SuiteResult]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
-            notes.setdefault(note, []).append(_subject(result.models))
+            notes.setdefault(note, []).append(result.models[-1].name)
     return [note if len(names) == len(results) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
-
-
-def _subject(models: Sequence[ModelResult]) -> str:
-    return models[-1].name
 
 
 def samples_of(
     data: str, result: SuiteResult, prompts: Path, models: Mapping[str, str], count: int, output: Path
 ) -> list[SideBySideAnswers]:
-    """Return the first answers to a few prompts, spread over the file and not chosen by their success.
+    """Return the first answers to a few prompts of a suite in `SAMPLED`, spread over the file, not chosen by success.
 
-    Args:
-        data: Name of the data set.
-        result: Of a suite in `SAMPLED` that has answered them.
-        prompts: The prompts that it read.
-        models: What to show: source by run name.
-        count: Prompts to show.
-        output: The comparison's folder, whose cache holds the answers.
+    `models` is the source of each run's model by the run's name.
     """
     settings = result.settings
     asked = read_prompts(prompts)[: settings["max_prompts"]]

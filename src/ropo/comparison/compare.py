@@ -66,14 +66,6 @@ def compare_methods(
 ) -> ComparisonResult:
     """Do every cell that is not finished yet, and put everything together.
 
-    Args:
-        recipe: What to compare, with the names of files resolved.
-        data: Its data sets as they were written.
-        output: The comparison's folder.
-        execute: What runs a ropo command.
-        say: What prints a line.
-        side: How many cells are done at a time; None for one.
-
     Returns:
         The result; a run that diverged or failed is in it with its reason, and the others go on.
 
@@ -247,7 +239,7 @@ def _look_at_all(recipe: Recipe, trained: Sequence[_Trained], bench: Bench, foun
         looked = ends.get(training.output)
         if looked is None or looked.status != "finished":
             found.notes += [] if looked is None else [f"diagnosis of {training.run} failed: {looked.reason}"]
-            runs.append(run_result(training, end, None, (), None))
+            runs.append(run_result(training, end))
             continue
         cell = cells[training.output]
         file = bench.output / "pictures" / training.data / cell.output.name

@@ -37,11 +37,6 @@ class Pictures(Measure):
 def pictures_of(run: Path, reference: str, file: Path) -> Pictures:
     """Return a run's pictures, drawn now or kept in a file.
 
-    Args:
-        run: Folder of the run.
-        reference: The model that it started from.
-        file: Where the pictures are kept.
-
     Raises:
         UserError: If a model cannot be loaded, or its weights are not finite.
 

@@ -98,10 +98,6 @@ def triggered(readings: Mapping[str, Reading], signals: Sequence[Signal] = SIGNA
 def advise(name: str, readings: Mapping[str, Reading]) -> str:
     """Say what to try against a warning; docs/remedies.md has a section for each.
 
-    Args:
-        name: The warning's, in `ropo.diagnostics.signals.SIGNALS`.
-        readings: Everything that was measured.
-
     Returns:
         The end of the warning's sentence; nothing for a warning of somebody else.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Contestant", "answer_prompts", "parse_contestants"]
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.core.kept import content_key
-from ropo.evaluation.results import Change, Metric, ModelResult
+from ropo.evaluation.results import ModelResult
 from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues, compare_models
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import (
@@ -47,9 +48,12 @@ class Contestant:
 def model_results(
     contestants: Sequence[Contestant],
     fingerprints: Sequence[str],
-    compared: Sequence[tuple[list[Metric], list[Change]]],
+    of_models: Sequence[Mapping[str, UnitValues]],
+    units: str,
+    seed: int,
 ) -> list[ModelResult]:
-    """Return each model's metrics and changes under its name."""
+    """Return each model's metrics under its name, with the changes of all but the first; see `compare_models`."""
+    compared = compare_models([each.name for each in contestants], of_models, units, seed)
     return [
         ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
         for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)

@@ -272,12 +272,7 @@ def count_read(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def notes_on_reading(name: str, read: Mapping[str, int]) -> list[str]:
-    """Say how the verdicts on a model were read, and loudly where many could not be.
-
-    Args:
-        name: The model.
-        read: What `count_read` gave.
-    """
+    """Say how the verdicts on a model were read, and loudly where many could not be."""
     total, reasons = sum(read.values()), {why: count for why, count in read.items() if why not in SOURCES}
     if not total:
         return []

@@ -123,12 +123,6 @@ def methods_of_paths(paths: Sequence[RunPath], data: str) -> list[MethodPaths]:
 def curves_of(method: MethodPaths, gain: str, cost: str, draws: Draws) -> dict[float, Curve]:
     """Return gain and cost along the path of each rate, the mean over its seeds, at the steps that have both.
 
-    Args:
-        method: The method.
-        gain: Name of a quantity.
-        cost: Name of another.
-        draws: How units and seeds are drawn.
-
     Returns:
         Curves by rate; without those that lack either quantity.
     """

@@ -43,11 +43,6 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
 
     Beside the result, the output folder gets `outputs/` and `annotations/` in AlpacaEval's formats.
 
-    Args:
-        contestants: The models, or files of their outputs; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, output folder, seed, batch size and progress bar.
-
     Returns:
         The result; with `against_first` the first model has no win rate, as it is the reference.
 
@@ -176,16 +171,7 @@ def judge_outputs(
     """Ask a judge about every prompt, and about some of them in both orders.
 
     The order of the two outputs is drawn from the seed and the instruction, so it does not depend on which other
-    prompts there are.
-
-    Args:
-        judge: Who says which output is better.
-        prompts: What was asked.
-        outputs: The model's.
-        reference: The reference's.
-        seed: Seed of the orders, and of the choice of prompts that are judged in both.
-        swapped: How many those are, at most.
-        advance: Called with the number of duels just judged; for a progress bar.
+    prompts there are; the `swapped` ones, at most so many, are drawn from the seed.
     """
     asked = [i for i in range(len(prompts)) if outputs.texts[i] != reference.texts[i]]
     model_first = {i: Random(f"{seed} {formats.instruction_of(prompts[i])}").random() < 0.5 for i in asked}

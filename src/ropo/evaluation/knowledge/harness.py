@@ -76,12 +76,6 @@ def run_tasks(
 
     What is kept is both the outcome and, in lm-eval's own database, each answer, so that a killed run goes on.
 
-    Args:
-        contestant: The model.
-        tasks: What `find_tasks` returned.
-        settings: The suite's settings.
-        workplace: Cache, seed and batch size.
-
     Cost: one forward pass a choice, or the generation of an answer; see lm-eval.
     """
     fingerprint = fingerprint_source(contestant.source)
@@ -194,9 +188,6 @@ def outcomes_of(results: Mapping[str, Any]) -> dict[str, Outcome]:
     """Return the outcomes of lm-eval's results by `task/metric`, or `task/metric/filter` for a filter with a name.
 
     A group (such as `mmlu`) is reported as a whole, its parts are not; its questions are those of its tasks.
-
-    Args:
-        results: What `lm_eval.simple_evaluate` returns, with samples.
 
     Returns:
         The outcomes of groups that are in no other group, and of tasks that are in none.

@@ -24,11 +24,6 @@ from ropo.lm.tokens import TextWindow
 def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, workplace: Workplace) -> SuiteResult:
     """Run the tasks and the text on every model and compare them question by question.
 
-    Args:
-        contestants: The models; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar.
-
     Returns:
         The result; the values are lm-eval's own, the intervals and tests ours.
 

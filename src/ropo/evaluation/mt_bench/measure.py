@@ -39,14 +39,6 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
 
     Beside the result, the output folder gets `answers/` in FastChat's format, and `judgments/`.
 
-    Args:
-        contestants: The models, or files of their answers; changes and comparisons are against the first.
-        settings: The suite's settings.
-        workplace: Cache, output folder, seed, batch size and progress bar.
-
-    Returns:
-        The result.
-
     Raises:
         UserError: If questions, answers or prompts break their format, or the judge cannot be asked or answers nothing.
 

@@ -19,7 +19,7 @@ from ropo.evaluation.contestants import Contestant, loaded, model_results
 from ropo.evaluation.preference import PreferenceSettings
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.evaluation.unit_values import UnitValues, compare_models
+from ropo.evaluation.unit_values import UnitValues
 from ropo.lm.adapters import adapter_base, is_adapter
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import (
@@ -37,11 +37,6 @@ from ropo.lm.tokens import Limits
 
 def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, workplace: Workplace) -> SuiteResult:
     """Score held-out pairs with every model and compare them.
-
-    Args:
-        contestants: The models; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar.
 
     Returns:
         The result. Metrics that need a reference are left out of a model that is the reference itself.
@@ -68,7 +63,6 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     of_models = [
         read_scores(scores[each], None if each == base else scores[base], lengths, beta) for each in fingerprints
     ]
-    compared = compare_models([each.name for each in contestants], of_models, "pairs", workplace.seed)
     name = model_name(used.data.source)
     return SuiteResult(
         suite="preference",
@@ -80,7 +74,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
             "beta": beta,
         },
         data={"pairs": Source(name=name, sha256=used.data.sha256, counts=used.counts())},
-        models=model_results(contestants, fingerprints, compared),
+        models=model_results(contestants, fingerprints, of_models, "pairs", workplace.seed),
         notes=[
             *used.notes(),
             *trained_otherwise({each.name: each.source for each in contestants}, limits, beta),
@@ -185,15 +179,6 @@ def read_scores(
     The margin is DPO's (`ropo.diagnostics.behaviour.dpo_margins`), and accuracy the share of margins above 0. Split by
     which answer has more characters, it shows a model that learnt length: accurate where the chosen answer is longer,
     wrong where it is shorter (Park et al. 2024, arXiv 2403.19159).
-
-    Args:
-        scores: The model's.
-        reference: The reference's; None leaves out what needs one.
-        lengths: Characters of each answer; columns chosen, rejected.
-        beta: Strength of the pull to the reference.
-
-    Returns:
-        The values by the names of their metrics.
     """
     chosen, rejected = scores.log_probs.T
     per_token = scores.log_probs / scores.tokens

@@ -33,11 +33,6 @@ _PICTURE = "strength.svg"
 def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workplace: Workplace) -> SuiteResult:
     """Measure adapters at several strengths.
 
-    Args:
-        contestants: Adapters, each measured from its own base model.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar; its output folder gets the curves as a picture.
-
     Returns:
         The result, in which each adapter at each strength is a model of its own, called NAME@T.
 
@@ -84,11 +79,6 @@ def choose(name: str, results: Sequence[ModelResult], budget: float) -> str:
 
     The gain is the fall of the held-out DPO loss. The margin would grow on where a stronger adapter turns some pairs
     further and loses others.
-
-    Args:
-        name: The adapter's.
-        results: It at each strength.
-        budget: Most nats per token that the loss of the text may rise by.
     """
     within = [each for each in results if (each.metric("forgetting").value or 0.0) <= budget]
     if not within:
