@@ -171,7 +171,7 @@ def test_counts_are_those_of_the_pairs_that_were_used(models, tmp_path):
         (["AGAIN"], "have one name, 'base'"),
     ],
 )
-def test_bad_input(models, data, tmp_path, capsys, flags, message):
+def test_bad_input(models, data, tmp_path, one_error, flags, message):
     if flags == ["BAD"]:
         flags, file = [], tmp_path / "bad.jsonl"
         file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n')
@@ -179,9 +179,7 @@ def test_bad_input(models, data, tmp_path, capsys, flags, message):
     if flags == ["AGAIN"]:
         flags = [models["base"]]
     assert evaluate(tmp_path / "out", data, models["base"], *flags) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
-    assert len(errors) == 1
-    assert message in errors[0]
+    assert message in one_error()
     assert not (tmp_path / "out" / "results.json").exists()
 
 
