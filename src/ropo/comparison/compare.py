@@ -46,7 +46,7 @@ _Trained = tuple[Training, End]
 
 @dataclass
 class _Findings:
-    """Gather the parts of the result as they come."""
+    """Gather the parts of the result, under their names there, as they come."""
 
     runs: list[RunResult] = field(default_factory=list)
     selections: list[ChosenRate] = field(default_factory=list)
@@ -90,13 +90,8 @@ def compare_methods(
     return ComparisonResult(
         title=recipe.title,
         recipe=recipe.model_dump(mode="json"),
-        runs=found.runs,
-        selections=found.selections,
-        suites=found.suites,
-        samples=found.samples,
-        paths=found.paths,
         equal_gains=equal_gains(found.paths, recipe.frontier.against if recipe.frontier else None),
-        notes=found.notes,
+        **vars(found),
     )
 
 

@@ -87,6 +87,16 @@ def parse_contestants(specs: Sequence[str]) -> list[Contestant]:
     return contestants
 
 
+def _parse(spec: str) -> Contestant:
+    name, equals, source = spec.partition("=")
+    is_place = Path(split_strength(spec)[0]).exists()  # whose name may have an = in it
+    if not equals or is_place:
+        name, source = model_name(str(Path(spec).resolve()) if Path(spec).exists() else spec), spec
+    if not name.strip() or not source.strip():
+        raise UserError(f"model {spec!r}: must be SOURCE or NAME=SOURCE; mend it")
+    return Contestant(name, source)
+
+
 def file_name(model: str, kind: str) -> str:
     """Return a file name of a kind, such as `json`, for a model's name, another one for every name."""
     return f"{quote(model, safe='')}.{kind}"
@@ -109,16 +119,6 @@ def loaded(contestant: Contestant, merged: bool = True) -> Iterator[tuple[Any, P
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _parse(spec: str) -> Contestant:
-    name, equals, source = spec.partition("=")
-    is_place = Path(split_strength(spec)[0]).exists()  # whose name may have an = in it
-    if not equals or is_place:
-        name, source = model_name(str(Path(spec).resolve()) if Path(spec).exists() else spec), spec
-    if not name.strip() or not source.strip():
-        raise UserError(f"model {spec!r}: must be SOURCE or NAME=SOURCE; mend it")
-    return Contestant(name, source)
 
 
 def answer_with_progress(
