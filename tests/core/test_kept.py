@@ -8,9 +8,7 @@ import pytest
 
 from ropo.core.errors import UserError
 from ropo.core.kept import Journal, kept_rows
-from ropo.evaluation import answers
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant
+from ropo.evaluation.contestants import Contestant, answer_prompts
 from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal, sampler
 from tests.tiny.sampled import sampled_batches, save_tiny, tiny_prompts
 
@@ -109,7 +107,7 @@ def test_killed_sampling_goes_on(model, tmp_path, monkeypatch):
 
 
 def test_no_prompts_no_model(tmp_path):
-    assert answers.answer_prompts(Contestant("x", "org/nothing"), [], SETTINGS, 6, tmp_path) == []
+    assert answer_prompts(Contestant("x", "org/nothing"), [], SETTINGS, 6, tmp_path) == []
 
 
 def fill(path, header, *entries):
