@@ -49,8 +49,8 @@ class PreferenceTrainer(DPOTrainer):
     (`Checkpointer`).
 
     Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on by all processes per
-    second of wall time since the first batch after the last log, without what is `untimed` (`num_tokens` stays TRL's, which counts a prompt once
-    an answer), and `packing_ratio`, padded over unique tokens.
+    second of wall time since the first batch after the last log, without what is `untimed` (`num_tokens` stays TRL's,
+    which counts a prompt once an answer), and `packing_ratio`, padded over unique tokens.
 
     Attributes:
         card_facts: What the model card says of the run beside what the trainer knows.
