@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from ropo.cli import env
-from ropo.cli.main import COMMANDS, available_commands, entry, main
-from ropo.cli.train import FIRST_LINE
+from ropo.cli.main import COMMANDS, FIRST_LINE, available_commands, entry, main
 from ropo.core.errors import UserError
 
 
@@ -83,6 +82,38 @@ def test_a_wrong_command_line_is_one_line_and_status_2(arguments, message, capsy
     assert captured.out.removeprefix(f"{FIRST_LINE}\n") == ""  # train says that it loads before it reads flags
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+# The command's name, and what it is stopped at: its flags are wrong or its files are not there.
+SLOW_TO_START = {
+    "train": (),
+    "merge": ("none", "--output", "out"),
+    "diagnose": ("none", "--output", "out.json"),
+    "generate": ("none", "--prompts", "none", "--output", "out"),
+    "evaluate": ("preference", "none", "--output", "out"),
+    "pairs": ("--model", "none", "--prompts", "none", "--output", "out"),
+    "compare": ("none", "--output", "out"),
+    "path": ("none", "--output", "out", "--pairs", "none"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW_TO_START)
+def test_a_command_that_loads_pytorch_says_so_before(name, tmp_path):
+    """A person sees within a second that something happens: loading the libraries takes many."""
+    code = f"""
+import sys
+from ropo.cli import main
+write = sys.stdout.write
+def written(text):
+    write(text)
+    print(*{{"torch", "transformers", "numpy"}} & set(sys.modules), file=sys.stderr)
+    raise SystemExit  # what comes next takes seconds
+sys.stdout.write = written
+main.main({[name, *SLOW_TO_START[name]]})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout == FIRST_LINE, done.stderr
+    assert done.stderr == "\n"
 
 
 def test_a_user_error_is_flattened_to_one_line(monkeypatch, capsys):

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ropo.cli.main import main
-from ropo.cli.train import FIRST_LINE
+from ropo.cli.main import FIRST_LINE, main
 from ropo.core.errors import ProcessLostError
 from ropo.core.record import read_record
 from ropo.training.distributed import processes

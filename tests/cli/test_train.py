@@ -284,11 +284,3 @@ def test_the_monitor_goes_off_where_no_linear_layer_is_trained(model, pairs, tmp
     adapter.save_pretrained(tmp_path / "tokens")
     assert train(tmp_path / "tokens", pairs, tmp_path / "out", "--eval_data", pairs, "--stop_on_warning") == 0
     assert "monitor   off: it watches linear layers, and this adapter trains none" in capsys.readouterr().out
-
-
-def test_the_first_line_comes_before_anything_is_loaded(tmp_path):
-    """A person sees within a second that something happens: loading the libraries takes many."""
-    code = "import sys; from ropo.cli import main; sys.modules['ropo.cli.train_options'] = None; main.main(['train'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("start     loading"), done.stderr
-    assert "ropo.cli.train_options" in done.stderr  # what would have been loaded next

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,45 @@ def test_all_figures_are_drawn_from_the_one_file(browser, page, width, scheme):
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 27)")
     assert browser.get_log("browser") == []
     assert [url for url in requests(browser) if not url.startswith("data:")] == [page.as_uri()]
+
+
+def test_no_text_of_a_figure_is_cut_on_a_phone(browser, tmp_path):
+    """In every state of every figure, with names and meanings as long as real ones."""
+    long = write(named_at_length(make_result(("one",))), tmp_path)
+    show(browser, long, 390)
+    assert draw_all(browser) == FIGURES
+    texts, cut = browser.execute_async_script("""
+        const done = arguments[0], cut = [];
+        let texts = 0;
+        (async () => {
+          for (const box of document.querySelectorAll(".plot")) {
+            const select = box.parentElement.querySelector("select");
+            for (let state = 0; state < (select?.options.length ?? 1); state++) {
+              if (select) select.selectedIndex = state;
+              draw(box);
+              await new Promise((go) => setTimeout(go, 50));  // plotly makes room for titles in a second turn
+              const frame = box.getBoundingClientRect();
+              for (const text of box.querySelectorAll("text")) {
+                const place = text.getBoundingClientRect();
+                const across = Math.max(frame.left - place.left, place.right - frame.right);
+                const along = Math.max(frame.top - place.top, place.bottom - frame.bottom);
+                texts += 1;
+                if (Math.max(across, along) > 1) cut.push([box.id, state, text.textContent, across, along]);
+              }
+            }
+          }
+          done([texts, cut]);
+        })();
+    """)
+    assert texts > 500
+    assert cut == []
+
+
+def named_at_length(result: ComparisonResult) -> ComparisonResult:
+    """Return a result with a method and meanings of metrics that are as long as real ones."""
+    text = result.model_dump_json().replace("LoRA", "RoPO without magnitude")
+    meaning = "mean number of tokens of the answers that end by themselves, before the longest answer"
+    return ComparisonResult.model_validate_json(re.sub(r'"meaning":"[^"]*"', f'"meaning":"{meaning}"', text))
 
 
 def test_a_printed_page_has_every_figure(browser, page):

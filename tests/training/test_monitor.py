@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -277,3 +278,30 @@ def test_spread() -> None:
     assert evenly_spread(names, 12) == names
     assert evenly_spread(names, 4) == ["0", "3", "6", "9"]
     assert evenly_spread(names, 1) == ["0"]
+
+
+def test_the_monitors_time_is_not_in_the_tokens_per_second(base, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ropo.training.packing.packer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    observed = HackingMonitor._observe
+
+    class Takes(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            now[0] += 1.0
+
+    def observe(monitor, model):
+        now[0] += 100.0
+        return observed(monitor, model)
+
+    monkeypatch.setattr(HackingMonitor, "_observe", observe)
+    speeds = []
+    for watched in (False, True):
+        trainer = make_trainer(base, tmp_path / str(watched), max_steps=3, logging_steps=3)
+        trainer.add_callback(Takes())
+        if watched:
+            monitored(trainer, every=1, pairs=2, max_new_tokens=2)
+        trainer.train()
+        speeds += logged(trainer, "unique_tokens_per_second")
+    assert now[0] > 300
+    assert len(speeds) == 2
+    assert speeds[0] == pytest.approx(speeds[1])

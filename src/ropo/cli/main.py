@@ -31,6 +31,9 @@ COMMANDS = (
     "cache",
     "completion",
 )
+FIRST_LINE = "start     loading PyTorch and transformers"
+# They load these before anything else, `train` even for its options: seconds in which they would say nothing.
+_SLOW_TO_START = {"train", "merge", "diagnose", "generate", "evaluate", "pairs", "compare", "path"}
 _HELP = {"-h", "--help", "--help_all"}
 
 
@@ -107,8 +110,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
         hint = did_you_mean(name, commands) or f"; choose from {', '.join(commands)}"
         raise UserError(f"there is no command {name!r}{hint}")
     command = import_module(f"ropo.cli.{name}")
-    if hasattr(command, "FIRST_LINE") and not rank() and not _HELP & set(flags):
-        print(command.FIRST_LINE, flush=True)
+    if name in _SLOW_TO_START and not rank() and not _HELP & set(flags):
+        print(FIRST_LINE, flush=True)
     parser = Parser(prog=f"ropo {name}", description=command.HELP)
     command.add_arguments(parser)
     command.run(parser.parse_args(flags))

@@ -9,7 +9,6 @@ import argparse
 from ropo.cli.parser import Parser
 
 HELP = "train a model on preference pairs"
-FIRST_LINE = "start     loading PyTorch, transformers and TRL"  # which takes seconds, before the options are even known
 
 
 def add_arguments(parser: Parser) -> None:

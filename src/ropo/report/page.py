@@ -68,7 +68,7 @@ class _Panel:
             "training": "Training" if self.training else "",
             "answers": "Answers" if self.answers else "",
             "weights": "Weights",
-            "samples": "Samples",
+            "samples": "Samples" if self.samples else "",
             "numbers": "All numbers",
             "rates": "Learning rates" if self.selections else "",
         }

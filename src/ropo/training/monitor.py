@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["HackingMonitor", "trained_layers"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from ropo.training.distributed.sharding import in_step, whole_copy
 from ropo.training.reference import keeps_reference, reference_of, unwrapped
 from ropo.training.remedies.average import as_saved
 from ropo.training.remedies.kl_budget import KlBudget
+from ropo.training.trainer import PreferenceTrainer
 
 _NEURONS = 4096  # of a watched layer, the first ones
 _WINDOW, _WINDOWS = 64, 16  # of the plain text: enough windows to tell a rise from chance
@@ -270,12 +271,13 @@ def _changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -
 
 @contextmanager
 def measuring(trainer: Any) -> Iterator[None]:
-    """Put the policy into evaluation mode, under the trainer's autocast and without gradients."""
+    """Put the policy into evaluation mode, under the trainer's autocast, without gradients, past its clock."""
     model = trainer.model
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), trainer.accelerator.autocast():
+        untimed = trainer.untimed() if isinstance(trainer, PreferenceTrainer) else nullcontext()
+        with untimed, torch.no_grad(), trainer.accelerator.autocast():
             yield
     finally:
         model.train(training)

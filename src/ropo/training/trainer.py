@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PreferenceTrainer"]
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ class PreferenceTrainer(DPOTrainer):
     (`Checkpointer`).
 
     Two metrics are added: `unique_tokens_per_second`, tokens computed in packs and trained on by all processes per
-    second of wall time since the first batch after the last log (`num_tokens` stays TRL's, which counts a prompt once
-    an answer), and `packing_ratio`, padded over unique tokens.
+    second of wall time since the first batch after the last log, without what is `untimed` (`num_tokens` stays TRL's,
+    which counts a prompt once an answer), and `packing_ratio`, padded over unique tokens.
 
     Attributes:
         card_facts: What the model card says of the run beside what the trainer knows.
@@ -109,6 +109,10 @@ class PreferenceTrainer(DPOTrainer):
     def packs(self) -> bool:
         """Tell whether batches are packed; else they are padded, as a line has said."""
         return self._prepared().active
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """Leave the time of what is done inside, between two steps, out of the tokens per second."""
+        return self._prepared().untimed()
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, and refuse what it shards in a way that changes training."""

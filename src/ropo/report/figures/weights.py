@@ -211,7 +211,7 @@ def _places(run: RunResult, mark: Mark) -> go.Figure:
         ),
     ]
     x, y = (f"axis {number + 1}: {100 * share:.1f} % of the variance" for number, share in enumerate(explained))
-    return figure(traces, x, y, yaxis={"scaleanchor": "x"})
+    return figure(traces, x, y, yaxis={"scaleanchor": "x", "title": {"standoff": 14}})
 
 
 def _line(run: RunResult, mark: Mark, x: Sequence[Any], y: Sequence[Any]) -> go.Scatter:

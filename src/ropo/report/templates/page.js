@@ -12,13 +12,35 @@ function colours() {
   return { text: style.color, line: style.borderTopColor, raised: style.backgroundColor };
 }
 
-function themed(layout) {
+// A text in lines of so many pixels, at eight a letter; plotly cuts what is longer than its figure.
+function wrapped(text, pixels) {
+  const most = pixels / 8, lines = [""];
+  for (const word of text.split(" ")) {
+    const line = `${lines.at(-1)} ${word}`.trim();
+    if (lines.at(-1) && unescaped(line).length > most) lines.push(word);
+    else lines[lines.length - 1] = line;
+  }
+  return lines.join("<br>");
+}
+
+const titled = (axis, pixels) => (axis?.title?.text ? { ...axis, title: { ...axis.title, text: wrapped(axis.title.text, pixels) } } : axis);
+
+// Axes whose titles fit into a box: below names of methods, which take up to half of it, less is left than below numbers.
+function fitted({ xaxis, yaxis }, { clientWidth, clientHeight }) {
+  const names = yaxis?.categoryarray?.map((name) => wrapped(name, 0.4 * clientWidth));
+  const longest = Math.max(8, ...(names ?? []).flatMap((name) => name.split("<br>")).map((line) => unescaped(line).length));
+  const named = names ? { ...yaxis, tickmode: "array", tickvals: yaxis.categoryarray, ticktext: names } : yaxis;
+  return { xaxis: titled(xaxis, clientWidth - 8 * longest), yaxis: titled(named, clientHeight - 64) };
+}
+
+function themed(layout, box) {
   const { text, line, raised } = colours();
   const axis = (given) => ({ gridcolor: line, zerolinecolor: line, linecolor: line, ...given });
+  const { xaxis, yaxis } = fitted(layout, box);
   return {
     ...layout,
-    xaxis: axis(layout.xaxis),
-    yaxis: axis(layout.yaxis),
+    xaxis: axis(xaxis),
+    yaxis: axis(yaxis),
     font: { color: text, family: "system-ui, sans-serif", size: 12 },
     hoverlabel: { bgcolor: raised, bordercolor: line, font: { color: text }, namelength: -1 },
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -41,7 +63,7 @@ function draw(box) {
   const methods = methodsShown(), seed = box.dataset.everySeed === undefined ? seedShown() : "all";
   const { data, layout } = viewOf(box);
   const traces = data.map((trace) => ({ ...trace, visible: isShown(trace, methods, seed) }));
-  Plotly.react(box, traces, themed(layout), { responsive: true, displayModeBar: false, showTips: false });
+  Plotly.react(box, traces, themed(layout, box), { responsive: true, displayModeBar: false, showTips: false });
   fillNumbers(box.parentElement.querySelector(".numbers"), traces, layout);
   drawn.add(box);
 }

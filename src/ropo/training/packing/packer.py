@@ -6,7 +6,8 @@ __all__ = ()
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,17 @@ class Packer:
         packs: tuple[Pack, ...] = inputs.get("packs", ())
         self.padded_tokens += padded
         self.unique_tokens += sum(pack.tokens for pack in packs) if packs else padded
+
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Leave the time of what is done inside out of the speed, but not what a GPU still has to do of a step."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - began
 
     def amend(self, logs: dict[str, float], accelerator: Any) -> None:
         """Add the speed in unique tokens and what packing saves to a log of training, and start to count anew."""
