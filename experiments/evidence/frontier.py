@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ropo.comparison.frontier.quantities import series_of
+from ropo.comparison.frontier import quantities
 from ropo.comparison.results import Bounds, ComparisonResult, EqualGain, RunPath
 
 SHOWN = {"pass": "+.2f", "loss": ".3f", "chosen": "+.1f", "kl": ".3f", "forgetting": "+.3f", "tokens": ".0f"}
@@ -40,15 +40,9 @@ def best_point(run: RunPath) -> list[str]:
     """Return what a run had reached at its best pass rate: changes from the reference, but for loss and tokens."""
     if run.path is None:
         return [f"{run.method} {run.learning_rate:g} seed {run.seed}", run.reason or run.status]
-    means = {}
-    for name in SHOWN:
-        series = series_of(run.path, name)
-        if series is not None:
-            values = series.means(np.ones((1, series.upper.shape[1])))[0]
-            means[name] = dict(zip(series.steps, values, strict=True))
-    means["loss"] = {step: np.log(2) - drop for step, drop in means["loss"].items()}
-    step = max(means["pass"], key=means["pass"].__getitem__)
-    cells = [f"{means[name][step]:{style}}" for name, style in SHOWN.items()]
+    step, found = quantities.best_point(run.path)
+    found["loss"] = np.log(2) - found["loss"]
+    cells = [f"{found[name]:{style}}" for name, style in SHOWN.items()]
     return [f"{run.method} {run.learning_rate:g} seed {run.seed}", str(step), *cells]
 
 

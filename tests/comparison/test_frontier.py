@@ -8,7 +8,7 @@ import pytest
 from ropo.comparison.frontier.curves import Draws, best_gain, curves_of, least_cost, methods_of_paths
 from ropo.comparison.frontier.equal_gain import SHARES, equal_gains
 from ropo.comparison.frontier.lines import frame_of, lines_of
-from ropo.comparison.frontier.quantities import series_of
+from ropo.comparison.frontier.quantities import best_point, series_of
 from ropo.core.intervals import paired_difference
 from tests.comparison.made_paths import BETA, answers, lost_path, run_path
 
@@ -187,3 +187,21 @@ def test_lines_and_bands_of_a_figure():
     assert frame[1][1] < 1
     still = lines_of(methods_of_paths([run_path("m", [([0.0], [0.0], None)])], "toy")[0], "margin", "forgetting")
     assert frame_of([still]) == ((-1.0, 1.0), (-1.0, 1.0))
+
+
+def test_a_run_is_shown_where_its_pass_rate_was_best_or_else_its_loss_lowest():
+    before = answers([0, 0], [4, 4])
+    points = [
+        ([1.0, 1.0], [0.1], answers([1, 1], [6, 8], [0.2, 0.4])),
+        ([2.0, 2.0], [0.3], answers([1, 0], [9, 9], [0.5, 0.5])),
+    ]
+    step, found = best_point(run_path("A", points, reference=before).path)
+    assert step == 10
+    assert found["pass"] == 1
+    assert found["length"] == 3
+    assert found["kl"] == pytest.approx((0.2 + 0.4) / 14)
+    assert found["forgetting"] == pytest.approx(0.1)
+    step, found = best_point(run_path("A", [(chosen, text, None) for chosen, text, _ in points]).path)
+    assert step == 20
+    assert "pass" not in found
+    assert found["margin"] == pytest.approx(BETA * 2)

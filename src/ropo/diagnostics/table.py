@@ -129,10 +129,10 @@ def _numbers(measure: Measure) -> dict[str, float | None]:
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Make a table whose first column is text and whose others are numbers."""
+    """Make a table whose first column is text, which goes on in the next line, and whose others are numbers."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
     for row in rows:
         table.add_row(*row)
     return table

@@ -6,7 +6,7 @@ point of every run: all runs are measured on the same units.
 
 from __future__ import annotations
 
-__all__ = ["COSTS", "GAINS", "LOOKS", "QUANTITIES", "series_of"]
+__all__ = ["COSTS", "GAINS", "LOOKS", "QUANTITIES", "best_point", "series_of"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +84,22 @@ def series_of(path: PathResult, name: str) -> _Series | None:
         return None
     steps, upper, lower = zip(*found, strict=True)
     return _Series(steps, np.array(upper, dtype=float), np.array(lower, dtype=float))
+
+
+def best_point(path: PathResult) -> tuple[int, dict[str, float]]:
+    """Return the step at which a run gained most, and every quantity that was measured there.
+
+    The gain is that in pass rate, else, where no prompts were answered, in DPO loss.
+    """
+    means: dict[str, dict[int, float]] = {}
+    for name in QUANTITIES:
+        series = series_of(path, name)
+        if series is not None:
+            values = series.means(np.ones((1, series.upper.shape[1])))[0]
+            means[name] = dict(zip(series.steps, map(float, values), strict=True))
+    gains = means.get("pass", means["loss"])
+    best = max(gains, key=gains.__getitem__)
+    return best, {name: values[best] for name, values in means.items() if best in values}
 
 
 _Rows = tuple[np.ndarray, np.ndarray] | None
