@@ -23,8 +23,7 @@ from rich.table import Table
 
 from ropo.cli.main import main as ropo
 from ropo.core.record import read_record
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant
+from ropo.evaluation.contestants import Contestant, answer_prompts
 from ropo.evaluation.results import Change, SuiteResult, read_results
 from ropo.instructions import satisfied
 from ropo.lm.sampling import PromptRecord, SamplingSettings, read_prompts

@@ -17,7 +17,7 @@ MOST_A_THOUSAND = 14  # names that modules offer, to a thousand lines of code; 1
 # What nobody takes by an import: a script of pyproject.toml, and names that `ropo` or a room loads when asked for them.
 ELSEWHERE = {
     *(("ropo.cli.main", "entry"), ("ropo", "PreferenceConfig"), ("ropo", "PreferenceTrainer"), ("ropo", "RopoConfig")),
-    ("ropo.evaluation.alpaca_eval", "fit_length_control"),
+    *(("ropo.evaluation.alpaca_eval", name) for name in ("fit_length_control", "standard_error", "win_rate")),
 }
 # Modules that are kernels have what the protocols of `ops/choose.py` ask for.
 KERNELS = {

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ropo.evaluation.alpaca_eval.length_control import fit_length_control
-from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT, win_rate
+from ropo.evaluation.alpaca_eval.win_rates import NO_VERDICT, fit_length_control, win_rate
 
 
 def main(path: str) -> None:

@@ -26,8 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from ropo.evaluation.alpaca_eval.length_control import Prior, fit_length_control
-from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT
+from ropo.evaluation.alpaca_eval.win_rates import NO_VERDICT, Prior, fit_length_control
 
 REFERENCE, GAMED = "gpt4_1106_preview", "gpt4_gamed"
 STRENGTHS = [2.0**power for power in range(-3, 5)]

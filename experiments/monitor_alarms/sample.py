@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ropo.core.record import git_commit, library_versions
-from ropo.diagnostics.text import repetition, words
+from ropo.diagnostics.answers import repetition, words
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts, sample_answers
 

@@ -124,6 +124,7 @@ class Experiment:
         plan = self.recipe["hacks"][hack]
         options = {**self.recipe["training"], **plan["training"], **plan["remedies"][remedy]}
         method, kl_budget = options.pop("method", "ropo"), options.pop("stop_at_kl", None)
+        adapter = options.pop("adapter", {})
         if options.pop("anchor", False):
             options["anchor_text"] = str(self.anchor)
         strengths = options.pop("strengths", [])
@@ -144,7 +145,7 @@ class Experiment:
             train_dataset=trained,
             eval_dataset=held_out,
             processing_class=self.tokenizer,
-            peft_config=adapter_config(method, {}),
+            peft_config=adapter_config(method, adapter),
         )
         monitor = Watch(trainer, text=self.monitor_text, kl_budget=kl_budget, pairs=len(held_out), **watched)
         monitor.held_out = replace(monitor.held_out, beta=self.recipe["training"]["beta"])  # one margin for every loss
@@ -163,6 +164,7 @@ class Experiment:
             "remedy": remedy,
             "seed": seed,
             "method": method,
+            "adapter": adapter,
             "options": {name: value for name, value in options.items() if name != "anchor_text"},
             "anchor": "anchor_text" in options,
             "validation": self.validation,

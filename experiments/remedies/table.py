@@ -79,12 +79,14 @@ def repetition(run: Run, row: dict[str, Any], drawn: Drawn) -> float:
 SYMPTOMS: dict[str, dict[str, Measured]] = {
     "near": {"displacement": displacement, "collapse": collapse, "forgetting": forgetting},
     "length": {"growth": growth, "collapse": collapse},
+    "longer": {"growth": growth},
     "twice": {"repetition": repetition, "growth": growth},
     "repetition": {"repetition": repetition},
 }
 GAINS: dict[str, Measured] = {
     "near": margin,
     "length": margin_per_token,
+    "longer": margin_per_token,
     "twice": margin_per_token,
     "repetition": margin,
 }

@@ -55,14 +55,13 @@ def test_every_suite_is_there_with_its_help(name, capsys):
     assert load_suite(name).HELP.split()[0] in shown
 
 
-@pytest.mark.parametrize("module", [*SUITES.values(), "ropo.evaluation.sampled"])
+@pytest.mark.parametrize("module", [*SUITES.values(), "ropo.evaluation.options"])
 def test_help_loads_none_of_the_suites_libraries(module):
     tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
     names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert "ropo.core.settings" in names
-    light = {"ropo.core.errors", "ropo.core.settings", "ropo.judging.options", "pydantic"}
-    light |= {"ropo.evaluation.sampled", "ropo.evaluation.alpaca_eval.win_rate"}  # the latter loads NumPy alone
+    light = {"ropo.core.errors", "ropo.core.settings", "ropo.judging.options", "ropo.evaluation.options", "pydantic"}
     assert {name for name in names if name.split(".")[0] not in sys.stdlib_module_names} <= light
 
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from ropo.cli.main import main
-from ropo.instructions.counting import ifeval_words
+from ropo.instructions.checkers import ifeval_words
 from tests.evaluation.fake_endpoint import serving
 from tests.tiny.reward import rewards, save_tiny_reward
 from tests.tiny.sampled import save_tiny, write_prompts

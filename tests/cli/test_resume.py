@@ -19,7 +19,6 @@ from ropo.cli import env
 from ropo.cli.main import main
 from ropo.core.record import read_record
 from ropo.lm.adapters import is_adapter
-from ropo.runs import resume
 from ropo.runs import train as one_run
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.checkpoints import checkpointer, optimizer
@@ -269,7 +268,7 @@ def test_a_full_disk_is_told_and_loses_nothing(model, data, whole, tmp_path, cap
 
 
 def test_other_errors_of_the_disk_pass(tmp_path):
-    with pytest.raises(PermissionError), resume.telling_of_full_disk(tmp_path):
+    with pytest.raises(PermissionError), one_run.telling_of_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "no")
 
 

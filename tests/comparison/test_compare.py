@@ -20,12 +20,16 @@ EVALUATIONS = 2 * len(RUNS)
 DIAGNOSES = 4
 
 
+def compared(write, model, folder, **options):
+    """Run a comparison; return it, its folder and the commands that it ran."""
+    execute = InThisProcess()
+    return run_comparison(write(folder, model), folder / "out", execute, **options), folder, execute.commands
+
+
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     """A comparison, its folder and the commands that it ran."""
-    folder = tmp_path_factory.mktemp("whole")
-    execute = InThisProcess()
-    return run_comparison(write_recipe(folder, model), folder / "out", execute), folder, execute.commands
+    return compared(write_recipe, model, tmp_path_factory.mktemp("whole"))
 
 
 def close(found, expected, where="result") -> int:
@@ -207,20 +211,16 @@ def frontier_recipe(folder: Path, model: str, **changes) -> Path:
 @pytest.fixture(scope="module")
 def frontier(model, tmp_path_factory):
     """A comparison with a frontier, its folder and the commands that it ran."""
-    folder = tmp_path_factory.mktemp("frontier")
-    execute = InThisProcess()
-    return run_comparison(frontier_recipe(folder, model), folder / "out", execute), folder, execute.commands
+    return compared(frontier_recipe, model, tmp_path_factory.mktemp("frontier"))
 
 
 def test_side_by_side_it_is_the_same_comparison(frontier, whole, model, tmp_path, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # for commands in threads, here only
     for name, write, (result, _, commands) in (("path", frontier_recipe, frontier), ("all", write_recipe, whole)):
-        execute = InThisProcess()
-        folder = tmp_path / name
-        folder.mkdir()
-        found = run_comparison(write(folder, model), folder / "out", execute, jobs=3)
+        (tmp_path / name).mkdir()
+        found, _, again = compared(write, model, tmp_path / name, jobs=3)
         assert close(numbers(found), numbers(result)) > 100
-        assert len(execute.commands) == len(commands)
+        assert len(again) == len(commands)
 
 
 def test_a_frontier_measures_every_rate_with_every_seed(frontier, tmp_path):

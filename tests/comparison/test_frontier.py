@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ropo.comparison.frontier.draws import Draws, curves_of, methods_of_paths
-from ropo.comparison.frontier.envelope import best_gain, least_cost
+from ropo.comparison.frontier.curves import Draws, best_gain, curves_of, least_cost, methods_of_paths
 from ropo.comparison.frontier.equal_gain import SHARES, equal_gains
 from ropo.comparison.frontier.lines import frame_of, lines_of
 from ropo.comparison.frontier.quantities import series_of

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ropo.comparison import execution
-from ropo.comparison.bench import Bench
+from ropo.comparison.bench import Bench, SideBySide
 from ropo.comparison.cells import Cell, as_flags, short_key
 from ropo.comparison.collect import merge_suite, read_curves
 from ropo.comparison.data import prepare_data, split_by_prompt, steps_of
@@ -26,7 +26,6 @@ from ropo.comparison.pictures import pictured_layers
 from ropo.comparison.reading import RecipeFile
 from ropo.comparison.recipe import Budget
 from ropo.comparison.selection import choose_rate, tried_rate
-from ropo.comparison.side_by_side import SideBySide
 from ropo.core.errors import UserError
 from ropo.core.intervals import Estimate
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult

@@ -98,21 +98,6 @@ MISTAKES = [
     ("label: LoRA", "label: ropo", r"mine.yaml:12: methods: 'ropo' is there twice"),
     ("title:", "title: x\ntitle:", r"mine.yaml:2: title is given twice"),
     ("  - suite: preference", "  - {suite: preference, only: [toi]}", r"no data set 'toi'; did you mean 'toy'\?"),
-    (
-        "budget:",
-        "frontier: {text: t, chekpoints: 4}\nbudget:",
-        r"mine.yaml:9: frontier.chekpoints: is no key .*'checkpoints'",
-    ),
-    ("budget:", "frontier: {checkpoints: 4}\nbudget:", r"mine.yaml:9: frontier.text is missing; add it"),
-    ("budget:", "frontier: {text: nowhere.txt}\nbudget:", r"mine.yaml:9: text: there is no file nowhere.txt"),
-    (
-        "budget:",
-        "frontier: {text: t, sampled: 9}\nbudget:",
-        r"mine.yaml:9: sampled: must be at most checkpoints \(8\), got 9",
-    ),
-    ("budget:", "frontier: {text: t, against: LoRa}\nbudget:", r"mine.yaml:9: against: .* 'LoRa'; did you mean 'LoRA'"),
-    ("budget:", "frontier: {text: t, split: train}\nbudget:", r"mine.yaml:9: frontier.split: .* got 'train'"),
-    ("budget:", "frontier: {text: t, checkpoints: 0}\nbudget:", r"mine.yaml:9: frontier.checkpoints: .* got 0"),
     ("beta: 0.1", "save_strategy: epoch\nfrontier: {text: t}", r"mine.yaml:11: save_strategy: .* remove it"),
     (
         "beta: 0.1",
@@ -121,6 +106,18 @@ MISTAKES = [
     ),
     ("title: A", "title: [A", r"mine.yaml:\d+: is not valid YAML"),
     ("model: some/model", "model: package:no_such_thing/x", r"mine.yaml:2: .*'no_such_thing' is not installed"),
+]
+FRONTIER_MISTAKES = {
+    "text: t, chekpoints: 4": r"frontier.chekpoints: is no key .*'checkpoints'",
+    "checkpoints: 4": r"frontier.text is missing; add it",
+    "text: nowhere.txt": r"text: there is no file nowhere.txt",
+    "text: t, sampled: 9": r"sampled: must be at most checkpoints \(8\), got 9",
+    "text: t, against: LoRa": r"against: .* 'LoRa'; did you mean 'LoRA'",
+    "text: t, split: train": r"frontier.split: .* got 'train'",
+    "text: t, checkpoints: 0": r"frontier.checkpoints: .* got 0",
+}
+MISTAKES += [
+    ("budget:", f"frontier: {{{keys}}}\nbudget:", f"mine.yaml:9: {said}") for keys, said in FRONTIER_MISTAKES.items()
 ]
 
 

@@ -14,11 +14,11 @@ import yaml
 
 from ropo.cli.compare import prepare
 from ropo.cli.main import main
+from ropo.comparison.bench import SideBySide
 from ropo.comparison.compare import compare_methods
 from ropo.comparison.execution import EndedCommand
 from ropo.comparison.reading import RecipeFile
 from ropo.comparison.results import ComparisonResult
-from ropo.comparison.side_by_side import SideBySide
 from tests.cli.conftest import PAIRS, write_pairs
 from tests.tiny.sampled import write_prompts
 

@@ -1,4 +1,4 @@
-"""Rows and answers that are kept: nothing is computed twice, and a kill loses one chunk."""
+"""Journals, rows and answers that are kept: nothing is computed twice, and a kill loses one chunk."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import shutil
 
 import pytest
 
-from ropo.core.kept import kept_rows
-from ropo.evaluation import answers
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant
+from ropo.core.errors import UserError
+from ropo.core.kept import Journal, kept_rows
+from ropo.evaluation.contestants import Contestant, answer_prompts
 from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal, sampler
-from tests.tiny.sampled import save_tiny, tiny_prompts
+from tests.tiny.sampled import sampled_batches, save_tiny, tiny_prompts
 
 
 class Work:
@@ -101,19 +100,43 @@ def test_killed_sampling_goes_on(model, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         ask(model, tmp_path / "cache", on_batch=die)
-    sampled = []
-    sample = sampler.sample_batches
-
-    def count(*arguments):
-        for batch in sample(*arguments):
-            sampled.append(batch.number)
-            yield batch
-
-    monkeypatch.setattr(sampler, "sample_batches", count)
+    sampled = sampled_batches(monkeypatch)
     assert ask(model, tmp_path / "cache") == whole
     assert seen == [0, 1]
     assert sampled == [2]
 
 
 def test_no_prompts_no_model(tmp_path):
-    assert answers.answer_prompts(Contestant("x", "org/nothing"), [], SETTINGS, 6, tmp_path) == []
+    assert answer_prompts(Contestant("x", "org/nothing"), [], SETTINGS, 6, tmp_path) == []
+
+
+def fill(path, header, *entries):
+    journal = Journal(path, header)
+    for entry in entries:
+        journal.append(entry)
+    journal.close()
+    return journal
+
+
+def test_a_file_cut_at_any_byte_gives_a_beginning_of_the_entries(tmp_path):
+    path, header, entries = tmp_path / "deep" / "journal", {"seed": 1}, [{"n": 0}, {"n": 1, "t": "ä\n"}, {"n": 2}]
+    fill(path, header, *entries)
+    whole = path.read_bytes()
+    seen = set()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        kept = list(fill(path, header).entries)
+        assert kept == entries[: len(kept)]
+        fill(path, header, *entries[len(kept) :])
+        assert path.read_bytes() == whole
+        seen.add(len(kept))
+    assert seen == {0, 1, 2, 3}
+
+
+def test_another_header_is_refused_and_nothing_lost(tmp_path):
+    path = tmp_path / "journal"
+    fill(path, {"seed": 1, "model": "m"}, {"n": 0})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="was begun with seed 1, now 2"):
+        Journal(path, {"seed": 2, "model": "m"})
+    assert path.read_bytes() == before

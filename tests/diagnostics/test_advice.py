@@ -10,8 +10,7 @@ import pytest
 from ropo.cli.parser import Parser
 from ropo.cli.train_options import add_train_options, read_train_options
 from ropo.diagnostics import SIGNALS
-from ropo.diagnostics.advice import advise
-from ropo.diagnostics.signals import Reading
+from ropo.diagnostics.signals import Reading, advise
 from ropo.runs.options import trainer_config
 
 HEALTHY = {

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.tiny.sampled import save_adapter, save_tiny
+
+
+@pytest.fixture
+def one_error(capsys) -> Callable[[], str]:
+    """Return what reads the only line of error that `ropo evaluate` wrote, among whatever libraries say."""
+
+    def read() -> str:
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
+        return line
+
+    return read
 
 
 @pytest.fixture(scope="session")

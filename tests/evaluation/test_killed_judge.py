@@ -27,7 +27,7 @@ def write_alpaca_eval(folder):
 
 
 def write_mt_bench(folder):
-    from ropo.evaluation.mt_bench.prompts import NAMES
+    from ropo.evaluation.mt_bench.benchmark import NAMES
 
     templates = {name: "{question_1} | {answer_2}" if name.endswith("turn") else "{answer}" for name in NAMES.values()}
     records = {

@@ -6,8 +6,7 @@ import pytest
 
 from ropo.core.errors import UserError
 from ropo.judging.chat import ChatJudge, Failure, Reply, comparing, grading
-from ropo.judging.judge import Duel
-from ropo.judging.store import VerdictStore
+from ropo.judging.judge import Duel, VerdictStore
 from ropo.lm.sampling import PromptRecord
 
 TURNS = [{"role": "system", "content": "Be {brief}."}, {"role": "user", "content": "Why?"}]

@@ -12,10 +12,9 @@ from ropo.core.errors import UserError
 from ropo.core.once import say
 from ropo.judging.chat import ChatJudge, Failure, Reply
 from ropo.judging.endpoint import EndpointChat, _Transient
-from ropo.judging.judge import Meter
+from ropo.judging.judge import Meter, VerdictStore
 from ropo.judging.options import JudgeOptions
 from ropo.judging.reading import LOG_PROBS, TEXT, read_preference
-from ropo.judging.store import VerdictStore
 from tests.evaluation.fake_endpoint import serving
 
 KEY = "sk-secret-4711"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ropo.judging.chat import ChatJudge, Failure, Reply
-from ropo.judging.judge import Meter
+from ropo.judging.judge import Meter, VerdictStore
 from ropo.judging.local import LocalChat
-from ropo.judging.store import VerdictStore
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import SamplingSettings, encode_prompts, load_sampler_model, sample_batches
 from tests.tiny.sampled import tiny_prompts

@@ -7,8 +7,7 @@ import re
 
 import pytest
 
-from ropo.judging.reading import LOG_PROBS, TEXT, read_letter, read_preference, read_rating
-from ropo.judging.thinking import is_thinking, spoken
+from ropo.judging.reading import LOG_PROBS, TEXT, is_thinking, read_letter, read_preference, read_rating, spoken
 
 LETTERS = [
     ("A", "A"),

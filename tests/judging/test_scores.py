@@ -8,11 +8,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ropo.core.errors import UserError
-from ropo.judging.judge import Duel
-from ropo.judging.load import load_judge
-from ropo.judging.options import JudgeOptions
+from ropo.judging.judge import Duel, VerdictStore
+from ropo.judging.options import JudgeOptions, load_judge
 from ropo.judging.scores import function_judge, reward_judge
-from ropo.judging.store import VerdictStore
 from ropo.lm.sampling import PromptRecord
 from tests.tiny.reward import rewards, save_tiny_reward
 

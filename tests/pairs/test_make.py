@@ -10,12 +10,12 @@ from trl.data_utils import is_conversational
 
 from ropo.core.errors import UserError
 from ropo.judging.scores import RuleJudge, function_judge
-from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
+from ropo.lm.sampling import SamplingSettings, read_prompts
 from ropo.pairs import Selection, make_pairs
 from ropo.pairs.make import answers_path
 from ropo.pairs.selection import TOLERANCE
 from ropo.preferences import load_preferences
-from tests.tiny.sampled import tiny_prompts
+from tests.tiny.sampled import sampled_batches, tiny_prompts
 from tests.tiny.tokenizer import WORDS
 
 SAMPLING = SamplingSettings(samples=6, max_new_tokens=16, seed=2)
@@ -96,13 +96,7 @@ def test_a_failing_scorer_loses_nothing_that_was_sampled(model, tmp_path, monkey
     kept = len(records_of(answers_path(output))) - 1
     assert kept == 3, "four prompts a batch: the ninth prompt is in the third"
 
-    sampled = []
-    original = sampler.sample_batches
-    monkeypatch.setattr(
-        sampler,
-        "sample_batches",
-        lambda *args: (sampled.append(batch.number) or batch for batch in original(*args)),
-    )
+    sampled = sampled_batches(monkeypatch)
     make(model, output)
     assert sampled == list(range(kept, 9))
 

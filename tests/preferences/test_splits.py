@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.preferences.splits import files_of_split
+from ropo.preferences.read import split_of
 
 
 def made(folder: Path, *names: str) -> Path:
@@ -18,7 +18,7 @@ def made(folder: Path, *names: str) -> Path:
 
 
 def found(folder: Path, split: str = "train") -> list[str]:
-    return [file.relative_to(folder).as_posix() for file in files_of_split(folder, split)]
+    return [file.relative_to(folder).as_posix() for file in split_of(folder, split)]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
-from ropo.comparison.frontier.draws import Draws
+from ropo.comparison.frontier.curves import Draws
 from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.results import (
     ChosenRate,

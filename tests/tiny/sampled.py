@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ropo.lm.sampling import PromptRecord
+from ropo.lm.sampling import PromptRecord, sampler
 from tests.tiny.tokenizer import tiny_tokenizer
 
 TEXTS = ("the cat sat", "a dog ran on the mat", "yes", "two fast cat", "no no no slow dog", "three", "one mat .")
@@ -36,6 +36,19 @@ def save_tiny(folder) -> str:
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def sampled_batches(monkeypatch) -> list[int]:
+    """Return a list that the numbers of the batches go into that are sampled from now on."""
+    sampled, sample = [], sampler.sample_batches
+
+    def watched(*arguments):
+        for batch in sample(*arguments):
+            sampled.append(batch.number)
+            yield batch
+
+    monkeypatch.setattr(sampler, "sample_batches", watched)
+    return sampled
 
 
 def tiny_prompts(texts=TEXTS) -> list[PromptRecord]:

@@ -17,6 +17,7 @@ from ropo.training.packing.layout import pack_batch
 from ropo.training.packing.model import enable_packing
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import CONFIGS, tiny_model, tiny_pairs, tiny_tokenizer
+from tests.training import trainers
 from tests.training.packing_helpers import edge_cases, with_fused_head
 
 pytestmark = pytest.mark.gpu
@@ -76,18 +77,7 @@ def test_packed_equals_padded(gpu, name, dtype):
 
 
 def options(folder, gpu, **changes):
-    return {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "max_steps": STEPS,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": gpu.type == "cpu",
-        **changes,
-    }
+    return trainers.options(folder, **{"max_steps": STEPS, "use_cpu": gpu.type == "cpu", **changes})
 
 
 def losses(trainer) -> list[float]:

@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what is not finished yet, and write `results.json` and `report.html`."""
+    from ropo.comparison.bench import SideBySide
     from ropo.comparison.compare import compare_methods
     from ropo.comparison.execution import locked, run_in_process_of_its_own  # Unix only; help is not
     from ropo.comparison.reading import RecipeFile
-    from ropo.comparison.side_by_side import SideBySide
 
     output, side = arguments.output, SideBySide(arguments.jobs)
     if output.exists() and not output.is_dir():

@@ -74,7 +74,7 @@ def _measure(arguments: argparse.Namespace) -> Any:
     import torch
 
     from ropo.diagnostics.comparison import HeldOut
-    from ropo.diagnostics.diagnose import diagnose
+    from ropo.diagnostics.report import diagnose
     from ropo.lm.held_out import BETA, read_held_out, trained_limits, trained_with
     from ropo.lm.loading import load_model, load_policy, load_tokenizer
     from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts

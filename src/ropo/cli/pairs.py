@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out pairs until chosen and rejected are as long on average, within 2 %% (default on)",
     )
     group = parser.add_argument_group("where --scorer is openai: or transformers:")
-    add_judge_arguments(group, _GRADE_TOKENS, chat_only=True)
+    add_judge_arguments(group, _GRADE_TOKENS, but=("judge", "judge_logprobs"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,8 +84,7 @@ def _judge_of(args: argparse.Namespace) -> Judge:
     """Return the judge that `--scorer` names; its verdicts are kept beside the output."""
     from ropo.cli.extras import evaluation_libraries_for
     from ropo.core.settings import settings_from
-    from ropo.judging.load import load_judge
-    from ropo.judging.options import JudgeOptions
+    from ropo.judging.options import JudgeOptions, load_judge
 
     flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
     options = settings_from(JudgeOptions, flags)

@@ -1,27 +1,78 @@
-"""Do cells: what is finished is kept, what fails is recorded and stops nothing."""
+"""Do cells, several at a time: what is finished is kept, what fails is recorded and stops nothing."""
 
 from __future__ import annotations
 
-__all__ = ()
+__all__ = ["SideBySide"]
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
+from typing import TypeVar
 
 from ropo.comparison.cells import Cell
 from ropo.comparison.execution import Execute
 from ropo.comparison.places import typed
 from ropo.comparison.results import Status
-from ropo.comparison.side_by_side import SideBySide
+from ropo.core.errors import UserError
 from ropo.core.record import FILE_NAME as RECORD
 from ropo.evaluation.results import FILE_NAME as RESULTS
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _DIVERGED = "training diverged"  # what `ropo train` says then
 _MARKERS = {"train": RECORD, "evaluate": RESULTS, "diagnose": "", "path": RESULTS}
+
+
+class SideBySide:
+    """Do at most so many things at a time.
+
+    Args:
+        jobs: How many; with 1 all is done in the thread of the caller, one after the other.
+
+    Attributes:
+        ended: Set when one of them raised or the user interrupted; what runs then has to end.
+
+    Raises:
+        UserError: If it is none.
+    """
+
+    def __init__(self, jobs: int = 1) -> None:
+        if jobs < 1:
+            raise UserError(f"jobs: must be at least 1, got {jobs}; give 1 for one command after the other")
+        self.jobs, self.ended = jobs, Event()
+
+    def map(self, do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return what `do` returns for each item, in their order.
+
+        Raises:
+            BaseException: The first that a call raised, or the user's interrupt; nothing further is begun then.
+        """
+        if self.jobs == 1:
+            return [do(each) for each in items]
+        causes: list[BaseException] = []
+
+        def attempt(each: Item) -> Result:
+            if self.ended.is_set():
+                raise CancelledError
+            try:
+                return do(each)
+            except BaseException as error:
+                causes.append(error)
+                self.ended.set()  # here, before this thread takes the next one
+                raise
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(attempt, each) for each in items]
+            try:
+                return [each.result() for each in futures]
+            except BaseException as error:
+                self.ended.set()
+                raise (causes or [error])[0] from None
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,6 @@ def training_cell(
     """Return the cell that trains a method.
 
     Its folder is named by everything that decides the run, so that a changed recipe finds what it still has in common.
-
-    Args:
-        recipe: The recipe.
-        model: Fingerprint of its model.
-        data: The data set.
-        method: The method.
-        rate: Its learning rate.
-        seed: Its seed.
-        output: The comparison's folder.
     """
     options = {"method": method.method, "learning_rate": rate, "seed": seed, "max_steps": data.steps}
     saving = recipe.frontier.saving(data.steps) if recipe.frontier else {}
@@ -80,15 +71,7 @@ def training_cell(
 
 
 def path_cell(recipe: Recipe, frontier: Frontier, data: PreparedData, training: Training, output: Path) -> Cell:
-    """Return the cell that measures a run along its way.
-
-    Args:
-        recipe: The recipe.
-        frontier: Its frontier.
-        data: The data set.
-        training: The run.
-        output: The comparison's folder.
-    """
+    """Return the cell that measures a run along its way."""
     pairs = data.test if frontier.split == "test" else str(data.validation)
     settings: dict[str, Any] = {"pairs": pairs, "max_pairs": frontier.pairs, "text": frontier.text}
     settings |= {"window": frontier.window, "max_windows": frontier.windows, "checkpoints": frontier.checkpoints}
@@ -106,18 +89,9 @@ def path_cell(recipe: Recipe, frontier: Frontier, data: PreparedData, training: 
 def evaluation_cell(
     recipe: Recipe, data: PreparedData, evaluation: Evaluation, name: str, run: Path | None, mark: str, output: Path
 ) -> Cell:
-    """Return the cell that evaluates one run against the reference, or the reference alone.
+    """Return the cell that evaluates one run against the reference, or the reference alone where `run` is None.
 
-    One run a command: what a suite says of one must not depend on which others there are.
-
-    Args:
-        recipe: The recipe.
-        data: The data set.
-        evaluation: The suite and its settings.
-        name: Name of the run.
-        run: Its folder; None for the reference.
-        mark: What names the run's content.
-        output: The comparison's folder.
+    One run a command: what a suite says of one must not depend on which others there are. `mark` names its content.
     """
     settings = settings_of(evaluation, data)
     models = [f"{data.name}/{REFERENCE}={recipe.model}"] + ([f"{name}={typed(run)}"] if run else [])

@@ -1,4 +1,4 @@
-"""Read what the cells left, and put it together."""
+"""Read what the cells left, and put it together: runs, results of suites, and a few answers side by side."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ropo.comparison.bench import End
-from ropo.comparison.cells import Training
+from ropo.comparison.cells import CACHE, Training
 from ropo.comparison.pictures import Pictures
 from ropo.comparison.places import without_folders
 from ropo.comparison.recipe import REFERENCE
-from ropo.comparison.results import DataSuite, RunResult
+from ropo.comparison.results import DataSuite, RunResult, SideBySideAnswers
 from ropo.core.record import RunRecord, read_record, read_typed
 from ropo.diagnostics.report import DiagnosticReport
-from ropo.evaluation.results import ModelResult, SuiteResult
+from ropo.evaluation.contestants import Contestant, answer_prompts
+from ropo.evaluation.results import SuiteResult
+from ropo.instructions import satisfied
+from ropo.lm.sampling import SamplingSettings, read_prompts
 
 METRICS = "metrics.jsonl"
+SAMPLED = ("instructions", "diversity")  # suites whose result says how they sampled
 
 
 def run_result(
@@ -114,9 +118,32 @@ def _notes(results: Sequence[SuiteResult]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
-            notes.setdefault(note, []).append(_subject(result.models))
+            notes.setdefault(note, []).append(result.models[-1].name)
     return [note if len(names) == len(results) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
 
 
-def _subject(models: Sequence[ModelResult]) -> str:
-    return models[-1].name
+def samples_of(
+    data: str, result: SuiteResult, prompts: Path, models: Mapping[str, str], count: int, output: Path
+) -> list[SideBySideAnswers]:
+    """Return the first answers to a few prompts of a suite in `SAMPLED`, spread over the file, not chosen by success.
+
+    `models` is the source of each run's model by the run's name.
+    """
+    settings = result.settings
+    asked = read_prompts(prompts)[: settings["max_prompts"]]
+    names = ("samples", "temperature", "top_p", "max_new_tokens")
+    sampling = SamplingSettings(**{name: settings[name] for name in names}, seed=result.seed)
+    answers = {
+        name: answer_prompts(Contestant(name, source), asked, sampling, settings["batch_size"], output / CACHE)
+        for name, source in models.items()
+    }
+    shown = sorted({number * len(asked) // count for number in range(count)}) if count else []
+    samples = []
+    for number in shown:
+        texts = {name: given[number][0].text for name, given in answers.items()}
+        told = asked[number].fields.get("instructions") if result.suite == "instructions" else None
+        passed = {name: bool(all(satisfied(told, text))) for name, text in texts.items()} if told else {}
+        samples.append(
+            SideBySideAnswers(data=data, prompt=asked[number].turns[-1]["content"], answers=texts, passed=passed)
+        )
+    return samples

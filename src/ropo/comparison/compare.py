@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ropo.comparison.bench import Bench, End
+from ropo.comparison.bench import Bench, End, SideBySide
 from ropo.comparison.cells import (
     Training,
     diagnosis_cell,
@@ -19,7 +19,7 @@ from ropo.comparison.cells import (
     settings_of,
     training_cell,
 )
-from ropo.comparison.collect import merge_suite, read_diagnosis, reference_run, run_result
+from ropo.comparison.collect import SAMPLED, merge_suite, read_diagnosis, reference_run, run_result, samples_of
 from ropo.comparison.data import PreparedData
 from ropo.comparison.execution import Execute
 from ropo.comparison.frontier.equal_gain import equal_gains
@@ -35,9 +35,7 @@ from ropo.comparison.results import (
     SideBySideAnswers,
     TriedRate,
 )
-from ropo.comparison.samples import SAMPLED, samples_of
 from ropo.comparison.selection import choose_rate, tried_rate
-from ropo.comparison.side_by_side import SideBySide
 from ropo.core.record import read_record
 from ropo.evaluation.path.results import read_path
 from ropo.evaluation.results import SuiteResult, read_results
@@ -48,7 +46,7 @@ _Trained = tuple[Training, End]
 
 @dataclass
 class _Findings:
-    """Gather the parts of the result as they come."""
+    """Gather the parts of the result, under their names there, as they come."""
 
     runs: list[RunResult] = field(default_factory=list)
     selections: list[ChosenRate] = field(default_factory=list)
@@ -67,14 +65,6 @@ def compare_methods(
     side: SideBySide | None = None,
 ) -> ComparisonResult:
     """Do every cell that is not finished yet, and put everything together.
-
-    Args:
-        recipe: What to compare, with the names of files resolved.
-        data: Its data sets as they were written.
-        output: The comparison's folder.
-        execute: What runs a ropo command.
-        say: What prints a line.
-        side: How many cells are done at a time; None for one.
 
     Returns:
         The result; a run that diverged or failed is in it with its reason, and the others go on.
@@ -100,13 +90,8 @@ def compare_methods(
     return ComparisonResult(
         title=recipe.title,
         recipe=recipe.model_dump(mode="json"),
-        runs=found.runs,
-        selections=found.selections,
-        suites=found.suites,
-        samples=found.samples,
-        paths=found.paths,
         equal_gains=equal_gains(found.paths, recipe.frontier.against if recipe.frontier else None),
-        notes=found.notes,
+        **vars(found),
     )
 
 
@@ -249,7 +234,7 @@ def _look_at_all(recipe: Recipe, trained: Sequence[_Trained], bench: Bench, foun
         looked = ends.get(training.output)
         if looked is None or looked.status != "finished":
             found.notes += [] if looked is None else [f"diagnosis of {training.run} failed: {looked.reason}"]
-            runs.append(run_result(training, end, None, (), None))
+            runs.append(run_result(training, end))
             continue
         cell = cells[training.output]
         file = bench.output / "pictures" / training.data / cell.output.name

@@ -55,11 +55,6 @@ class PreparedData:
 def prepare_data(recipe: Recipe, number: int, folder: Path) -> PreparedData:
     """Read, split and write one data set.
 
-    Args:
-        recipe: The recipe.
-        number: Which of its data sets.
-        folder: Where the files go; the same content is written again.
-
     Raises:
         UserError: If pairs are malformed, or a split leaves nothing.
     """
@@ -87,12 +82,7 @@ def prepare_data(recipe: Recipe, number: int, folder: Path) -> PreparedData:
 
 
 def split_by_prompt(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Split pairs into training and validation, so that a prompt is on one side only.
-
-    Args:
-        pairs: The pairs.
-        share: Share of the prompts that go to validation, at least one.
-        seed: Seed of the choice.
+    """Split pairs into training and validation, to which a share of the prompts goes, at least one.
 
     Raises:
         UserError: If no prompt is left for training.

@@ -50,14 +50,7 @@ def methods_of(result: ComparisonResult, data: str) -> list[MethodRuns]:
 
 
 def metrics_of_runs(suite: DataSuite, runs: Sequence[RunResult], name: str, change: bool = False) -> dict[str, Metric]:
-    """Return a metric of every run that has it, by the run's name.
-
-    Args:
-        suite: Where it was measured.
-        runs: The runs.
-        name: The metric's name.
-        change: Whether to return its change against the reference instead.
-    """
+    """Return a metric of every run that has it, or its change against the reference, by the run's name."""
     models = {model.name: model for model in suite.result.models}
     found: dict[str, Metric] = {}
     for run in runs:

@@ -54,7 +54,9 @@ def read_json_lines(what: str, path: Path) -> Iterator[tuple[int, dict[str, Any]
             if line.strip():
                 empty = False
                 try:
-                    record = _as_object(parse_json(line))
+                    record = parse_json(line)
+                    if not isinstance(record, dict):
+                        raise ValueError(f"is a {type(record).__name__}, not an object")
                 except ValueError as error:
                     raise UserError(f"{what} {path}:{number}: {error}; write one JSON object a line") from error
                 yield number, record
@@ -104,17 +106,6 @@ def parse_json(text: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"holds half of a surrogate pair, {error.object[error.start]!r}, no character") from error
-    return value
-
-
-def _as_object(value: Any) -> dict[str, Any]:
-    """Return a parsed value that is an object.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    if not isinstance(value, dict):
-        raise ValueError(f"is a {type(value).__name__}, not an object")
     return value
 
 

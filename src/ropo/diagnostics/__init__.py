@@ -1,7 +1,7 @@
 """Numbers from weights, log-probs and answers that show reward hacking and forgetting."""
 
 from ropo.core.intervals import chance_of_rise
-from ropo.diagnostics.answers import measure_answers
+from ropo.diagnostics.answers import distinct, expectation_adjusted_distinct, measure_answers, repetition, self_bleu
 from ropo.diagnostics.behaviour import dpo_margins, estimate_kl, measure_behaviour
 from ropo.diagnostics.collapse import cosine_distribution, effective_rank, isotropy
 from ropo.diagnostics.comparison import HeldOut, PolicyComparison, compare, observe, sampled_kl
@@ -10,7 +10,6 @@ from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.movement import cosine_changes, neuron_movement, orthogonality_error, rotation_size
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.diagnostics.signals import SIGNALS, Reading, Signal, triggered
-from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, repetition, self_bleu
 from ropo.diagnostics.weights import measure_change, measure_layer, measure_weight
 
 __all__ = [

@@ -1,15 +1,154 @@
-"""Measure a set of generated answers, alone and against the reference's."""
+"""Variety and habits of generated answers, and the measures of a set of them."""
 
 from __future__ import annotations
 
-__all__ = ["AnswerMeasure", "measure_answers"]
+__all__ = [
+    "AnswerMeasure",
+    "Tokens",
+    "distinct",
+    "expectation_adjusted_distinct",
+    "measure_answers",
+    "ngrams",
+    "repetition",
+    "self_bleu",
+    "self_bleu_scores",
+    "words",
+]
 
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Sequence
 
 from ropo.core.errors import UserError
 from ropo.diagnostics.measure import Measure, mean
-from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, is_refusal, repetition, self_bleu, words
 from ropo.lm.answer import Answer
+
+# How the openings of refusals by current chat models begin, in lower case. A list finds only what is on it, so the
+# rate is a lower bound, meant for comparing one model with its reference.
+_REFUSALS = (
+    "i can't",
+    "i cannot",
+    "i can not",
+    "i'm sorry",
+    "i am sorry",
+    "sorry, ",
+    "i won't",
+    "i will not",
+    "i'm unable",
+    "i am unable",
+    "i'm not able",
+    "i am not able",
+    "i must decline",
+    "as an ai",
+)
+
+Tokens = Sequence[Hashable]
+
+
+def words(text: str) -> list[str]:
+    """Split a text into lower-case words and punctuation marks."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
+    """Return the n-grams of a sequence in order."""
+    return list(zip(*(tokens[start:] for start in range(n)), strict=False))
+
+
+def distinct(texts: Sequence[Tokens], n: int) -> float | None:
+    """Compute distinct-n: unique n-grams over all n-grams of all texts together.
+
+    Li et al. 2016, arXiv 1510.03055. It falls with the amount of text, so compare equal amounts, or use
+    `expectation_adjusted_distinct`.
+
+    Args:
+        texts: Tokenised texts.
+        n: Length of the n-grams.
+
+    Returns:
+        A share in (0, 1], or None when no text has n tokens.
+    """
+    grams = [gram for tokens in texts for gram in ngrams(tokens, n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def expectation_adjusted_distinct(texts: Sequence[Tokens], vocabulary: int) -> float | None:
+    """Compute EAD: distinct tokens over the number expected from uniform draws.
+
+    EAD = N / (V (1 - ((V - 1) / V)^C)), N distinct among C tokens, V the vocabulary's size
+    (Liu et al. 2022, arXiv 2202.13587). Unlike distinct-1 it does not fall merely because texts are long.
+
+    Args:
+        texts: Texts as tokens of a vocabulary.
+        vocabulary: Number of tokens in it.
+
+    Returns:
+        The ratio, 1 for uniform draws in expectation; None when there is no token.
+    """
+    tokens = [token for text in texts for token in text]
+    if not tokens:
+        return None
+    expected = vocabulary * (1.0 - ((vocabulary - 1) / vocabulary) ** len(tokens))
+    return len(set(tokens)) / expected
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Compute self-BLEU: the mean BLEU of each text against all the others as references, in [0, 1].
+
+    Zhu et al. 2018 (Texygen), arXiv 1802.01886; sentence BLEU-4 by sacrebleu (13a tokens, exponential smoothing,
+    effective order). High: the texts repeat each other.
+
+    Args:
+        texts: Texts; empty ones are left out.
+
+    Returns:
+        The mean, or None for fewer than two texts that are not empty.
+
+    Cost: quadratic in the number of texts.
+    """
+    scores = [score for score in self_bleu_scores(texts) if score is not None]
+    return mean(scores) if scores else None
+
+
+def self_bleu_scores(texts: Sequence[str]) -> list[float | None]:
+    """Compute the BLEU of each text against all the others, in [0, 1]; see `self_bleu`.
+
+    Args:
+        texts: Texts; empty ones are no references.
+
+    Returns:
+        One score per text; None for an empty text, and for all where fewer than two are not empty.
+    """
+    from sacrebleu.metrics import BLEU  # here, because it is slow to import and seldom needed
+
+    full = [i for i, text in enumerate(texts) if text.strip()]
+    scores: list[float | None] = [None] * len(texts)
+    if len(full) < 2:
+        return scores
+    bleu = BLEU(effective_order=True)
+    for i in full:
+        scores[i] = bleu.sentence_score(texts[i], [texts[other] for other in full if other != i]).score / 100.0
+    return scores
+
+
+def repetition(tokens: Tokens, n: int = 4) -> float:
+    """Compute the share of repeated n-grams within one text: 1 - unique / all.
+
+    seq-rep-n of Welleck et al. 2020, arXiv 1908.04319.
+
+    Args:
+        tokens: One tokenised text.
+        n: Length of the n-grams.
+
+    Returns:
+        A share in [0, 1); 0 for a text shorter than n tokens, which repeats nothing.
+    """
+    grams = ngrams(tokens, n)
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def is_refusal(text: str) -> bool:
+    """Tell whether an answer opens like a refusal (see `_REFUSALS`)."""
+    return text.strip().lower().replace("’", "'").startswith(_REFUSALS)
 
 
 class AnswerMeasure(Measure):
@@ -21,7 +160,7 @@ class AnswerMeasure(Measure):
         tokens: Mean length in tokens, the end-of-sequence token included.
         ended: Share of answers that the model ended with an end-of-sequence token.
         truncated: Share cut at the longest length.
-        distinct_1: See `ropo.diagnostics.text.distinct`; on words.
+        distinct_1: See `ropo.diagnostics.answers.distinct`; on words.
         distinct_2: The same of pairs of words.
         expectation_adjusted_distinct: See there; on the model's tokens.
         self_bleu: Between the first answers to different prompts.

@@ -179,16 +179,7 @@ def kl_of_answers(
     reference: Float[Tensor, "answers tokens"],
     mask: Bool[Tensor, "answers tokens"],
 ) -> Float[Tensor, " answers"]:
-    """Return of each answer its own estimate of KL(policy || reference), whose mean is `estimate_kl`'s.
-
-    Args:
-        log_probs: As in `estimate_kl`.
-        reference: As there.
-        mask: As there.
-
-    Raises:
-        UserError: As there.
-    """
+    """Return of each answer its own estimate of KL(policy || reference), whose mean is `estimate_kl`'s."""
     if not bool(mask.any()):
         raise UserError("answers: need at least one sampled token to estimate the KL divergence, got none")
     _check_log_probs(log_probs[mask], reference[mask])

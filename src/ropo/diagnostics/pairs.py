@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["all_cosines", "check_weight", "nonzero_rows"]
+__all__ = ["all_cosines", "check_weight", "nonzero_rows", "unit_rows"]
 
 from collections.abc import Iterator
 
@@ -18,10 +18,6 @@ _SAMPLE_CHUNK = 8192
 
 def check_weight(weight: Float[Tensor, "n d"], name: str = "weight") -> None:
     """Refuse a weight that holds NaN or infinity.
-
-    Args:
-        weight: A weight; rows are neurons.
-        name: What to call it in the message.
 
     Raises:
         UserError: If an entry is not finite.

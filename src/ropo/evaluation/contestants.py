@@ -1,13 +1,13 @@
-"""The models that a suite compares: their names, and loading one at a time."""
+"""The models that a suite compares: their names, loading one at a time, and its sampled answers, kept on disk."""
 
 from __future__ import annotations
 
-__all__ = ["Contestant", "parse_contestants"]
+__all__ = ["Contestant", "answer_prompts", "parse_contestants"]
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,10 +16,24 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.evaluation.results import Change, Metric, ModelResult
+from ropo.core.kept import content_key
+from ropo.evaluation.results import ModelResult
+from ropo.evaluation.suites import Workplace
+from ropo.evaluation.unit_values import UnitValues, compare_models
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
+from ropo.lm.sampling import (
+    Answer,
+    Batch,
+    PromptRecord,
+    Sampler,
+    SamplingSettings,
+    prompts_digest,
+    sample_with_journal,
+    sampling_backend,
+)
 from ropo.lm.sampling.batches import load_sampler_model
-from ropo.lm.sampling.journalled import model_name
+from ropo.lm.sampling.sampler import model_name
 from ropo.lm.strength import split_strength
 
 
@@ -34,9 +48,12 @@ class Contestant:
 def model_results(
     contestants: Sequence[Contestant],
     fingerprints: Sequence[str],
-    compared: Sequence[tuple[list[Metric], list[Change]]],
+    of_models: Sequence[Mapping[str, UnitValues]],
+    units: str,
+    seed: int,
 ) -> list[ModelResult]:
-    """Return each model's metrics and changes under its name."""
+    """Return each model's metrics under its name, with the changes of all but the first; see `compare_models`."""
+    compared = compare_models([each.name for each in contestants], of_models, units, seed)
     return [
         ModelResult(name=each.name, source=model_name(each.source), fingerprint=mark, metrics=metrics, changes=changes)
         for each, mark, (metrics, changes) in zip(contestants, fingerprints, compared, strict=True)
@@ -70,6 +87,16 @@ def parse_contestants(specs: Sequence[str]) -> list[Contestant]:
     return contestants
 
 
+def _parse(spec: str) -> Contestant:
+    name, equals, source = spec.partition("=")
+    is_place = Path(split_strength(spec)[0]).exists()  # whose name may have an = in it
+    if not equals or is_place:
+        name, source = model_name(str(Path(spec).resolve()) if Path(spec).exists() else spec), spec
+    if not name.strip() or not source.strip():
+        raise UserError(f"model {spec!r}: must be SOURCE or NAME=SOURCE; mend it")
+    return Contestant(name, source)
+
+
 def file_name(model: str, kind: str) -> str:
     """Return a file name of a kind, such as `json`, for a model's name, another one for every name."""
     return f"{quote(model, safe='')}.{kind}"
@@ -94,11 +121,63 @@ def loaded(contestant: Contestant, merged: bool = True) -> Iterator[tuple[Any, P
             torch.cuda.empty_cache()
 
 
-def _parse(spec: str) -> Contestant:
-    name, equals, source = spec.partition("=")
-    is_place = Path(split_strength(spec)[0]).exists()  # whose name may have an = in it
-    if not equals or is_place:
-        name, source = model_name(str(Path(spec).resolve()) if Path(spec).exists() else spec), spec
-    if not name.strip() or not source.strip():
-        raise UserError(f"model {spec!r}: must be SOURCE or NAME=SOURCE; mend it")
-    return Contestant(name, source)
+def answer_with_progress(
+    contestant: Contestant, prompts: Sequence[PromptRecord], settings: SamplingSettings, workplace: Workplace
+) -> list[list[Answer]]:
+    """Return a model's answers as `answer_prompts` does, under a progress bar of their own."""
+    with workplace.progress(f"sampling from {contestant.name}", len(prompts)) as advance:
+        return answer_prompts(
+            contestant,
+            prompts,
+            settings,
+            workplace.batch_size,
+            workplace.cache,
+            lambda batch: advance(len(batch.prompts)),
+        )
+
+
+def answer_prompts(
+    contestant: Contestant,
+    prompts: Sequence[PromptRecord],
+    settings: SamplingSettings,
+    batch_size: int,
+    cache: Path,
+    on_batch: Callable[[Batch], None] = lambda batch: None,
+    sampler: Sampler | None = None,
+) -> list[list[Answer]]:
+    """Return a model's answers to prompts, sampled now or kept from an earlier run.
+
+    The file's name is a hash of the model's content, the prompts' turns, the settings, and what decides rounding (batch
+    size, and whether vLLM samples), so that another path to the same model finds the same answers, and a killed run
+    goes on where it stopped.
+
+    Args:
+        contestant: The model.
+        prompts: What to answer; may be empty.
+        settings: How to sample.
+        batch_size: Answers that are decoded at once.
+        cache: Folder of the kept answers; made if missing.
+        on_batch: Called with each batch, kept ones first; for a progress bar.
+        sampler: The model, open, for one that answers several times; where None, it is opened for this call.
+
+    Returns:
+        For each prompt its `settings.samples` answers, in the order of the prompts.
+
+    Raises:
+        UserError: If the model cannot be loaded or has no chat template.
+
+    Cost: see `ropo.lm.sampling.sample_batches`; the model is not even loaded when all answers are kept.
+    """
+    if not prompts:
+        return []
+    identity = fingerprint_source(contestant.source)
+    wanted = {
+        "model": identity,
+        "prompts": prompts_digest(prompts),
+        **asdict(settings),
+        "batch_size": batch_size,
+        "backend": sampling_backend(),
+    }
+    path = cache / "answers" / f"{content_key(wanted)}.jsonl"
+    with nullcontext(sampler) if sampler else Sampler(contestant.source) as model:
+        return sample_with_journal(model, prompts, settings, batch_size, path, on_batch, identity=identity)

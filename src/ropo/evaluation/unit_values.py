@@ -75,27 +75,14 @@ def jackknife_values(whole: float, without: Float[np.ndarray, " n"], meaning: st
 
 
 def metrics_of(by_metric: Mapping[str, UnitValues], units: str, seed: int) -> list[Metric]:
-    """Return the metrics of one model: a share with Wilson's interval, a mean or perplexity with its bootstrap.
-
-    Args:
-        by_metric: By the names of the metrics.
-        units: What a unit is called, in the plural.
-        seed: Seed of the resampling.
-    """
+    """Return the metrics of one model: a share with Wilson's interval, a mean or perplexity with its bootstrap."""
     return [Metric.of(name, *_estimate(measured, units, seed)) for name, measured in by_metric.items()]
 
 
 def changes_of(
     by_metric: Mapping[str, UnitValues], first: Mapping[str, UnitValues], reference: str, units: str, seed: int
 ) -> list[Change]:
-    """Return the paired changes of the metrics that both models have.
-
-    Args:
-        by_metric: The model's.
-        first: The reference's, on the same units.
-        reference: Its name.
-        units: What a unit is called, in the plural.
-        seed: Seed of the resampling.
+    """Return the paired changes, on the same units, of the metrics that both models have.
 
     Returns:
         One change per metric: of shares with McNemar's test, of means with a sign-flip test, of

@@ -38,11 +38,7 @@ class Instruction:
         return self.phrasings[phrasing].format(**parameters)
 
 
-def _numbers(name: str, *values: int) -> tuple[Mapping[str, Any], ...]:
-    return tuple({name: value} for value in values)
-
-
-def _texts(name: str, *values: str) -> tuple[Mapping[str, Any], ...]:
+def _values(name: str, *values: str | int) -> tuple[Mapping[str, Any], ...]:
     return tuple({name: value} for value in values)
 
 
@@ -56,7 +52,7 @@ _ALL = (
             "Your answer must not be longer than {limit} words.",
             "Keep it to {limit} words or fewer.",
         ),
-        _numbers("limit", 10, 12, 15, 20, 25),
+        _values("limit", 10, 12, 15, 20, 25),
     ),
     Instruction(
         "at_least_words",
@@ -67,7 +63,7 @@ _ALL = (
             "Your answer must have {limit} words or more.",
             "Write no fewer than {limit} words.",
         ),
-        _numbers("limit", 40, 45, 50, 55, 60),
+        _values("limit", 40, 45, 50, 55, 60),
     ),
     Instruction(
         "words_between",
@@ -85,7 +81,7 @@ _ALL = (
         "sentences",
         checkers.has_sentences,
         ("Answer in exactly one sentence.", "Write a single sentence.", "Your whole answer must be one sentence."),
-        _numbers("count", 1),
+        _values("count", 1),
     ),
     Instruction(
         "sentences",
@@ -96,7 +92,7 @@ _ALL = (
             "Your answer must have exactly {count} sentences.",
             "Write {count} sentences, no more and no fewer.",
         ),
-        _numbers("count", 2, 3, 4),
+        _values("count", 2, 3, 4),
     ),
     Instruction(
         "paragraphs",
@@ -106,7 +102,7 @@ _ALL = (
             "Write exactly {count} short paragraphs, separated by a blank line.",
             "Your answer must have {count} very short paragraphs with a blank line between them.",
         ),
-        _numbers("count", 2, 3),
+        _values("count", 2, 3),
     ),
     Instruction(
         "bullets",
@@ -117,7 +113,7 @@ _ALL = (
             'Give {count} bullet points and no more. Begin each with "- ".',
             'Write a list of exactly {count} short bullet points that start with "- ".',
         ),
-        _numbers("count", 2, 3, 4),
+        _values("count", 2, 3, 4),
     ),
     Instruction(
         "numbered",
@@ -128,7 +124,7 @@ _ALL = (
             "Give exactly {count} short items, numbered 1 to {count}.",
             "Write a numbered list that has {count} short items, no more and no fewer.",
         ),
-        _numbers("count", 2, 3, 4),
+        _values("count", 2, 3, 4),
     ),
     Instruction(
         "json",
@@ -145,7 +141,7 @@ _ALL = (
     Instruction(
         "lower_case",
         "case",
-        checkers.is_lower_case,
+        str.islower,
         (
             "Write in lower case only, without any capital letter.",
             "Use only lowercase letters.",
@@ -155,7 +151,7 @@ _ALL = (
     Instruction(
         "upper_case",
         "case",
-        checkers.is_upper_case,
+        str.isupper,
         (
             "Write in capital letters only.",
             "Use only uppercase letters.",
@@ -189,7 +185,7 @@ _ALL = (
             'Your answer must include the word "{word}".',
             'Make sure that the word "{word}" appears.',
         ),
-        _texts("word", "important", "often", "together", "simple", "history", "small", "because", "careful", "nature"),
+        _values("word", "important", "often", "together", "simple", "history", "small", "because", "careful", "nature"),
     ),
     Instruction(
         "avoid_word",
@@ -200,7 +196,7 @@ _ALL = (
             'Avoid the word "{word}" entirely.',
             'Your answer must not contain the word "{word}".',
         ),
-        _texts("word", "the", "a", "and", "of", "is", "to"),
+        _values("word", "the", "a", "and", "of", "is", "to"),
     ),
     Instruction(
         "start_with",
@@ -211,7 +207,7 @@ _ALL = (
             'The first words of your answer must be "{phrase}".',
             'Start with the words "{phrase}".',
         ),
-        _texts("phrase", "In short", "Well now", "Good question", "Here is what I know", "To begin with"),
+        _values("phrase", "In short", "Well now", "Good question", "Here is what I know", "To begin with"),
     ),
     Instruction(
         "end_with",
@@ -222,7 +218,7 @@ _ALL = (
             'The last words of your answer must be "{phrase}".',
             'Finish with exactly these words: "{phrase}".',
         ),
-        _texts("phrase", "That is all.", "I hope this helps.", "Any questions?", "Thank you.", "Have a nice day."),
+        _values("phrase", "That is all.", "I hope this helps.", "Any questions?", "Thank you.", "Have a nice day."),
     ),
     Instruction(
         "quoted",
@@ -235,7 +231,7 @@ _ALL = (
         "language",
         checkers.is_in_language,
         ("Answer in {language}.", "Write your whole answer in {language}.", "Use {language} only, no English."),
-        _texts("language", "French", "German", "Italian", "Spanish"),
+        _values("language", "French", "German", "Italian", "Spanish"),
     ),
     Instruction(
         "number",

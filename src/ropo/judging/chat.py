@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ropo.core.errors import UserError
-from ropo.judging.judge import CUT, UNPARSABLE, Duel, Meter, Verdict
+from ropo.judging.judge import CUT, UNPARSABLE, Duel, Meter, Verdict, VerdictStore
 from ropo.judging.reading import TEXT, read_preference, read_rating
-from ropo.judging.store import VerdictStore
 from ropo.lm.prompts import PromptRecord, Turn
 
 Conversation = Sequence[Turn]

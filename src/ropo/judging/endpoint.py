@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,11 +31,10 @@ _TOP_TOKENS, _FEW_TOKENS = 20, 5  # the most that OpenAI's endpoint reports, and
 
 
 class _Transient(Exception):
-    """A failed attempt that is worth another one."""
+    """A failed attempt that is worth another one, after a pause where the server names one."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.wait = wait
 
 
@@ -101,9 +100,7 @@ class EndpointChat:
                 keep(number, found)
             return found
 
-        futures: dict[Future[Reply | Failure], int] = {
-            pool.submit(answer, number): number for number in range(len(conversations))
-        }
+        futures = {pool.submit(answer, number): number for number in range(len(conversations))}
         failed_in_a_row = 0
         try:
             for future in as_completed(futures):
@@ -131,19 +128,19 @@ class EndpointChat:
             stop=give_up,
             wait=self._pause,
             sleep=sleep_using_event(stop),
-            before_sleep=lambda state: meter.count_retry(_reason(state)),
+            before_sleep=lambda state: meter.count_retry(str(_error_of(state))),
             reraise=True,
         )
         try:
             return retrying(self._ask_once, turns, meter)
         except _Transient as error:
-            return Failure(error.reason, passing=True)
+            return Failure(str(error), passing=True)
         except _Refused as error:
             return Failure(str(error))
 
     def _pause(self, state: RetryCallState) -> float:
         """Wait as long as the server asks for, else longer and longer with some chance, so that threads spread out."""
-        error = state.outcome.exception() if state.outcome else None
+        error = _error_of(state)
         asked = error.wait if isinstance(error, _Transient) else None
         drawn = wait_random_exponential(multiplier=1.0, max=self.options.judge_longest_wait)(state)
         return min(asked, self.options.judge_longest_wait) if asked is not None else drawn
@@ -156,8 +153,7 @@ class EndpointChat:
             options |= {"logprobs": True, "top_logprobs": most}
         if "temperature" not in lacks:
             options["temperature"] = _TEMPERATURE
-        longest = "max_completion_tokens" if "max_tokens" in lacks else "max_tokens"
-        options[longest] = self.max_tokens
+        options["max_completion_tokens" if "max_tokens" in lacks else "max_tokens"] = self.max_tokens
         folds = "system" in lacks and turns[0]["role"] == "system"
         try:
             completion: Any = self._client.chat.completions.create(
@@ -189,10 +185,8 @@ class EndpointChat:
             return UserError(f"{where}: does not know this model or address (404); check --judge and --judge_url")
         if error.code == "insufficient_quota":
             return UserError(f"{where}: the account has no credit left; answers so far are kept")
-        if status == 429:
-            return _Transient("too many requests (429)", _seconds(error.response.headers.get("retry-after")))
-        if status >= 500 or status in (408, 409, 425):
-            kind = "server error" if status >= 500 else "passing error"
+        if status >= 500 or status in (408, 409, 425, 429):
+            kind = "too many requests" if status == 429 else "server error" if status >= 500 else "passing error"
             return _Transient(f"{kind} ({status})", _seconds(error.response.headers.get("retry-after")))
         named = [part for part in (error.code, error.param) if isinstance(part, str) and part != str(status)]
         why = self._strike(", ".join(named))[:80]  # its message may differ from question to question
@@ -296,6 +290,5 @@ def _seconds(header: str | None) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _reason(state: RetryCallState) -> str:
-    error = state.outcome.exception() if state.outcome else None
-    return str(error)
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

@@ -1,4 +1,4 @@
-"""What a judge is, and what it says: one protocol for all of them, one type for every verdict."""
+"""What a judge is, what it says and how that is kept: one protocol for all, one type and one store for verdicts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ __all__ = [
     "warnings_first",
 ]
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ropo.core.files import write_atomically
+from ropo.core.kept import content_key
 from ropo.judging.reading import SOURCES
 from ropo.lm.prompts import PromptRecord
 
@@ -148,6 +152,41 @@ class Meter:
         }
 
 
+class VerdictStore:
+    """Keep each verdict in a small JSON file of its own, named by a hash of what was asked and of whom.
+
+    Why not `ropo.core.kept`: its journals have one writer and a fixed order, while here many threads, and several runs
+    that share a cache, write in the order in which answers arrive. Why not `diskcache`, which allows that: its SQLite
+    files lock badly on network folders, and a verdict that was paid for should be readable with any editor.
+
+    Args:
+        folder: Where they are kept; made when the first is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, asked: dict[str, Any]) -> Any:
+        """Return the answer kept for a question, or None; a file that cannot be read counts as none.
+
+        Args:
+            asked: Everything that the answer depends on, as JSON.
+        """
+        try:
+            return json.loads(self._file(asked).read_text(encoding="utf-8"))["reply"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, asked: dict[str, Any], reply: Any) -> None:
+        """Keep an answer, as JSON, beside its question, whole or not at all."""
+        text = json.dumps({**asked, "reply": reply}, ensure_ascii=False)
+        write_atomically(self._file(asked), text, on_disk=False)  # thousands may come; one torn is asked again
+
+    def _file(self, asked: dict[str, Any]) -> Path:
+        key = content_key(asked)
+        return self.folder / key[:2] / f"{key}.json"
+
+
 @runtime_checkable
 class Judge(Protocol):
     """Grade answers one by one, or say which of two is better.
@@ -233,12 +272,7 @@ def count_read(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def notes_on_reading(name: str, read: Mapping[str, int]) -> list[str]:
-    """Say how the verdicts on a model were read, and loudly where many could not be.
-
-    Args:
-        name: The model.
-        read: What `count_read` gave.
-    """
+    """Say how the verdicts on a model were read, and loudly where many could not be."""
     total, reasons = sum(read.values()), {why: count for why, count in read.items() if why not in SOURCES}
     if not total:
         return []

@@ -16,7 +16,7 @@ from ropo.core.errors import UserError
 from ropo.judging.chat import Conversation, Failure, Reply
 from ropo.judging.judge import Meter
 from ropo.judging.options import THINKING_TOKENS
-from ropo.judging.thinking import is_thinking
+from ropo.judging.reading import is_thinking
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import SamplingSettings, load_sampler_model, model_name

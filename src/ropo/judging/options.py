@@ -1,15 +1,22 @@
-"""How a judge is named and asked: each option declared once, as a field that is also a flag."""
+"""How a judge is named, asked and made: each option declared once, as a field that is also a flag."""
 
 from __future__ import annotations
 
-__all__ = ["CHAT_KINDS", "KINDS", "JudgeOptions", "add_judge_arguments"]
+__all__ = ["CHAT_KINDS", "KINDS", "JudgeOptions", "add_flags", "add_judge_arguments", "load_chat_judge", "load_judge"]
 
 import argparse
-from typing import Annotated, Any, get_args
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import Field
 
+from ropo.core.errors import UserError
 from ropo.core.settings import Settings
+
+if TYPE_CHECKING:
+    from ropo.judging.chat import ChatJudge
+    from ropo.judging.judge import Judge
 
 KINDS = "`openai:MODEL`, `transformers:MODEL`, `reward:MODEL`, `rules` or `module:function`"
 CHAT_KINDS = ("openai", "transformers")  # those that answer in words
@@ -23,11 +30,7 @@ _Price = Annotated[float, Field(ge=0)]
 
 
 class JudgeOptions(Settings):
-    """Which judge there is and how it is asked; the descriptions are the help of the flags of the same names.
-
-    `jsonargparse` or `pydantic-settings` would declare flags from fields too. The dozen lines of `add_judge_arguments`
-    do it without a dependency, and keep `--help` free of anything but what a user needs.
-    """
+    """Which judge there is and how it is asked."""
 
     judge: str = Field(description=KINDS.replace("`", ""))
     judge_logprobs: bool = Field(
@@ -49,37 +52,120 @@ class JudgeOptions(Settings):
         return self.judge.partition(":")[0]
 
 
-def add_judge_arguments(parser: argparse._ActionsContainer, usual_tokens: int, *, chat_only: bool = False) -> None:
-    """Declare the flags of `JudgeOptions`.
+def add_flags(
+    parser: argparse._ActionsContainer,
+    settings: type[Settings],
+    but: Collection[str] = (),
+    said: Mapping[str, str] | None = None,
+) -> None:
+    """Declare a flag for each field of settings: its help is the field's description and, in brackets, its default.
+
+    `jsonargparse` or `pydantic-settings` would declare flags from fields too. These few lines do it without a
+    dependency, and keep `--help` free of anything but what a user needs.
+
+    Args:
+        parser: A parser or a group of one.
+        settings: Whose fields; each is of one plain type, or None.
+        but: Fields that are no flags, or that the caller declares.
+        said: What stands in the brackets instead of a default, by field.
+    """
+    for name, field in settings.model_fields.items():
+        if name in but:
+            continue
+        if field.annotation is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=field.description)
+            continue
+        kind = _type_of(field.annotation)
+        default = None if field.is_required() else field.default
+        shown = (said or {}).get(name, "" if default is None else "%(default)s")
+        parser.add_argument(
+            f"--{name}",
+            type=kind,
+            required=field.is_required(),
+            default=default,
+            metavar=name.rpartition("_")[2].upper() if kind is str else "FILE" if kind is Path else "N",
+            help=f"{field.description} ({shown})" if shown else field.description,
+        )
+
+
+def add_judge_arguments(
+    parser: argparse._ActionsContainer,
+    usual_tokens: int,
+    settings: type[JudgeOptions] = JudgeOptions,
+    but: Collection[str] = (),
+) -> None:
+    """Declare the flags of `JudgeOptions`, and of whatever else the settings have.
 
     Args:
         parser: A parser or a group of one.
         usual_tokens: Longest verdict of a local model that does not think.
-        chat_only: Whether to leave out the flags that say which judge there is, as `ropo pairs` has one for that.
+        settings: The options, perhaps with a suite's own.
+        but: See `add_flags`.
     """
     longest = (
         f"{max(usual_tokens, ENDPOINT_TOKENS)} behind an endpoint, {usual_tokens} of a local model, "
         f"{THINKING_TOKENS} where its chat template lets it think"
     )
-    for name, field in JudgeOptions.model_fields.items():
-        if chat_only and name in ("judge", "judge_logprobs"):
-            continue
-        if field.annotation is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=field.description)
-            continue
-        said = longest if name == "judge_max_tokens" else "" if field.default is None else "%(default)s"
-        shown: dict[str, Any] = {"required": True} if field.is_required() else {"default": field.default}
-        parser.add_argument(
-            f"--{name}",
-            type=_type_of(field.annotation),
-            metavar="N" if _type_of(field.annotation) is not str else name.rpartition("_")[2].upper(),
-            help=f"{field.description} ({said})" if said and not field.is_required() else field.description,
-            **shown,
-        )
+    add_flags(parser, settings, but, {"judge_max_tokens": longest})
 
 
 def _type_of(annotation: Any) -> type:
-    """Return the plain type in an annotation such as `Annotated[int, ...] | None`."""
+    """Return the plain type in an annotation such as `Annotated[int, ...] | None`, or of a `Literal`'s values."""
     while not isinstance(annotation, type):
-        annotation = get_args(annotation)[0]
+        parts = get_args(annotation)
+        annotation = parts[0] if parts else type(annotation)
     return annotation
+
+
+def load_judge(options: JudgeOptions, folder: Path, batch_size: int, usual_tokens: int, flag: str = "judge") -> Judge:
+    """Return the judge that options name.
+
+    The libraries of a kind are imported with it alone: `openai` is not needed for rules.
+
+    Args:
+        options: What to load, and how to ask it.
+        folder: Where its verdicts are kept.
+        batch_size: Conversations that a local model answers at once.
+        usual_tokens: Longest verdict that its questions need, where the options name none.
+        flag: What the user named it with, for the messages.
+
+    Raises:
+        UserError: If they name none, a key is missing, or a model or function cannot be loaded.
+    """
+    kind, _, rest = options.judge.partition(":")
+    if options.judge != "rules" and not (kind and rest):
+        kinds = KINDS if flag == "judge" else f"`rules` (the default), {KINDS.replace('`rules` or ', 'or ')}"
+        raise UserError(f"{flag} must be {kinds}, got {options.judge!r}; change --{flag}")
+    if kind in CHAT_KINDS:
+        return load_chat_judge(options, folder, batch_size, usual_tokens)
+    if options.judge_logprobs:
+        raise UserError(
+            f"judge_logprobs: only an endpoint gives them, or a local chat model, got judge {options.judge}; drop the "
+            "flag"
+        )
+    from ropo.judging.judge import VerdictStore
+    from ropo.judging.scores import RuleJudge, function_judge, import_function, reward_judge
+
+    if options.judge == "rules":
+        return RuleJudge()
+    if kind == "reward":
+        return reward_judge(rest, VerdictStore(folder))
+    return function_judge(options.judge, import_function(options.judge))
+
+
+def load_chat_judge(options: JudgeOptions, folder: Path, batch_size: int, usual_tokens: int) -> ChatJudge:
+    """Return the judge in words that options name; see `load_judge`."""
+    from ropo.judging.chat import ChatJudge, ChatModel
+    from ropo.judging.judge import VerdictStore
+
+    kind, _, model = options.judge.partition(":")
+    chat: ChatModel
+    if kind == "openai":
+        from ropo.judging.endpoint import EndpointChat
+
+        chat = EndpointChat(model, options, options.judge_max_tokens or max(usual_tokens, ENDPOINT_TOKENS))
+    else:
+        from ropo.judging.local import LocalChat
+
+        chat = LocalChat(model, options.judge_max_tokens, batch_size, usual_tokens, options.judge_logprobs)
+    return ChatJudge(chat, VerdictStore(folder))

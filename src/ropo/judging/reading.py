@@ -12,11 +12,22 @@ __all__ = ["TEXT", "read_letter"]
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ropo.judging.sentences import letter_of_cut, pure_letter, stated_letters, verdict_in
-from ropo.judging.thinking import spoken
+
+_THINKING = r"(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad"
+_OPENING = rf"<(?:{_THINKING})>|<\|begin_of_(?:{_THINKING})\|>|\[THINK\]|◁think▷|<\|channel\|?>\s*(?:analysis|thought)"
+# The last two: where the answer proper begins in the channels of gpt-oss, whole and with special tokens left out.
+_CLOSING = (
+    rf"</(?:{_THINKING})>|<\|end_of_(?:{_THINKING})\|>|\[/THINK\]|◁/think▷|<channel\|>"
+    r"|<\|channel\|>\s*final\s*<\|message\|>|assistantfinal"
+)
+_OPEN, _CLOSE = re.compile(_OPENING, re.IGNORECASE), re.compile(_CLOSING, re.IGNORECASE)
+_BLOCK = re.compile(rf"(?:{_OPENING})(?:(?!{_OPENING}).)*?(?:{_CLOSING})", re.IGNORECASE | re.DOTALL)
+_SPECIAL = re.compile(r"<\|[^|<>]{1,30}\|>|</s>|<eos>|<end_of_turn>")
 
 _LOWEST, _HIGHEST = 1.0, 10.0  # grades
 _MOST = 0.5  # share of a token's mass above which its letters are what the judge was about to write
@@ -50,6 +61,23 @@ _RATINGS = (
     (_OF_TEN, "only"),
     (re.compile(rf"\A[\W_]*?(?<![\d./-]){_NUMBER}[\s*_`\"'.)]*\Z"), "only"),
 )
+
+
+def spoken(text: str) -> str:
+    """Return what a judge says after its thinking; empty where it was cut while it thought.
+
+    A closing mark without an opening one ends thinking that the chat template began.
+    """
+    while (shorter := _BLOCK.sub("\n", text)) != text:
+        text = shorter
+    text = _CLOSE.split(text)[-1]
+    text = _OPEN.split(text)[0]
+    return _SPECIAL.sub("", unicodedata.normalize("NFKC", text)).strip()
+
+
+def is_thinking(text: str) -> bool:
+    """Tell whether a text, such as a prompt's opening of the judge's turn, ends inside thinking."""
+    return bool(_OPEN.search(_CLOSE.split(text)[-1]))
 
 
 def read_letter(text: str, letters: str = "AB", cut: bool = False) -> str | None:

@@ -17,8 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from ropo.core.errors import UserError
 from ropo.instructions import satisfied
-from ropo.judging.judge import Duel, Meter, Verdict
-from ropo.judging.store import VerdictStore
+from ropo.judging.judge import Duel, Meter, Verdict, VerdictStore
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.prompts import PromptRecord

@@ -62,11 +62,6 @@ def _rows_of(module: nn.Module, longest: int) -> int | None:
 def cap_answers(model: Any, lengths: Sequence[int], most: int) -> list[int]:
     """Return how many new tokens each prompt can have, and say so where that is fewer than were asked for.
 
-    Args:
-        model: A causal language model.
-        lengths: Tokens of each prompt.
-        most: New tokens that were asked for.
-
     Raises:
         UserError: If a prompt takes all positions.
     """

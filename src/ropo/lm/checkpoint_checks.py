@@ -36,11 +36,7 @@ def check_source(source: str) -> None:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Refuse a folder without a configuration or weights.
-
-    Raises:
-        UserError: If one of them is missing.
-    """
+    """Refuse a folder without a configuration or weights."""
     if not (path / "config.json").is_file():
         raise UserError(f"model {path}: the folder has no config.json; give the folder of a transformers checkpoint")
     if not any(file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)):
@@ -48,11 +44,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def check_tokenizer(path: Path) -> None:
-    """Refuse a folder without a tokenizer.
-
-    Raises:
-        UserError: If it is empty, or no file in it is a tokenizer's.
-    """
+    """Refuse a folder without a tokenizer."""
     if not any(path.iterdir()):
         raise UserError(f"model {path}: the folder is empty; give the folder of a transformers checkpoint")
     names = [file.name for file in path.iterdir()]
@@ -64,15 +56,7 @@ def check_tokenizer(path: Path) -> None:
 
 
 def check_kind(source: str, architectures: list[str] | None) -> None:
-    """Refuse a model with another head than a language model's, which would get a random one.
-
-    Args:
-        source: What the model was loaded from.
-        architectures: The classes that its configuration names.
-
-    Raises:
-        UserError: If there is such a head.
-    """
+    """Refuse a model with another head than a language model's, which would get a random one."""
     other = next((name for name in architectures or () if _OTHER_HEADS.search(name)), None)
     if other is not None:
         raise UserError(
@@ -82,15 +66,7 @@ def check_kind(source: str, architectures: list[str] | None) -> None:
 
 
 def check_weights(source: str, found: dict[str, Any]) -> None:
-    """Refuse a model part of whose weights would be random, as its files lack them or have them in other shapes.
-
-    Args:
-        source: What the model was loaded from.
-        found: What `from_pretrained` returns of its loading: `missing_keys` and `mismatched_keys`.
-
-    Raises:
-        UserError: If a weight is missing or has another shape.
-    """
+    """Refuse a model part of whose weights would be random, as its files lack them or have them in other shapes."""
     missing, others = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
     if missing:
         raise UserError(

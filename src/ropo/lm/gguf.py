@@ -38,10 +38,6 @@ _UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, RuntimeError)
 def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load the model of a GGUF file with plain weights.
 
-    Args:
-        path: The file.
-        dtype: Of the weights, rounded from float32.
-
     Returns:
         The model in evaluation mode, which names the file as its place.
 
@@ -73,11 +69,7 @@ def quiet_about_words(model: Any) -> Iterator[None]:
 
 
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a GGUF file.
-
-    Raises:
-        UserError: As in `load_gguf_model`.
-    """
+    """Load the tokenizer of a GGUF file."""
     tokenizer = _kept(path, "tokenizer", _convert_tokenizer, AutoTokenizer.from_pretrained)
     tokenizer.name_or_path = str(path)
     return tokenizer

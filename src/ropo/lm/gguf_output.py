@@ -70,7 +70,8 @@ def write_gguf(model: PreTrainedModel, source: Path, target: Path, kind: str) ->
 
     reader: Any = GGUFReader(source)
     if reader.byte_order == "S":
-        raise UserError(f"model {source}: has the bytes of a {_other_order()} machine; convert it with llama.cpp first")
+        other = "big-endian" if sys.byteorder == "little" else "little-endian"
+        raise UserError(f"model {source}: has the bytes of a {other} machine; convert it with llama.cpp first")
     replaced = dict(_changed(model, reader, source, kind))
     _write(reader, target, replaced)
     return Written({name: each.kind.name for name, each in replaced.items()}, len(reader.tensors) - len(replaced))
@@ -175,10 +176,6 @@ def _write(reader: Any, target: Path, replaced: Mapping[str, _Tensor]) -> None:
 
 def _padded(size: int, alignment: int) -> int:
     return -(-size // int(alignment)) * int(alignment)
-
-
-def _other_order() -> str:
-    return "big-endian" if sys.byteorder == "little" else "little-endian"
 
 
 def _not_alone(source: Path, name: str) -> str:

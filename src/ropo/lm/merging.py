@@ -47,9 +47,6 @@ class Merged:
 
         In exact arithmetic both are one function, and a weight's dtype enters only afterwards, when it is rounded. So
         before that no more than the rounding of float32 products may lie between them.
-
-        Raises:
-            UserError: If more does.
         """
         if not self.unrounded.largest <= self.arithmetic:  # NaN is not, either
             raise UserError(

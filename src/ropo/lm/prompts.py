@@ -18,8 +18,8 @@ from ropo.core.errors import UserError
 from ropo.core.once import say
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import tokenize_prompt
-from ropo.preferences.files import Record, read_file
 from ropo.preferences.formats import kind, prompt_columns, prompt_of, refuse_unclear, text_of
+from ropo.preferences.read import Record, read_file
 from ropo.preferences.records import check_options, check_text
 
 Turn = dict[str, Any]
@@ -62,7 +62,7 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     """Read a file of prompts.
 
     Args:
-        path: A file as in `ropo.preferences.files.read_file`. Each record has its question in one column: `prompt`
+        path: A file as in `ropo.preferences.read.read_file`. Each record has its question in one column: `prompt`
             (text, or messages that end with the user's), `instruction` (with an `input` or without), `question`,
             `query`, `messages` or `conversations`; perhaps `system`, `history`, `tools` and `chat_template_kwargs`.
             Other fields are kept; images and columns such as `context`, content that nobody would read, are refused.

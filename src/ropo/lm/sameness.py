@@ -88,10 +88,6 @@ def make_probe(model: Any, tokenizer: PreTrainedTokenizerBase) -> Probe:
 def logits_on(model: Any, probe: Probe) -> Float32[Tensor, "tokens vocabulary"]:
     """Compute the logits of every answer position.
 
-    Args:
-        model: A causal language model in evaluation mode.
-        probe: Prompts and answers, which are forced on the model.
-
     Returns:
         They lie on the CPU.
 
@@ -123,11 +119,6 @@ def arithmetic_distance(model: Any, probe: Probe, expected: Float[Tensor, "token
     machine epsilon (N. Higham and T. Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci.
     Comput. 41, 2019). So every linear layer's output gets normal noise of that size, relative to its root mean square,
     and what arrives at the logits is looked at: the larger of two draws.
-
-    Args:
-        model: A causal language model in evaluation mode.
-        probe: Prompts and answers.
-        expected: Its own logits there.
 
     Cost: twice `logits_on`.
     """

@@ -90,16 +90,13 @@ def spread(model: nn.Module, before: dict[str, Tensor]) -> None:
     """
     for name, each in _tensors(model):
         if isinstance(each, DTensor):
-            whole = before.pop(_plain_name(name), None)
+            plain = name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+            whole = before.pop(plain, None)
             given = torch.empty(each.shape, dtype=each.dtype) if whole is None else whole.to(each.dtype)
             part = distribute_tensor(given.to(each.device), each.device_mesh, each.placements, src_data_rank=0)
             each.to_local().copy_(part.to_local())
         elif not hasattr(each, "ds_id"):  # ZeRO-3 has sent its own
             torch.distributed.broadcast(each.data, 0)
-
-
-def _plain_name(name: str) -> str:
-    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -68,11 +68,6 @@ class Limits:
         """Count the tokens of one pair in a pack: its prompt but one, and both answers, cut as TRL cuts them.
 
         Where the beginnings are cut, the answers keep different parts of their prompt, and then share none.
-
-        Args:
-            prompt: Tokens of the prompt.
-            chosen: Tokens of the chosen answer.
-            rejected: Tokens of the rejected answer.
         """
         if self.max_length is None:
             return prompt - 1 + chosen + rejected

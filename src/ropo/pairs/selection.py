@@ -85,9 +85,6 @@ class Selection:
         threshold: Score from which an answer passes.
         max_pairs: Largest number of pairs per prompt.
         match_lengths: Whether chosen and rejected shall be as long on average (`match_lengths`).
-
-    Raises:
-        UserError: If a value is outside its range.
     """
 
     strategy: str = "best-worst"
@@ -115,12 +112,6 @@ def select_pairs(
 
     An answer cut at `max_new_tokens` is never used: as chosen it would teach to stop in the middle of a sentence.
     Among answers of equal text the first stays, and an answer is used at most once, so that no answer outweighs others.
-
-    Args:
-        prompt: The prompt's number.
-        candidates: Its scored answers.
-        selection: How to choose.
-        random: Draws where the strategy has a choice.
 
     Returns:
         At least one pair, or why there is none.

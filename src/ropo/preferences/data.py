@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset
+import pyarrow
+from datasets import Dataset, DatasetInfo, Features, Json, List, Value
+from datasets.table import InMemoryTable
 
 from ropo.core.errors import UserError
 from ropo.preferences.formats import as_conversation, format_of, labels_of
 from ropo.preferences.read import read_records
 from ropo.preferences.records import ANSWERS, Pair, to_pair
-from ropo.preferences.tables import as_dataset
 
 __all__ = [
     "ANSWERS",
@@ -25,6 +26,9 @@ __all__ = [
     "count_shared_prompts",
     "load_preferences",
 ]
+
+
+_WRITE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -170,3 +174,60 @@ def _check_one_kind(rows: list[Pair]) -> None:
                 f"data {row['where']}: is {'text' if kind is list else 'messages'} where {rows[0]['where']} is "
                 f"{'messages' if kind is list else 'text'}; use one format throughout"
             )
+
+
+class ExactJson(Json):
+    """Keep a value as JSON, as `datasets.Json` does, but exactly.
+
+    That one goes through a fast parser: 2.517749 may come back as 2.5177490000000002, and 2**64 not at all. Saved, a
+    column of ours is one of `datasets.Json`, which everybody can read.
+    """
+
+    def encode_example(self, example_data: Any) -> str | None:
+        """Return the JSON of a value; a text is JSON already, since `datasets` may encode twice."""
+        return example_data if isinstance(example_data, str | None) else _WRITE(example_data)
+
+    def decode_example(self, example_data: Any, token_per_repo_id: Any = None) -> Any:
+        """Return the value."""
+        return None if example_data is None else json.loads(example_data)
+
+
+def as_dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
+    """Return records as a data set that gives each of them back as it was.
+
+    Args:
+        rows: Records whose values under one name are all texts (or None), all lists of objects, or all objects. A
+            record that lacks an object gets an empty one, because TRL unpacks it.
+
+    Cost: one JSON text a message where messages do not all have the same fields, all of them texts.
+    """
+    columns = {
+        name: _column([row.get(name) for row in rows]) for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    table = pyarrow.table({name: array for name, (array, _) in columns.items()})
+    features = Features({name: feature for name, (_, feature) in columns.items()})
+    return Dataset(InMemoryTable(table), info=DatasetInfo(features=features))
+
+
+def _column(values: Sequence[Any]) -> tuple[Any, Any]:
+    """Return a column's values as Arrow has them, and the feature that reads them back."""
+    kind = next(type(value) for value in values if value is not None)
+    if kind is dict:
+        texts = [_WRITE(value or {}) for value in values]
+        return pyarrow.array(texts, pyarrow.string()).cast(pyarrow.json_()), ExactJson()
+    if kind is not list:
+        return pyarrow.array(values, pyarrow.string()), Value("string")
+    if names := _fields_of_texts(values):
+        message = pyarrow.struct([(name, pyarrow.string()) for name in names])
+        return pyarrow.array(values, pyarrow.list_(message)), List({name: Value("string") for name in names})
+    lists = pyarrow.array([[_WRITE(each) for each in value] for value in values], pyarrow.list_(pyarrow.string()))
+    return lists.cast(pyarrow.list_(pyarrow.json_())), List(ExactJson())
+
+
+def _fields_of_texts(values: Sequence[list[dict[str, Any]]]) -> tuple[str, ...]:
+    """Return the fields of all messages if they are the same and texts; nothing otherwise."""
+    names = tuple(values[0][0])
+    alike = all(
+        tuple(each) == names and all(type(text) is str for text in each.values()) for value in values for each in value
+    )
+    return names if alike else ()

@@ -15,8 +15,9 @@ __all__ = ["check_options", "check_text"]
 import json
 from typing import Any
 
-from ropo.preferences.formats import ROLES, is_written_out, kind
+from ropo.preferences.formats import ROLES, kind
 from ropo.preferences.formats.columns import MEDIA
+from ropo.preferences.formats.turns import check_plain
 
 ANSWERS = ("chosen", "rejected")
 _OWN_OPTIONS = ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
@@ -71,10 +72,7 @@ def check_text(name: str, value: Any) -> None:
         ValueError: If it is empty, something else, or a text that holds a list of messages.
     """
     if isinstance(value, str):
-        if not value.strip():
-            raise ValueError(f"{name} is empty; fill it in or remove the record")
-        if is_written_out(value):
-            raise ValueError(f"{name} is a text that holds a list of messages; write the list itself")
+        check_plain(name, value)
         return
     if not isinstance(value, list):
         raise ValueError(f"{name} must be text or a list of messages, not {kind(value)}")

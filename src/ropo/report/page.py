@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ropo.comparison.frontier.draws import methods_of_paths
+from ropo.comparison.frontier.curves import methods_of_paths
 from ropo.comparison.results import ChosenRate, ComparisonResult, DataSuite, EqualGain, RunResult, SideBySideAnswers
 from ropo.comparison.summary import MethodRuns, methods_of
 from ropo.core.files import write_atomically

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["choose_method"]
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ from ropo.lm.adapters import adapter_base, adapter_config_of, check_trainable, i
 from ropo.lm.held_out import wraps_prompts
 from ropo.lm.loading import load_model
 from ropo.lm.spreading import read_once
-from ropo.lm.templating import unread_lines
-from ropo.lm.tokens import holds_templated_prompt
+from ropo.lm.templating import apply_template, template_options, unread_lines
+from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_prompt
 from ropo.methods import adapter_config
-from ropo.preferences.data import PreferenceData, load_preferences
+from ropo.preferences.data import ANSWERS, PreferenceData, load_preferences
 from ropo.runs.options import TrainOptions
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import cuts_base
-from ropo.training.lengths import check_templates, leave_out_long_prompts
 
 _Model = PreTrainedModel | PeftModel
+_FEW = 0.01  # of the pairs may be left out unasked: TRL leaves out any number of them
 
 
 def choose_method(options: TrainOptions) -> tuple[str, PeftConfig | None]:
@@ -57,7 +58,7 @@ def load_pairs(
         raise UserError(
             f"data {source}: holds conversations, but the tokenizer of {options.model} has no chat template"
         )
-    check_templates(data, tokenizer)
+    _check_templates(data, tokenizer)
     data, long = leave_out_long_prompts(data, tokenizer, config.limits, options.skip_long_prompts)
     dropped = [
         f"{count} {what} left out"
@@ -72,6 +73,58 @@ def load_pairs(
         notes.append("text prompts go through the chat template (--plain_prompts keeps them)")
     console.print(f"{'data' if which == 'data' else 'held out':<10}" + "; ".join(notes))
     return data
+
+
+def leave_out_long_prompts(
+    data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limits: Limits, skip: bool
+) -> tuple[PreferenceData, str | None]:
+    """Leave out the pairs whose prompt alone fills `max_length`: cut at the end, they would have no answer.
+
+    Args:
+        data: The pairs.
+        tokenizer: Of the model to be trained.
+        limits: Where sequences are cut.
+        skip: Whether to leave out any number of them; otherwise at most 1 % of the pairs, or one.
+
+    Returns:
+        The data without them, and what to tell the user, or None where there are none.
+
+    Raises:
+        UserError: If there are more, or nothing would be left; with the place of the first, and the length that would
+            do for all.
+
+    Cost: tokenises every prompt; two thousand a second.
+    """
+    if not limits.prompts_matter or limits.max_length is None:
+        return data, None
+    lengths = [len(tokenize_prompt(tokenizer, pair, f"data {pair['where']}")) for pair in data.pairs]
+    kept = [index for index, length in enumerate(lengths) if length < limits.max_length]
+    cut = len(lengths) - len(kept)
+    if not cut:
+        return data, None
+    first = next(index for index, length in enumerate(lengths) if length >= limits.max_length)
+    where = f"first in {data.pairs[first]['where']}, whose prompt has {lengths[first]} tokens"
+    few = cut <= max(1, int(_FEW * len(lengths)))
+    if not kept or not (skip or few):
+        raise UserError(
+            f"max_length: {limits.max_length} tokens leave nothing of the answers in {cut} of {len(data)} pairs, "
+            f"{where}; raise --max_length above {max(lengths)}, or leave such pairs out with --skip_long_prompts"
+        )
+    line = f"{cut} left out, whose prompt alone fills max_length {limits.max_length} ({where})"
+    return replace(data, pairs=data.pairs.select(kept)), line
+
+
+def _check_templates(data: PreferenceData, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Render every conversation once, so that a template which refuses one does so before training starts.
+
+    Cost: ten thousand pairs per second.
+    """
+    for pair in data.pairs:
+        if not isinstance(pair["prompt"], str) and not holds_templated_prompt(tokenizer, pair):
+            for name in ANSWERS:
+                turns = pair["prompt"] + pair[name]
+                where = f"data {pair['where']}: {name}"
+                apply_template(tokenizer, turns, where, tokenize=False, **template_options(pair))
 
 
 def load_models(options: TrainOptions, method: str, config: PreferenceConfig) -> tuple[_Model, PreTrainedModel | None]:

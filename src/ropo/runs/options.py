@@ -5,12 +5,12 @@ from __future__ import annotations
 __all__ = ["DTYPES", "MONITOR_STEPS", "TRAINER_DEFAULTS", "TrainOptions", "trainer_config"]
 
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
+from ropo.training.remedies.kl_budget import check_budget
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -93,11 +93,8 @@ class TrainOptions:
             raise UserError(f"load_in_{self.bits}bit: quantised weights cannot be trained; choose another --method")
         if self.monitor_steps < 0:
             raise UserError(f"monitor_steps: must not be negative, got {self.monitor_steps}; give 0 for no monitor")
-        budget = self.stop_at_kl
-        if budget is not None and not (budget > 0 and isfinite(budget)):
-            raise UserError(
-                f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat per token are usual"
-            )
+        if self.stop_at_kl is not None:
+            check_budget(self.stop_at_kl)
         for name in ("monitor_text", "stop_on_warning", "stop_at_kl"):
             if getattr(self, name) and not self.monitors:
                 raise UserError(f"{name}: the monitor is off; give --eval_data, and no --monitor_steps 0")

@@ -24,26 +24,14 @@ from ropo.preferences.data import PreferenceData
 from ropo.runs.inputs import choose_method, load_pairs, weights_dtype
 from ropo.runs.options import TrainOptions, trainer_config
 from ropo.training.config import PreferenceConfig
-from ropo.training.memory import Lengths, Memory, estimate, trained_parameters
+from ropo.training.memory import ROOM, Lengths, Memory, estimate, tighter, trained_parameters
 
 _GB = 1e9
-_ROOM = 0.85
-"""Share of a device's free memory that a step may take by the estimate, which is good to 15 %."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Estimate steps of one run.
-
-    Args:
-        source: The base model.
-        dtype: Dtype of its weights; None for the checkpoint's own.
-        adapter: What is trained; None for every weight.
-        lengths: Of every pair, cut to `max_length`.
-        config: The trainer's options.
-        bits: 4 or 8 where the weights are quantised.
-        device: `cuda` or `cpu`.
-    """
+    """Estimate steps of one run."""
 
     source: str
     dtype: torch.dtype | None
@@ -125,13 +113,7 @@ def fits_itself(options: TrainOptions, config: PreferenceConfig) -> bool:
 
 
 def fitted_to_gpu(options: TrainOptions, make: Callable[[], _Plan], console: Console) -> TrainOptions:
-    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, by an estimate.
-
-    Args:
-        options: The run's options.
-        make: Makes the plan, which takes as long as tokenising the pairs.
-        console: Where to say what was chosen.
-    """
+    """Choose gradient checkpointing and a budget of tokens for the GPU's memory, by an estimate."""
     free = free_memory("cuda")
     try:
         checkpointing, budget = settings_that_fit(make(), free)
@@ -180,9 +162,9 @@ def _plan_lines(plan: _Plan, method: str, free: int) -> Iterator[str]:
     for part in fields(memory):
         if value := getattr(memory, part.name):
             yield f"memory    {part.name:<12}{value / _GB:8.2f} GB"
-    fits = "fits" if memory.total <= _ROOM * free else "is too much"
+    fits = "fits" if memory.total <= ROOM * free else "is too much"
     yield f"          {'at the peak':<12}{memory.total / _GB:8.2f} GB, of {free / _GB:.1f} GB that are free: {fits}"
-    if memory.total > _ROOM * free:
+    if memory.total > ROOM * free:
         on, cut_to = settings_that_fit(plan, free)
         flags = "--gradient_checkpointing" * on + (f" --tokens_per_step {cut_to}" if cut_to else "")
         yield f"try       {flags}: {plan.memory(on, cut_to).total / _GB:.2f} GB"
@@ -191,7 +173,7 @@ def _plan_lines(plan: _Plan, method: str, free: int) -> Iterator[str]:
 def settings_that_fit(plan: _Plan, free: int) -> tuple[bool, int | None]:
     """Choose gradient checkpointing, and `tokens_per_step`, for the memory that is free."""
     longest = max(each.packed for each in plan.lengths)
-    return fit(lambda on, budget: plan.memory(on, budget).total, _ROOM * free, longest, plan.tokens)
+    return fit(lambda on, budget: plan.memory(on, budget).total, ROOM * free, longest, plan.tokens)
 
 
 def fit(peak: Callable[[bool, int | None], int], room: float, longest: int, tokens: int) -> tuple[bool, int | None]:
@@ -203,12 +185,10 @@ def fit(peak: Callable[[bool, int | None], int], room: float, longest: int, toke
         longest: Tokens of the longest pair, below which no budget goes: the pair would be left out.
         tokens: Tokens of the largest batch.
     """
-    for checkpointing in (False, True):
-        if peak(checkpointing, None) <= room:
-            return checkpointing, None
-    budget = tokens
-    while budget > longest:
-        budget = max(longest, budget // 2)
-        if peak(True, budget) <= room:
-            break
-    return True, budget
+    settings: tuple[bool, int | None] = (False, None)
+    while peak(*settings) > room:
+        following = tighter(*settings, tokens, longest)
+        if following is None:
+            return True, settings[1] or tokens
+        settings = following
+    return settings

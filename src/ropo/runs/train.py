@@ -25,13 +25,12 @@ from ropo.preferences.data import count_shared_prompts
 from ropo.runs.inputs import choose_method, load_models, load_pairs
 from ropo.runs.options import TrainOptions, trainer_config
 from ropo.runs.plan import fits_itself, fitted_to_gpu, plan_of
-from ropo.runs.record import continued, describe
-from ropo.runs.resume import choose_checkpoint, is_finished, telling_of_full_disk
+from ropo.runs.record import choose_checkpoint, continued, describe, is_finished
 from ropo.training.callbacks.progress import Progress
 from ropo.training.callbacks.safekeeping import Safekeeping
 from ropo.training.callbacks.trial import GpuMemory, TrialStep
 from ropo.training.card import CardFacts
-from ropo.training.checkpoints.folder import checkpoints_of
+from ropo.training.checkpoints.folder import checkpoints_of, newest_whole
 from ropo.training.distributed.processes import by_the_first, meet, rank, take_leave, telling_of_lost_processes
 from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.monitor import HackingMonitor, trained_layers
@@ -137,12 +136,37 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
 
 
 @contextmanager
-def _refuge_on_a_full_disk(trainer: PreferenceTrainer, output: Path) -> Iterator[None]:
-    """Save what was trained among temporary files where its own disk is full, rather than lose it.
+def telling_of_full_disk(folder: Path) -> Iterator[None]:
+    """Turn "no space left" into a line that says how much to free, and where."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise RunStoppedError(_what_to_free(folder)) from error
 
-    Raises:
-        RunStoppedError: Saying where it is.
-    """
+
+def _what_to_free(folder: Path) -> str:
+    checkpoint, _ = newest_whole(folder)
+    where = folder if folder.exists() else folder.parent
+    free = shutil.disk_usage(where).free / 2**20
+    if checkpoint is None:
+        kept = "no checkpoint was complete"
+        size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
+    else:
+        kept = f"{display(checkpoint)} is complete: give the same command with --resume then"
+        size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    older = [display(path) for path in checkpoints_of(folder) if path != checkpoint]
+    hint = f", for example {', '.join(older)}" if older else ""
+    return (
+        f"the disk of {display(where)} is full ({free:.1f} MiB left); free at least {2 * size / 2**20 + 1:.0f} MiB "
+        f"there{hint}; {kept}"
+    )
+
+
+@contextmanager
+def _refuge_on_a_full_disk(trainer: PreferenceTrainer, output: Path) -> Iterator[None]:
+    """Save what was trained among temporary files where its own disk is full, rather than lose it."""
     try:
         yield
     except Exception as error:

@@ -19,7 +19,6 @@ from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sequence import sharers
 from ropo.training.reference import check_active
-from ropo.training.remedies.moving_reference import check_moving
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +31,6 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
         ref_model: The reference, or None.
         config: The options.
         others: Every other argument of `trl.DPOTrainer`.
-
-    Raises:
-        UserError: Naming the argument, and how to mend it.
     """
     data = others.get("train_dataset")
     if isinstance(data, Dataset) and not len(data):
@@ -57,7 +53,11 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
             "model: transformers has put an adapter into it, which would be frozen while everything else is trained; "
             "load it with peft.PeftModel.from_pretrained(base, folder, is_trainable=True)"
         )
-    check_moving(config, adapted, ref_model is not None)
+    if config.sync_ref_model and adapted and ref_model is not None:
+        raise UserError(
+            "sync_ref_model: an adapter's reference that moves is a copy of the adapter, and not the ref_model that "
+            "was given; leave one of them out"
+        )
 
 
 def _warn_of_fixed_ranks(adapter: Any) -> None:
@@ -112,9 +112,6 @@ def check_made(trainer: Trainer, given: tuple[Any, Any]) -> None:
     Args:
         trainer: With its model, data and options.
         given: The optimizer and the schedule that the user has made, or None for each.
-
-    Raises:
-        UserError: Naming the option, and how to mend it.
     """
     _check_optimizer(trainer, given)
     _check_experts(trainer)

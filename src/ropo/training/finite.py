@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
@@ -32,12 +31,7 @@ _SHOWN = 32  # records that a message names
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Say what one forward and backward pass of one process gave.
-
-    Args:
-        loss: Its loss.
-        records: The numbers of its records; none where the data is a stream.
-    """
+    """Say what one pass of one process gave: its loss, and its records' numbers; none where the data is a stream."""
 
     loss: float
     records: tuple[int, ...]
@@ -45,12 +39,7 @@ class BatchLoss:
 
 @dataclass(frozen=True)
 class _Fault:
-    """Say what is not finite in an optimizer step.
-
-    Args:
-        what: The loss, or the gradient, and its value.
-        records: The numbers of the records that it came from, of all processes.
-    """
+    """Say what is not finite in an optimizer step, and of which records of all processes."""
 
     what: str
     records: tuple[int, ...]
@@ -63,9 +52,6 @@ class FiniteGuard(TrainerCallback):
     `skip_non_finite`, the step counts but changes neither weights nor the optimizer's state, and is left out of the
     metrics. Weights that are not finite are never saved. DeepSpeed steps inside its backward pass, so there a fault
     stops the run with the step taken, and nothing can be skipped.
-
-    Args:
-        trainer: What it guards.
 
     Cost: one norm of the trained weights' gradients, and one number agreed on by all processes, for each step.
     """
@@ -96,20 +82,6 @@ class FiniteGuard(TrainerCallback):
         Raises:
             UserError: If one is not finite, and may not be skipped.
         """
-        self.check_step()
-
-    def before_batch(self) -> None:
-        """Remember the sums before a step's first batch, to take the step back."""
-        if not self.batches:
-            counts = {name: len(values) for name, values in self.trainer._metrics["train"].items()}
-            self._before_step = self.trainer._tr_loss.clone(), counts
-
-    def after_batch(self, loss: Tensor, records: Sequence[int]) -> None:
-        """Remember a batch's loss and records until the step."""
-        self.batches.append(BatchLoss(loss.item(), tuple(records)))
-
-    def check_step(self) -> None:
-        """Check the loss and gradients of a step; see `on_pre_optimizer_step`."""
         trainer = self.trainer
         batches, self.batches = self.batches, []
         lost = any(not math.isfinite(batch.loss) for batch in batches)
@@ -125,6 +97,16 @@ class FiniteGuard(TrainerCallback):
         if trainer.accelerator.is_main_process:
             logger.warning(f"step {trainer.state.global_step + 1} skipped: {fault.what}{self._places(fault)}")
         self._take_back()
+
+    def before_batch(self) -> None:
+        """Remember the sums before a step's first batch, to take the step back."""
+        if not self.batches:
+            counts = {name: len(values) for name, values in self.trainer._metrics["train"].items()}
+            self._before_step = self.trainer._tr_loss.clone(), counts
+
+    def after_batch(self, loss: Tensor, records: Sequence[int]) -> None:
+        """Remember a batch's loss and records until the step."""
+        self.batches.append(BatchLoss(loss.item(), tuple(records)))
 
     def _take_back(self) -> None:
         """Make the step one that changes nothing: parameters without gradient are passed over by every optimizer."""
@@ -153,7 +135,7 @@ class FiniteGuard(TrainerCallback):
             return
         trainer = self.trainer
         named = trainer.model.named_parameters()
-        names = [name for name, each in named if each.requires_grad and not _all_finite(each)]
+        names = [name for name, each in named if each.requires_grad and not is_finite([each], "data")]
         raise UserError(
             f"training diverged: {names[0] if names else 'a weight'} is not finite after step "
             f"{trainer.state.global_step}, and is not saved; {self._last_good()}; "
@@ -220,10 +202,6 @@ def is_finite(parameters: Iterable[Tensor], attribute: str) -> bool:
     values = [value for each in held if (value := getattr(each, attribute)) is not None]
     local = [value.to_local() if isinstance(value, DTensor) else value for value in values]
     return bool(get_total_norm(local).isfinite()) if local else True
-
-
-def _all_finite(parameter: Float[Tensor, "*shape"]) -> bool:
-    return is_finite([parameter], "data")
 
 
 def _join(numbers: Iterable[int | str]) -> str:

@@ -16,11 +16,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ropo.core.errors import UserError
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
-from ropo.diagnostics.advice import advise
 from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, sampled_kl
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
-from ropo.diagnostics.signals import FEWEST
+from ropo.diagnostics.signals import FEWEST, advise
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
 from ropo.training.distributed.sharding import in_step, whole_copy

@@ -18,12 +18,13 @@ import torch
 from accelerate.utils import is_peft_model
 from jaxtyping import Float
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import use_adapter
 
 from ropo.core.errors import UserError
 from ropo.training.distributed.sharding import is_cut, without_deepspeed
+from ropo.training.packing.model import base_model_of, evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,9 @@ class AdapterReference:
         if is_peft_model(model) and trainer.ref_model is None and not is_cut(model):
             if trainer.args.sync_ref_model:
                 _add_reference(model)
-            _complete_reference(model)
+            with torch.no_grad():  # what TRL has left out of the adapter's copy that is to be its reference
+                for tensor, copy in copied_tensors(model):
+                    copy.copy_(tensor)
             with without_deepspeed(trainer.args):
                 self._find_out(lambda: _check_reference(model, self._before, self._continued))
                 self._find_out(lambda: _check_scores(model))
@@ -86,11 +89,7 @@ class AdapterReference:
 
 
 def _add_reference(model: PeftModel) -> None:
-    """Put a frozen copy of the adapter beside it, as TRL does where training goes on from one.
-
-    Raises:
-        UserError: If PEFT keeps no second adapter of the method.
-    """
+    """Put a frozen copy of the adapter beside it, as TRL does where training goes on from one."""
     if _REFERENCE in model.peft_config:
         return
     try:
@@ -99,13 +98,6 @@ def _add_reference(model: PeftModel) -> None:
         raise UserError(
             f"sync_ref_model: PEFT keeps no second {_method(model)} adapter to be the reference ({error}); leave it out"
         ) from error
-
-
-def _complete_reference(model: PeftModel) -> None:
-    """Copy what TRL has left out of the adapter's copy that is to be its reference."""
-    with torch.no_grad():
-        for tensor, copy in copied_tensors(model):
-            copy.copy_(tensor)
 
 
 def copied_tensors(model: PeftModel) -> list[tuple[Tensor, Tensor]]:
@@ -122,16 +114,15 @@ def _reference_name(name: str) -> str:
     return ".".join(_REFERENCE if part == _POLICY else part for part in name.split("."))
 
 
-def probe(model: nn.Module) -> Float[Tensor, "2 tokens vocabulary"]:
+def probe(model: PreTrainedModel | PeftModel) -> Float[Tensor, "2 tokens vocabulary"]:
     """Return log-probs of two short sequences, by which two states of a model are told apart.
 
     Cost: one forward pass over two dozen tokens.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(base, PreTrainedModel)
+    base = base_model_of(model)
     vocabulary = base.config.get_text_config().vocab_size
     ids = (torch.arange(24, device=base.device).view(2, 12) * 7 + 3) % vocabulary
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return output.logits[:, -12:].float().log_softmax(dim=-1)
 
@@ -185,14 +176,11 @@ def _check_reference(model: PeftModel, before: Float[Tensor, "2 tokens vocabular
 def _check_scores(model: PeftModel) -> None:
     """Refuse an adapter that changes what the model returns (CPT), or its layers behind TRL's back (adaption prompts).
 
-    Raises:
-        UserError: If the model gives no log-probs.
-
     Cost: one forward pass over two dozen tokens.
     """
     ids = torch.arange(24, device=model.device).view(2, 12) % 16
     try:
-        with torch.no_grad(), _evaluating(model):
+        with torch.no_grad(), evaluating(model):
             model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True).log_probs  # noqa: B018
     except torch.OutOfMemoryError:
         raise
@@ -250,13 +238,3 @@ def _same(one: Tensor, other: Tensor, model: PeftModel) -> bool:
     tolerance = 0.5 if rounds else _SAME
     # A model may answer NaN here: `FiniteGuard` says so, with the records, if it does on them too.
     return bool(torch.allclose(one, other, atol=tolerance, rtol=0.0, equal_nan=True))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

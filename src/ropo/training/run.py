@@ -70,11 +70,7 @@ def build_trainer(
 
 @contextmanager
 def _refusing(config: PreferenceConfig) -> Iterator[None]:
-    """Turn what the libraries raise about options, while a trainer is made, into the user's error.
-
-    Raises:
-        UserError: With the library's words.
-    """
+    """Turn what the libraries raise about options, while a trainer is made, into the user's error."""
     try:
         yield
     except UserError:

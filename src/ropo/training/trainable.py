@@ -5,13 +5,14 @@ from __future__ import annotations
 __all__ = ()
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow.compute
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import _tokenize, extract_prompt
+from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
 from ropo.lm.capacity import check_ids
@@ -22,12 +23,42 @@ from ropo.training.packing.packer import NUMBER
 logger = logging.getLogger(__name__)
 
 
-def number_records(dataset: Dataset) -> Dataset:
-    """Add each record's index, so that it can be named after others have been dropped."""
-    return dataset.add_column(NUMBER, list(range(len(dataset))))
+def trainable(
+    dataset: Any, name: str, args: Any, tokenizer: Any, model: Any, theirs: Callable[[Any], Any]
+) -> Dataset | IterableDataset:
+    """Tokenise records, then drop and name those that cannot be trained on; a stream is only tokenised.
+
+    Args:
+        dataset: Records, or what this returned before.
+        name: What to call the data set in messages.
+        args: The trainer's options.
+        tokenizer: The model's, or its processor.
+        model: What is trained, or its name.
+        theirs: TRL's own way, for what a processor, or somebody else, tokenised.
+
+    Raises:
+        UserError: If no record is left, or one has tokens that the model has no embedding for.
+    """
+
+    def tokenized(records: Any) -> Any:
+        if isinstance(tokenizer, ProcessorMixin) or "chosen" not in next(iter(records)):
+            return theirs(records)
+        with global_then_local_main_first():
+            return _tokenize_records(records, tokenizer, args.limits, args.dataset_num_proc)
+
+    if isinstance(dataset, IterableDataset):
+        return tokenized(dataset)
+    if NUMBER in dataset.column_names:
+        return theirs(dataset)
+    size = len(dataset)
+    if not size:
+        raise UserError(f"{name} data: holds no record; give at least one")
+    # Numbered, so that each can be named after others have been dropped.
+    prepared = tokenized(dataset.add_column(NUMBER, list(range(size))))
+    return _keep_trainable(prepared, size, name, args, tokenizer, model)
 
 
-def tokenize_records(
+def _tokenize_records(
     dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, limits: Limits, processes: int | None
 ) -> Any:
     """Add the columns that TRL's collator reads, by `ropo.lm.tokens`, as every other command makes tokens.
@@ -65,21 +96,10 @@ def _report_equal(dataset: Dataset, name: str) -> None:
     _say(name, equal, f"{reason}; nothing is learnt from them")
 
 
-def keep_trainable(dataset: Dataset, size: int, name: str, args: Any, tokenizer: Any, model: Any) -> Dataset:
+def _keep_trainable(dataset: Dataset, size: int, name: str, args: Any, tokenizer: Any, model: Any) -> Dataset:
     """Drop the records that have nothing to train on or do not fit, and say which and why.
 
     Records that are trained on, but perhaps not as they were meant, are named too.
-
-    Args:
-        dataset: Tokenised, numbered records, from which TRL has dropped those whose prompt alone fills `max_length`.
-        size: Number of records before that.
-        name: What to call the data set in messages.
-        args: The trainer's options: where sequences are cut, and the most packed tokens of a record.
-        tokenizer: The model's, or its processor.
-        model: What is trained, or its name.
-
-    Raises:
-        UserError: If no record is left, or one has tokens that the model has no embedding for.
     """
     if not isinstance(model, str) and not isinstance(tokenizer, ProcessorMixin):
         _check_records(model, dataset, tokenizer)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 __all__ = ["PreferenceTrainer"]
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
-from transformers import ProcessorMixin
+from torch.utils.data import DataLoader
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import DPOTrainer
-from trl.trainer.utils import global_then_local_main_first
 
 from ropo.core.errors import UserError
 from ropo.lm.capacity import cap_length
@@ -26,7 +24,7 @@ from ropo.training.arguments import check_arguments, check_made, check_run
 from ropo.training.card import CardFacts, write_card
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
 from ropo.training.config import PreferenceConfig
-from ropo.training.distributed.dealing import deal_out, packed_tokens, weighing
+from ropo.training.distributed.dealing import deal_out, weighing
 from ropo.training.distributed.holders import Holders
 from ropo.training.distributed.sequence import SplitSequences, processes_of_a_pair, without_accelerates
 from ropo.training.finite import FiniteGuard
@@ -36,8 +34,8 @@ from ropo.training.reference import AdapterReference, reference_of
 from ropo.training.remedies.chosen import Remedies
 from ropo.training.remedies.moving_reference import hidden_from_trl
 from ropo.training.remedies.options import check_unsharded
-from ropo.training.remedies.scores import seeing_scores, summed_log_probs
-from ropo.training.trainable import keep_trainable, number_records, tokenize_records
+from ropo.training.remedies.scores import summed_log_probs
+from ropo.training.trainable import trainable
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -135,25 +133,13 @@ class PreferenceTrainer(DPOTrainer):
     # Data
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        """Tokenise as every command does, then drop and name what cannot be trained on; a stream is only tokenised.
+        """Tokenise as every command does; what a processor or somebody else tokenised is left to TRL."""
+        prepare = super()._prepare_dataset
 
-        What a processor or somebody else tokenised is left to TRL.
-        """
-        if isinstance(dataset, IterableDataset):
-            return self._tokenized(dataset, processing_class, args, dataset_name)
-        if NUMBER in dataset.column_names:
-            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        size = len(dataset)
-        if not size:
-            raise UserError(f"{dataset_name} data: holds no record; give at least one")
-        prepared = self._tokenized(number_records(dataset), processing_class, args, dataset_name)
-        return keep_trainable(prepared, size, dataset_name, args, processing_class, self._untrained)
+        def theirs(records: Any) -> Any:
+            return prepare(records, processing_class, args, dataset_name)
 
-    def _tokenized(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        if isinstance(processing_class, ProcessorMixin) or "chosen" not in next(iter(dataset)):
-            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        with global_then_local_main_first():
-            return tokenize_records(dataset, processing_class, args.limits, args.dataset_num_proc)
+        return trainable(dataset, dataset_name, args, processing_class, self._untrained, theirs)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -163,15 +149,8 @@ class PreferenceTrainer(DPOTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Load batches; with several processes each gets its share of one batch, as `distributed.dealing` says."""
         loader = super().get_train_dataloader()
-        dataset: Any = self.train_dataset
-        plain = isinstance(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), BatchSampler)
-        if self.args.world_size > 1 and plain and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names:
-            tokens = packed_tokens(dataset, self.args.limits)
-            deal_out(loader, tokens, self.args.train_batch_size, self.accelerator, self._together)
-        elif self._together > 1:
-            raise UserError(
-                "parallelism_config sp_size: takes a data set of text pairs; leave it out for streams and images"
-            )
+        if self.args.world_size > 1:
+            deal_out(loader, self.train_dataset, self.args, self.accelerator, self._together)
         return loader
 
     # The reference
@@ -242,13 +221,16 @@ class PreferenceTrainer(DPOTrainer):
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        inputs = self._precomputed.look_up(without_numbers(inputs))
+        inputs = without_numbers(inputs)
+        if self.args.precompute_ref_log_probs:
+            inputs = self._precomputed.look_up(inputs)
         if not self.model.training:
             return self._loss_of_pairs(model, inputs, return_outputs)
         self._prepared().count(inputs)
         if self._split is not None:
             inputs = {**inputs, "mesh": self._split.mesh}
-        with weighing(self.accelerator, len(inputs["input_ids"]) // 2) as weight:
+        pairs, alone = len(inputs["input_ids"]) // 2, self.args.world_size == 1
+        with nullcontext() if alone else weighing(self.accelerator, pairs) as weight:
             loss = self._loss_of_pairs(model, inputs, return_outputs)
         if weight is not None:
             loss = loss * weight
@@ -256,13 +238,8 @@ class PreferenceTrainer(DPOTrainer):
         return loss if anchor is None else loss + anchor.loss(reference_of(self))
 
     def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """Add the losses that TRL does not have to those that it computes, from the same log-probs."""
-        with seeing_scores(self.model, self.ref_model) as seen:
-            result = super()._compute_loss(model, inputs, return_outputs)
-        own = self.remedies.loss_of_pairs(seen, inputs)
-        if own is None:
-            return result
-        return (result[0] + own, result[1]) if return_outputs else result + own
+        theirs = super()._compute_loss
+        return self.remedies.loss_of_pairs(lambda: theirs(model, inputs, return_outputs), inputs)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self.holders.average_gradients()

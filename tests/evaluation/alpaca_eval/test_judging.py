@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropo.evaluation.alpaca_eval.formats import Outputs
-from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
+from ropo.evaluation.alpaca_eval.measure import duels_to_judge, judge_outputs
 from ropo.judging.judge import Meter, Verdict
 from ropo.judging.scores import function_judge
 from ropo.lm.sampling import PromptRecord

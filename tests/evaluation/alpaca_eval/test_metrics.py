@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ropo.evaluation.alpaca_eval.judging import Verdicts
-from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length, metrics_for, notes_on
+from ropo.evaluation.alpaca_eval.metrics import Judged, Verdicts, follows_length, metrics_for, notes_on
 from ropo.judging.judge import OrderCheck
 
 NOBODY = OrderCheck(np.zeros(0, dtype=bool), np.zeros(0), 0)

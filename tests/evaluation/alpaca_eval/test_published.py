@@ -12,10 +12,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from ropo.evaluation.alpaca_eval.formats import prompts_of, read_difficulties
-from ropo.evaluation.alpaca_eval.judging import Verdicts
-from ropo.evaluation.alpaca_eval.length_control import PUBLISHED
-from ropo.evaluation.alpaca_eval.metrics import Judged, follows_length, notes_on
-from ropo.evaluation.alpaca_eval.win_rate import NO_VERDICT, standard_error, win_rate
+from ropo.evaluation.alpaca_eval.metrics import Judged, Verdicts, follows_length, notes_on
+from ropo.evaluation.alpaca_eval.win_rates import NO_VERDICT, PUBLISHED, standard_error, win_rate
 from ropo.judging.judge import OrderCheck
 
 DERIVATION = Path(__file__).parents[3] / "experiments" / "length_control" / "prior.py"

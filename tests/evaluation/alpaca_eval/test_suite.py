@@ -165,15 +165,13 @@ def test_models_answer_and_the_first_may_be_the_reference(place, model):
         (("a=bad.json", "a=long.json"), "have one name"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, message):
+def test_bad_input_is_one_line_and_nothing_is_written(place, one_error, flags, message):
     write_outputs("short.json", ["x"] * 5, instructions=INSTRUCTIONS[:5])
     (place / "broken.json").write_text('[{"instruction": "request 0"}]')
     (place / "prompts.jsonl").write_text('{"instruction": "request 0"}\n{"prompt": 3}\n')
     given = flags if "--judge" in flags else (*flags, "--judge", "letters:length")
     assert evaluate(*given, "--reference_outputs", "reference.json") == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
-    assert len(lines) == 1
-    assert message in lines[0]
+    assert message in one_error()
     assert not (place / "out").exists()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ropo.diagnostics.text import distinct, expectation_adjusted_distinct, self_bleu, words
+from ropo.diagnostics.answers import distinct, expectation_adjusted_distinct, self_bleu, words
 from ropo.evaluation.diversity.measure import leave_out_undefined
 from ropo.evaluation.diversity.metrics import distinct_values, diversity_values, embedding_values
 from ropo.evaluation.unit_values import UnitValues, metrics_of

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ropo.cli.main import main
-from ropo.diagnostics.text import distinct, words
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant
+from ropo.diagnostics.answers import distinct, words
+from ropo.evaluation.contestants import Contestant, answer_prompts
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import SamplingSettings, read_prompts, sampler
 from tests.tiny.sampled import write_prompts
@@ -82,12 +81,10 @@ def test_kept_answers_are_not_sampled_again(models, prompts, tmp_path, monkeypat
         (["--embedding_model", "org/nothing"], "embedding model org/nothing: cannot be loaded"),
     ],
 )
-def test_bad_input(models, prompts, tmp_path, capsys, flags, message):
+def test_bad_input(models, prompts, tmp_path, one_error, flags, message):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "the cat"}\n{"prompt": 3}\n')
     common = ["evaluate", "diversity", models["base"], "--output", str(tmp_path / "out"), "--prompts", str(prompts)]
     assert main([*common, *(str(bad) if flag == "BAD" else flag for flag in flags)]) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
-    assert len(errors) == 1
-    assert message in errors[0]
+    assert message in one_error()
     assert not (tmp_path / "out" / "results.json").exists()

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ropo.cli.main import main
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant
+from ropo.evaluation.contestants import Contestant, answer_prompts
 from ropo.evaluation.instructions.measure import instruction_values
 from ropo.evaluation.results import read_results
 from ropo.lm.sampling import Answer, PromptRecord, SamplingSettings, read_prompts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ropo.core.intervals import jackknife_interval
-from ropo.evaluation.knowledge.outcomes import outcome_of, outcomes_of
+from ropo.evaluation.knowledge.harness import outcome_of, outcomes_of
 from ropo.evaluation.unit_values import ratio_values
 
 

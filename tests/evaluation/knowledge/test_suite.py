@@ -217,7 +217,7 @@ def test_a_killed_run_asks_nothing_twice(files, models, tmp_path, monkeypatch, q
         (["--tasks", "ARC", "--num_fewshot", "-1"], "num_fewshot: input should be greater"),
     ],
 )
-def test_bad_input(files, models, tmp_path, capsys, flags, message, quiet):
+def test_bad_input(files, models, tmp_path, one_error, flags, message, quiet):
     bad, binary = tmp_path / "bad.jsonl", tmp_path / "binary.txt"
     lines = files["arc"].read_text().splitlines()
     bad.write_text("\n".join([lines[0], lines[1].replace('"gold": ', '"gold": 7')]))
@@ -225,9 +225,7 @@ def test_bad_input(files, models, tmp_path, capsys, flags, message, quiet):
     (tmp_path / "empty.txt").touch()
     places = {"BAD": bad, "BINARY": binary, "EMPTY": tmp_path / "empty.txt", "ARC": files["arc"]}
     assert evaluate(tmp_path / "out", models["base"], *(places.get(flag, flag) for flag in flags)) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
-    assert len(errors) == 1
-    assert message in errors[0]
+    assert message in one_error()
     assert not (tmp_path / "out").exists()
 
 

@@ -12,9 +12,8 @@ import datasets
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.evaluation.mt_bench import FILES, MtBenchSettings, published
-from ropo.evaluation.mt_bench.prompts import NAMES
-from ropo.evaluation.mt_bench.published import published_file, read_benchmark
+from ropo.evaluation.mt_bench import FILES, MtBenchSettings, benchmark
+from ropo.evaluation.mt_bench.benchmark import NAMES, published_file, read_benchmark
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["one", "two"]},
@@ -50,7 +49,7 @@ def server(tmp_path, monkeypatch):
         write(tmp_path / "fastchat" / FILES[name], *records)
     with Server(tmp_path / "fastchat") as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(published, "PAGE", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(benchmark, "PAGE", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", tmp_path / "cache")
         yield server

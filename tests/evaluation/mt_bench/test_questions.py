@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.evaluation.mt_bench.prompts import NAMES, JudgePrompts
+from ropo.evaluation.mt_bench.benchmark import NAMES, JudgePrompts
 from ropo.evaluation.mt_bench.questions import Question, read_answers, read_questions, write_answers
 
 GOOD = {"question_id": 1, "category": "math", "turns": ["a", "b"]}

@@ -227,13 +227,11 @@ def test_a_model_answers_both_turns_and_is_loaded_once(place, model, monkeypatch
         (("good.jsonl", "--questions", "no.jsonl"), "questions no.jsonl: no such file"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(place, capsys, flags, message):
+def test_bad_input_is_one_line_and_nothing_is_written(place, one_error, flags, message):
     write("half.jsonl", *(answer_of(i, "x", "y") for i in (1, 2)))
     given = flags if "--judge" in flags else (*flags, "--judge", "openai:m")
     assert evaluate(*given) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
-    assert len(lines) == 1
-    assert message in lines[0]
+    assert message in one_error()
     assert not (place / "out").exists()
 
 

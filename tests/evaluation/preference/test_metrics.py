@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ropo.evaluation.preference.scores import AnswerScores, read_scores
+from ropo.evaluation.preference.measure import AnswerScores, read_scores
 
 BEFORE = AnswerScores(np.array([[-10.0, -8.0], [-5.0, -9.0], [-6.0, -6.0]]), np.array([[5, 2], [5, 3], [3, 3]]))
 AFTER = AnswerScores(np.array([[-7.0, -9.0], [-6.0, -8.0], [-6.0, -6.0]]), np.array([[5, 2], [5, 3], [3, 3]]))

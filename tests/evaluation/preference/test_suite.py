@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ropo.cli.main import main
-from ropo.evaluation.preference import scores
+from ropo.evaluation.preference import measure
 from ropo.evaluation.results import read_results
 from ropo.lm.loading import load_policy
 from ropo.lm.log_probs import pair_log_probs
@@ -87,7 +87,7 @@ def test_a_lone_model_has_no_margin_and_is_told_why(models, data, tmp_path, caps
 
 
 def test_a_killed_run_scores_nothing_twice(models, data, tmp_path, monkeypatch):
-    score, batches = scores.pair_log_probs, []
+    score, batches = measure.pair_log_probs, []
 
     def count(model, pairs, limits):
         if len(batches) == 5:
@@ -95,7 +95,7 @@ def test_a_killed_run_scores_nothing_twice(models, data, tmp_path, monkeypatch):
         batches.append(len(pairs))
         return score(model, pairs, limits)
 
-    monkeypatch.setattr(scores, "pair_log_probs", count)
+    monkeypatch.setattr(measure, "pair_log_probs", count)
     arguments = (models["base"], models["tuned"], "--batch_size", 6)
     assert evaluate(tmp_path / "out", data, *arguments) == 1
     assert batches == [3] * 5
@@ -171,7 +171,7 @@ def test_counts_are_those_of_the_pairs_that_were_used(models, tmp_path):
         (["AGAIN"], "have one name, 'base'"),
     ],
 )
-def test_bad_input(models, data, tmp_path, capsys, flags, message):
+def test_bad_input(models, data, tmp_path, one_error, flags, message):
     if flags == ["BAD"]:
         flags, file = [], tmp_path / "bad.jsonl"
         file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n')
@@ -179,9 +179,7 @@ def test_bad_input(models, data, tmp_path, capsys, flags, message):
     if flags == ["AGAIN"]:
         flags = [models["base"]]
     assert evaluate(tmp_path / "out", data, models["base"], *flags) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ropo evaluate: error:")]
-    assert len(errors) == 1
-    assert message in errors[0]
+    assert message in one_error()
     assert not (tmp_path / "out" / "results.json").exists()
 
 

@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig
 
 from ropo.core.errors import UserError
-from ropo.training.callbacks.trial import ROOM, GpuMemory, TrialStep
-from ropo.training.live_bytes import LiveBytes
+from ropo.training.callbacks.trial import GpuMemory, TrialStep
+from ropo.training.memory import ROOM
+from ropo.training.meta_device import LiveBytes
 from tests.tiny.trained import tiny_pairs
 from tests.training.trainers import LORA, logged, ours
 

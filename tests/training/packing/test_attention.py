@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ropo.training.packing import attention, gpu_attention
+from ropo.training.packing import attention
 from ropo.training.packing.attention import CannotPackError, attend, no_mask, packed_attention
 from ropo.training.packing.layout import segment_mask
 from tests.training.packing_helpers import dense_mask, one_pack
@@ -62,7 +62,7 @@ def flash_by_loops(query, key, value, query_ends, key_ends, most_queries, most_k
 def kernel_on_cpu(monkeypatch):
     """Let a CPU pass for a GPU whose kernel does what it documents."""
     attention._varlen_works.cache_clear()
-    monkeypatch.setattr(gpu_attention, "_forward", flash_by_loops)
+    monkeypatch.setattr(attention, "_flash_attention", flash_by_loops)
     monkeypatch.setattr(attention, "_has_varlen_kernel", lambda device: True)
     yield
     attention._varlen_works.cache_clear()
@@ -70,10 +70,10 @@ def kernel_on_cpu(monkeypatch):
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_variable_length_layout_equals_by_segment(window, monkeypatch):
-    monkeypatch.setattr(gpu_attention, "_forward", flash_by_loops)
+    monkeypatch.setattr(attention, "_flash_attention", flash_by_loops)
     pack = one_pack("identical prompts")
     query, key, value = heads(pack, 4, 0), heads(pack, 2, 1), heads(pack, 2, 2)
-    found = gpu_attention.varlen_attention(query, key, value, pack.gathered_keys, 0.3, window)
+    found = attention.varlen_attention(query, key, value, pack.gathered_keys, 0.3, window)
     expected, _ = packed_attention(
         nn.Module(), query, key, value, no_mask(query.device), scaling=0.3, sliding_window=window, pack=pack
     )
@@ -87,7 +87,7 @@ def test_the_operator_takes_what_it_is_given():
     query, key, value = (torch.empty(1, n, pack.tokens, 64, device="meta", dtype=torch.bfloat16) for n in (4, 2, 2))
     moved = type(keys)(*(t.to("meta") for t in (keys.index, keys.query_ends, keys.key_ends)), *(9, 9))
     leaves = [each.requires_grad_() for each in (query, key, value)]
-    output = gpu_attention.varlen_attention(*leaves, moved, 0.3, 3)
+    output = attention.varlen_attention(*leaves, moved, 0.3, 3)
     assert output.shape == (1, pack.tokens, 4, 64)
     grads = torch.autograd.grad(output, leaves, torch.empty_like(output))
     assert [grad.shape for grad in grads] == [leaf.shape for leaf in leaves]
@@ -130,7 +130,7 @@ def test_a_kernel_that_is_wrong_is_not_used(fault, kernel_on_cpu, monkeypatch):
             return flash_by_loops(query, key.detach() + 0 * key, value, query_ends, key_ends, *rest, **options)
         return flash_by_loops(query, key.roll(1, 0), value, query_ends, key_ends, *rest, **options)
 
-    monkeypatch.setattr(gpu_attention, "_forward", wrong)
+    monkeypatch.setattr(attention, "_flash_attention", wrong)
     pack = one_pack()
     with pytest.warns(UserWarning, match="attending segment by segment is slower: (it is off by|RuntimeError: Flash)"):
         found = half_call(pack)

@@ -9,8 +9,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ropo.comparison.frontier.draws import Draws, MethodPaths, curves_of, methods_of_paths, quantiles
-from ropo.comparison.frontier.envelope import best_gain, least_cost
+from ropo.comparison.frontier.curves import (
+    Draws,
+    MethodPaths,
+    best_gain,
+    curves_of,
+    least_cost,
+    methods_of_paths,
+    quantiles,
+)
 from ropo.comparison.frontier.quantities import COSTS, GAINS, QUANTITIES, series_of
 from ropo.comparison.results import Bounds, EqualGain, RunPath
 
@@ -18,18 +25,13 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 def equal_gains(paths: Sequence[RunPath], against: str | None, draws: Draws | None = None) -> list[EqualGain]:
-    """Compare every method with one of them at equal gains.
+    """Compare every method with the one that is called `against`, or with the first, at equal gains.
 
     The level is a share of the best gain that both reach, g = share * min(best of one, best of the other); each pays
     e(g) (`least_cost`). In every resample of seeds and of pairs, prompts and windows, drawn alike for both methods,
     level and costs are found anew, so that the interval knows that the best rate and the best place to stop are found
     on the same data. A least cost of noisy ones is a little too low, for both methods alike where they have equally
     many rates and checkpoints.
-
-    Args:
-        paths: All runs.
-        against: Label of the method that the others are compared with; None for the first.
-        draws: How to resample.
 
     Returns:
         One entry for each data set, other method, gain, cost and share; none where either quantity is lacking.

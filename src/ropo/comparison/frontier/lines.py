@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ropo.comparison.frontier.draws import Draws, MethodPaths, common_steps, curves_of
-from ropo.comparison.frontier.envelope import best_gain, least_cost
+from ropo.comparison.frontier.curves import Draws, MethodPaths, best_gain, common_steps, curves_of, least_cost
 
 _LEVELS = 61  # gains at which an envelope is drawn
 

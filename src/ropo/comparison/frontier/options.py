@@ -13,20 +13,10 @@ from ropo.core.names import did_you_mean
 
 
 class Frontier(BaseModel):
-    """What is measured along every run; see `ropo.evaluation.path.PathSettings`.
+    """What is measured along every run: the fields of `ropo.evaluation.path.PathSettings`, and these.
 
     Attributes:
-        checkpoints: Checkpoints a run, evenly spread, the last step included.
-        sampled: Of those the ones that answer the prompts, spread likewise; None for all.
         split: Whose pairs the gain is measured on.
-        pairs: Pairs to use, the first ones.
-        prompts: Prompts of the data set to answer, the first ones.
-        samples: Answers per prompt.
-        max_new_tokens: Longest answer in tokens.
-        text: Plain text whose loss shows forgetting.
-        window: Tokens of a window of it.
-        windows: Windows to use.
-        bf16: Whether answers are sampled with products in bfloat16; they are scored without.
         against: Label of the method that the others are compared with at an equal gain; None for the first.
         keep_checkpoints: Whether the checkpoints stay when a run is measured; those of full fine-tuning are large.
     """
@@ -55,10 +45,6 @@ class Frontier(BaseModel):
 
     def check_runs(self, labels: Sequence[str], data: Sequence[Any]) -> None:
         """Refuse a method or pairs that a recipe does not have.
-
-        Args:
-            labels: Of its methods.
-            data: Its data sets, each a `ropo.comparison.recipe.DataSet`.
 
         Raises:
             ValueError: Saying what there is.

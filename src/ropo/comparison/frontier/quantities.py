@@ -32,31 +32,26 @@ class _Quantity:
     unit: str
 
 
-GAINS = {
-    each.name: each
-    for each in (
-        _Quantity("pass", "gain in pass rate of verifiable instructions", "prompts"),
-        _Quantity("loss", "drop of the DPO loss on held-out pairs, nats", "pairs"),
-        _Quantity("margin", "DPO margin on held-out pairs (times beta), nats", "pairs"),
-    )
-}
-COSTS = {
-    each.name: each
-    for each in (
-        _Quantity("forgetting", "rise of plain-text loss, nats per token", "windows"),
-        _Quantity("kl", "KL from the reference, nats per token", "prompts"),
-        _Quantity("length", "growth of sampled answers, tokens", "prompts"),
-    )
-}
-LOOKS = {
-    each.name: each
-    for each in (
-        _Quantity("chosen", "log-prob of the chosen answer, change in nats", "pairs"),
-        _Quantity("rejected", "log-prob of the rejected answer, change in nats", "pairs"),
-        _Quantity("tokens", "length of a sampled answer, tokens", "prompts"),
-        _Quantity("repetition", "repeated 4-grams within an answer, share", "prompts"),
-    )
-}
+def _by_name(*quantities: _Quantity) -> dict[str, _Quantity]:
+    return {each.name: each for each in quantities}
+
+
+GAINS = _by_name(
+    _Quantity("pass", "gain in pass rate of verifiable instructions", "prompts"),
+    _Quantity("loss", "drop of the DPO loss on held-out pairs, nats", "pairs"),
+    _Quantity("margin", "DPO margin on held-out pairs (times beta), nats", "pairs"),
+)
+COSTS = _by_name(
+    _Quantity("forgetting", "rise of plain-text loss, nats per token", "windows"),
+    _Quantity("kl", "KL from the reference, nats per token", "prompts"),
+    _Quantity("length", "growth of sampled answers, tokens", "prompts"),
+)
+LOOKS = _by_name(
+    _Quantity("chosen", "log-prob of the chosen answer, change in nats", "pairs"),
+    _Quantity("rejected", "log-prob of the rejected answer, change in nats", "pairs"),
+    _Quantity("tokens", "length of a sampled answer, tokens", "prompts"),
+    _Quantity("repetition", "repeated 4-grams within an answer, share", "prompts"),
+)
 QUANTITIES = GAINS | COSTS | LOOKS
 
 

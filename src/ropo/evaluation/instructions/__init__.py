@@ -5,23 +5,31 @@ from __future__ import annotations
 __all__ = ()
 
 import argparse
+from pathlib import Path
+
+from pydantic import Field
 
 from ropo.core.settings import settings_from
-from ropo.evaluation.sampled import SampledSettings, add_suite_sampling_arguments, check_prompts_file
+from ropo.evaluation.options import SampledOptions, check_file
+from ropo.judging.options import add_flags
 
 HELP = "share of sampled answers that follow their prompt's checkable instructions, by kind of instruction"
 
 
-class InstructionSettings(SampledSettings):
-    """The settings of the suite; prompts need `instructions`, as `ropo.instructions.generate_prompts` writes."""
+class InstructionSettings(SampledOptions):
+    """The settings of the suite, with the sampling of `ropo pairs`."""
+
+    prompts: Path = Field(description="JSON Lines with `prompt` and `instructions`")
+    temperature: float = Field(0.8, ge=0, description="divisor of the logits")
+    top_p: float = Field(0.95, gt=0, le=1, description="mass of the nucleus")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the suite's own flags, with the sampling of `ropo pairs`."""
-    add_suite_sampling_arguments(parser, "`prompt` and `instructions`", temperature=0.8, top_p=0.95)
+    """Declare the suite's own flags."""
+    add_flags(parser, InstructionSettings)
 
 
 def read_settings(arguments: argparse.Namespace) -> InstructionSettings:
     """Return the suite's settings."""
-    check_prompts_file(arguments)
+    check_file("prompts", arguments.prompts)
     return settings_from(InstructionSettings, arguments)

@@ -11,12 +11,11 @@ import numpy as np
 
 from ropo.core.errors import UserError
 from ropo.core.record import Source
-from ropo.evaluation.answers import answer_with_progress
-from ropo.evaluation.contestants import Contestant, model_results
+from ropo.evaluation.contestants import Contestant, answer_with_progress, model_results
 from ropo.evaluation.instructions import InstructionSettings
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.evaluation.unit_values import UnitValues, compare_models
+from ropo.evaluation.unit_values import UnitValues
 from ropo.instructions import satisfied
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import Answer, PromptRecord, read_prompts
@@ -24,14 +23,6 @@ from ropo.lm.sampling import Answer, PromptRecord, read_prompts
 
 def measure(contestants: Sequence[Contestant], settings: InstructionSettings, workplace: Workplace) -> SuiteResult:
     """Compare how often models follow instructions that a program can check.
-
-    Args:
-        contestants: The models; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar.
-
-    Returns:
-        The result.
 
     Raises:
         UserError: If a prompt is malformed or has no instructions, or a model cannot be loaded.
@@ -45,15 +36,12 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     of_models = [
         instruction_values(prompts, answer_with_progress(each, prompts, sampling, workplace)) for each in contestants
     ]
-    compared = compare_models([each.name for each in contestants], of_models, "prompts", workplace.seed)
-    models = model_results(contestants, fingerprints, compared)
     content = json.dumps([prompt.fields for prompt in prompts], sort_keys=True)
-    data = Source.of(settings.prompts.name, content, prompts=len(prompts))
     return SuiteResult(
         suite="instructions",
         settings={**settings.shown(), "batch_size": workplace.batch_size},
-        data={"prompts": data},
-        models=models,
+        data={"prompts": Source.of(settings.prompts.name, content, prompts=len(prompts))},
+        models=model_results(contestants, fingerprints, of_models, "prompts", workplace.seed),
         seed=workplace.seed,
     )
 
@@ -77,10 +65,6 @@ def _check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSe
 
 def instruction_values(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Answer]]) -> dict[str, UnitValues]:
     """Read what the answers did.
-
-    Args:
-        prompts: The prompts with their `instructions`.
-        answers: For each prompt its sampled answers, equally many.
 
     Returns:
         `passes`: the share of a prompt's answers that satisfy all its instructions; `passes_NAME`: the share that

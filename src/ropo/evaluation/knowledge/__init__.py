@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ropo.core.errors import UserError
-from ropo.core.settings import Settings, settings_from
+from ropo.core.settings import settings_from
+from ropo.evaluation.options import TextOptions, check_file
+from ropo.judging.options import add_flags
 
 HELP = "knowledge retention: lm-eval's tasks, local questions, perplexity"
 
@@ -21,45 +22,24 @@ STANDARD = (
 )
 
 
-class KnowledgeSettings(Settings):
+class KnowledgeSettings(TextOptions):
     """The settings of the suite.
 
-    Attributes:
-        tasks: Names of lm-eval's tasks or groups, and local `.jsonl` files of questions
-            (see `ropo.evaluation.knowledge.local`).
-        text: Plain text for the perplexity; None measures none.
-        limit: Questions a task, the first ones; None uses all.
-        num_fewshot: Examples in the prompt of lm-eval's own tasks; None takes each task's default; none for files.
-        chat_template: Whether questions go through the chat template.
-        window: Tokens of text that are read together.
-        max_windows: Windows of text at most, from its beginning.
+    `tasks` are names of lm-eval's tasks or groups, and local `.jsonl` files (`ropo.evaluation.knowledge.local`).
     """
 
     tasks: tuple[str, ...]
-    text: Path | None = None
-    limit: int | None = Field(None, ge=1)
-    num_fewshot: int | None = Field(None, ge=0)
-    chat_template: bool = False
-    window: int = Field(512, ge=2)
-    max_windows: int = Field(64, ge=1)
+    text: Path | None = Field(None, description="plain text for the perplexity")
+    limit: int | None = Field(None, ge=1, description="questions a task, the first N (all)")
+    num_fewshot: int | None = Field(None, ge=0, description="examples in the prompt of lm-eval's tasks (theirs)")
+    chat_template: bool = Field(False, description="put questions through the chat template")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        help=f"lm-eval's names, and .jsonl files ({' '.join(STANDARD)}, unless --text is given)",
-    )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="plain text for the perplexity")
-    parser.add_argument("--limit", type=int, metavar="N", help="questions a task, the first N (all)")
-    parser.add_argument(
-        "--num_fewshot", type=int, metavar="N", help="examples in the prompt of lm-eval's tasks (theirs)"
-    )
-    parser.add_argument("--chat_template", action="store_true", help="put questions through the chat template")
-    parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens of text read together (512)")
-    parser.add_argument("--max_windows", type=int, default=64, metavar="N", help="windows of text at most (64)")
+    said = f"lm-eval's names, and .jsonl files ({' '.join(STANDARD)}, unless --text is given)"
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help=said)
+    add_flags(parser, KnowledgeSettings, but=["tasks"])
 
 
 def read_settings(arguments: argparse.Namespace) -> KnowledgeSettings:
@@ -67,6 +47,6 @@ def read_settings(arguments: argparse.Namespace) -> KnowledgeSettings:
     if arguments.tasks is None:
         arguments.tasks = STANDARD if arguments.text is None else ()
     arguments.tasks = tuple(arguments.tasks)
-    if arguments.text is not None and not arguments.text.is_file():
-        raise UserError(f"text {arguments.text}: no such file; check the path")
+    if arguments.text is not None:
+        check_file("text", arguments.text)
     return settings_from(KnowledgeSettings, arguments)

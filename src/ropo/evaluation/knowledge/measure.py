@@ -10,9 +10,8 @@ from ropo.core.files import read_text
 from ropo.core.record import LIBRARIES, Source, library_versions
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.knowledge import KnowledgeSettings
-from ropo.evaluation.knowledge.harness import Task, check_data, find_tasks, quiet_harness, run_tasks
+from ropo.evaluation.knowledge.harness import Outcome, Task, check_data, find_tasks, quiet_harness, run_tasks
 from ropo.evaluation.knowledge.local import LocalTask
-from ropo.evaluation.knowledge.outcomes import Outcome
 from ropo.evaluation.knowledge.text import TextScores, cut_text, score_windows
 from ropo.evaluation.results import Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
@@ -24,11 +23,6 @@ from ropo.lm.tokens import TextWindow
 
 def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, workplace: Workplace) -> SuiteResult:
     """Run the tasks and the text on every model and compare them question by question.
-
-    Args:
-        contestants: The models; changes are against the first.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar.
 
     Returns:
         The result; the values are lm-eval's own, the intervals and tests ours.

@@ -31,12 +31,6 @@ class TextScores:
 def cut_text(contestant: Contestant, text: str, window: int, most: int) -> list[TextWindow]:
     """Cut a text into windows of a model's tokens, leaving out a shorter last one, so that all weigh the same.
 
-    Args:
-        contestant: The model.
-        text: Plain text.
-        window: Tokens a window.
-        most: Windows at most, from the beginning of the text.
-
     Raises:
         UserError: If the text has fewer than two tokens.
     """
@@ -51,12 +45,6 @@ def score_windows(
 
     The loss of a window is the mean of -log p(token | earlier tokens of the window) over all tokens after its context,
     and the perplexity exp(mean loss).
-
-    Args:
-        contestant: The model.
-        windows: What `cut_text` returned.
-        workplace: Where scores are kept, and how many windows go through the model at once.
-        advance: Called with the number of windows just done.
 
     Raises:
         UserError: If the model cannot be loaded.

@@ -30,36 +30,22 @@ HELP = "two-turn questions graded by a chat model, or compared with the first mo
 
 
 class MtBenchSettings(JudgeOptions):
-    """The settings of the suite.
+    """The settings of the suite; files that are not named are FastChat's, whose answers are to its questions only."""
 
-    Attributes:
-        questions: JSON Lines with `question_id`, `category` and two `turns`; None takes those that FastChat publishes.
-        reference_answers: JSON Lines of answers to the questions that are judged against one; None likewise, to its
-            questions only.
-        judge_prompts: JSON Lines of the judge's prompts; None likewise.
-        mode: `single` grades each answer, `pairwise` compares with the first model, `both` does both.
-        limit: Questions to use, the first ones of every category in turn; None uses all.
-        max_new_tokens: Longest answer of a turn.
-    """
-
-    questions: Path | None = None
-    reference_answers: Path | None = None
-    judge_prompts: Path | None = None
-    mode: Literal["single", "pairwise", "both"] = "single"
-    limit: int | None = Field(None, ge=1)
-    max_new_tokens: int = Field(1024, ge=1)
+    questions: Path | None = Field(None, description=f"JSON Lines (FastChat's {FILES['questions']})")
+    reference_answers: Path | None = Field(None, description=f"JSON Lines (FastChat's {FILES['reference_answers']})")
+    judge_prompts: Path | None = Field(None, description=f"JSON Lines (FastChat's {FILES['judge_prompts']})")
+    mode: Literal["single", "pairwise", "both"] = Field(
+        "single", description="single, pairwise (against the first model) or both"
+    )
+    limit: int | None = Field(None, ge=1, description="questions to use, spread over the categories (all)")
+    max_new_tokens: int = Field(1024, ge=1, description="longest answer of a turn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the suite's own flags."""
-    flag = parser.add_argument
-    for name, file in FILES.items():
-        flag(f"--{name}", type=Path, metavar="FILE", help=f"JSON Lines (FastChat's {file})")
+    add_judge_arguments(parser, VERDICT_TOKENS, MtBenchSettings)
     parser.epilog = f"FastChat's files are fetched once where none are named, from {PAGE}"
-    flag("--mode", default="single", help="single, pairwise (against the first model) or both (%(default)s)")
-    flag("--limit", type=int, metavar="N", help="questions to use, spread over the categories (all)")
-    flag("--max_new_tokens", type=int, default=1024, metavar="N", help="longest answer of a turn (%(default)s)")
-    add_judge_arguments(parser, VERDICT_TOKENS)
 
 
 def read_settings(arguments: argparse.Namespace) -> MtBenchSettings:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.evaluation.mt_bench.prompts import JudgePrompts
+from ropo.evaluation.mt_bench.benchmark import JudgePrompts
 from ropo.evaluation.mt_bench.questions import TURNS, Answers, Question
 from ropo.judging.chat import ChatJudge, Reply, grade_in
 from ropo.judging.judge import OrderCheck, check_orders, count_read
@@ -50,16 +50,7 @@ def grade(
     references: Answers,
     advance: Callable[[int], None] = lambda verdicts: None,
 ) -> Grades:
-    """Have each answer graded from 1 to 10, the second one in the light of the first.
-
-    Args:
-        judge: Who grades.
-        prompts: The words in which it is asked.
-        questions: What was asked.
-        answers: The model's.
-        references: Reference answers to the guided questions.
-        advance: Called with the number of verdicts just given; for a progress bar.
-    """
+    """Have each answer graded from 1 to 10, the second one in the light of the first."""
     places = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     asked = [
         prompts.single(question, turn, answers[question.number], references.get(question.number, []))
@@ -91,15 +82,6 @@ def grade_pairs(
     """Have a model's answers compared with another's, each pair in both orders.
 
     A win or a loss counts only if both orders say so, and everything else is a tie (Zheng et al. 2023, section 3.4).
-
-    Args:
-        judge: Who compares.
-        prompts: The words in which it is asked.
-        questions: What was asked.
-        answers: The model's.
-        others: The other model's.
-        references: Reference answers to the guided questions.
-        advance: Called with the number of verdicts just given; for a progress bar.
 
     Returns:
         1 for a win, 0.5 for a tie, 0 for a loss.

@@ -12,12 +12,11 @@ from typing import Any
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.record import Source
-from ropo.evaluation.answers import answer_prompts
-from ropo.evaluation.contestants import Contestant, file_name
+from ropo.evaluation.contestants import Contestant, answer_prompts, file_name
 from ropo.evaluation.mt_bench import VERDICT_TOKENS, MtBenchSettings
+from ropo.evaluation.mt_bench.benchmark import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.grading import Grades, grade, grade_pairs
 from ropo.evaluation.mt_bench.metrics import SCORE, WIN_RATE, change_of, details_of, metrics_for, notes_on
-from ropo.evaluation.mt_bench.published import Benchmark, read_benchmark
 from ropo.evaluation.mt_bench.questions import (
     TURNS,
     Answers,
@@ -30,7 +29,7 @@ from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.judging.chat import ChatJudge
 from ropo.judging.judge import WARNING, Meter, warnings_first
-from ropo.judging.load import load_chat_judge
+from ropo.judging.options import load_chat_judge
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import PromptRecord, Sampler, SamplingSettings, model_name
 
@@ -39,14 +38,6 @@ def measure(contestants: Sequence[Contestant], settings: MtBenchSettings, workpl
     """Answer, judge and report.
 
     Beside the result, the output folder gets `answers/` in FastChat's format, and `judgments/`.
-
-    Args:
-        contestants: The models, or files of their answers; changes and comparisons are against the first.
-        settings: The suite's settings.
-        workplace: Cache, output folder, seed, batch size and progress bar.
-
-    Returns:
-        The result.
 
     Raises:
         UserError: If questions, answers or prompts break their format, or the judge cannot be asked or answers nothing.

@@ -26,14 +26,7 @@ _RESAMPLES = 2000
 
 
 def metrics_for(name: str, grades: Grades, questions: Sequence[Question], seed: int) -> list[Metric]:
-    """Return a score or win rate in all, by turn and by category, and the share of verdicts that held none.
-
-    Args:
-        name: `SCORE` or `WIN_RATE`.
-        grades: What the judge said.
-        questions: In the order of the grades.
-        seed: Seed of the resampling.
-    """
+    """Return a score or win rate in all, by turn and by category, and the share of verdicts that held none."""
     values, meaning = _scaled(name, grades), _MEANINGS[name]
     metrics = [Metric.of(name, mean_of(values, seed), f"{meaning}; {_BOOTSTRAP}")]
     for turn in range(TURNS):

@@ -12,24 +12,10 @@ from ropo.core.settings import Settings
 
 
 class PathSettings(Settings):
-    """What is measured at every checkpoint.
+    """What is measured at every checkpoint; the flags of `ropo path` say what each of them is.
 
-    Attributes:
-        pairs: Held-out pairs, as in `ropo.preferences.load_preferences`.
-        split: Split of a folder or hub dataset.
-        max_pairs: Pairs to use, the first ones.
-        prompts: Held-out prompts to answer; None samples nothing. Where each has `instructions`, answers are checked.
-        max_prompts: Prompts to use, the first ones.
-        samples: Answers per prompt, plain samples of the model, as a KL divergence needs.
-        max_new_tokens: Longest answer in tokens.
-        text: Plain text whose loss shows forgetting; None leaves it out.
-        window: Tokens of a window of it.
-        max_windows: Windows to use, the first ones.
-        checkpoints: Checkpoints to measure, spread over the run, the last one included; None for all.
-        sampled: Of those the ones that answer prompts, spread likewise; None for all.
-        bf16: Whether answers are sampled with products in bfloat16 (autocast); everything is scored without: rounding
-            moves the loss on text by as much as a cold run does.
-        plain_prompts: Whether text prompts stay as they are, past the chat template.
+    Answers are plain samples of the model, as a KL divergence needs. With `bf16` they are sampled with products in
+    bfloat16 (autocast), and scored without: rounding moves the loss on text by as much as a cold run does.
     """
 
     pairs: str

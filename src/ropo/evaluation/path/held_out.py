@@ -64,12 +64,6 @@ class PathData:
 def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> PathData:
     """Read what a run is measured on, cut and rendered as in its training.
 
-    Args:
-        run: Folder of the run.
-        model: What brings the tokenizer, such as a checkpoint of it.
-        settings: What to read.
-        seed: Seed of the sampled answers.
-
     Raises:
         UserError: If a file is missing or malformed, or an instruction is one that no checker knows.
     """

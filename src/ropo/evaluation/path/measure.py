@@ -8,6 +8,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,7 @@ class _ReferenceNumbers(Measure):
 
 
 def places_to_measure(count: int, wanted: int | None) -> list[int]:
-    """Choose some of the numbers below `count`, evenly spread, the last one included; all where none is wanted less.
-
-    Args:
-        count: How many there are.
-        wanted: How many to choose; None for all.
-    """
+    """Choose some of the numbers below `count`, evenly spread, the last one included; all where `wanted` is None."""
     wanted = count if wanted is None else min(wanted, count)
     return [-(-count * (place + 1) // wanted) - 1 for place in range(wanted)]
 
@@ -76,15 +72,6 @@ def measure_path(
     Each checkpoint is a file in `workplace.output` as soon as it is measured; one that is there, of the same weights
     and settings, is not measured again. The reference's numbers are kept in `workplace.cache`, for all runs.
 
-    Args:
-        run: Folder of the run.
-        checkpoints: Steps and folders of what there is, in order.
-        reference: The model that the run started from.
-        data: From `read_path_data`.
-        settings: What to measure.
-        workplace: Cache, seed, batch size and output.
-        say: What prints a line.
-
     Raises:
         UserError: If a model cannot be loaded, or its log-probs are not finite.
 
@@ -99,12 +86,12 @@ def measure_path(
     how: dict[str, Any] = {"seed": workplace.seed, "batch_size": workplace.batch_size, "bf16": settings.bf16}
     how |= {"samples": settings.samples, "max_new_tokens": settings.max_new_tokens, "model": base.sha256}
     how |= {"limits": str(data.pairs.limits)} | {use: source.sha256 for use, source in data.sources.items()}
-    points: dict[int, PathPoint] = {}
-    for step, folder in chosen:
-        mark = content_key({**how, "checkpoint": fingerprint_folder(folder), "sampled": step in sampled})
-        kept = _kept_point(workplace.output, step, mark)
-        if kept is not None:
-            points[step] = kept
+    marks = {
+        step: content_key({**how, "checkpoint": fingerprint_folder(folder), "sampled": step in sampled})
+        for step, folder in chosen
+    }
+    found = {step: _kept_point(_file_of(workplace.output, step), mark) for step, mark in marks.items()}
+    points = {step: point for step, point in found.items() if point is not None}
     if points:
         say(f"{len(points)} of {len(chosen)} checkpoints are measured already")
     meter = _Meter(reference, data, settings, workplace)
@@ -112,8 +99,8 @@ def measure_path(
     clock, left = time.monotonic(), [each for each in chosen if each[0] not in points]
     for number, (step, folder) in enumerate(left):
         point = meter.point(step, str(folder), before, step in sampled)
-        mark = content_key({**how, "checkpoint": fingerprint_folder(folder), "sampled": step in sampled})
-        _keep(workplace.output, step, mark, point)
+        kept = _KeptPoint(made_from=marks[step], point=point)
+        write_atomically(_file_of(workplace.output, step), kept.model_dump_json() + "\n")
         points[step] = point
         seconds = (time.monotonic() - clock) / (number + 1) * (len(left) - number - 1)
         say(f"{_describe(point, before.text, data.beta)}; {timedelta(seconds=round(seconds))} left")
@@ -155,15 +142,15 @@ class _Meter:
         self.source, self.data, self.settings, self.workplace = reference, data, settings, workplace
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.sequences = [each for pair in data.pairs.tokens for each in data.pairs.limits.cut(pair)]
-        self._base: Any = None
 
-    @property
+    @cached_property
     def base(self) -> Any:
         """The reference, loaded when it is first needed."""
-        if self._base is None:
-            loaded: Any = load_model(self.source)
-            self._base = loaded.to(self.device).eval()
-        return self._base
+        return self._load(self.source)
+
+    def _load(self, source: str) -> Any:
+        loaded: Any = load_model(source)
+        return loaded.to(self.device).eval()
 
     def reference_numbers(self, mark: str, with_answers: bool, say: Callable[[str], None]) -> _ReferenceNumbers:
         """Return the reference's numbers, measured now or kept."""
@@ -197,8 +184,7 @@ class _Meter:
     def _policy(self, source: str) -> Any:
         """Return a checkpoint's model; an adapter is merged into a copy of the reference, unless that is quantised."""
         if not is_adapter(source):
-            loaded: Any = load_model(source)
-            return loaded.to(self.device).eval()
+            return self._load(source)
         adapted: Any = load_adapter(copy.deepcopy(self.base), source)
         merges = not getattr(self.base, "is_quantized", False)
         return (adapted.merge_and_unload() if merges else adapted).to(self.device).eval()
@@ -209,9 +195,7 @@ class _Meter:
         return list(zip(sums[::2], sums[1::2], strict=True))
 
     def _text(self, model: Any) -> list[float]:
-        if not self.data.windows:
-            return []
-        return text_losses(model, self.data.windows)
+        return text_losses(model, self.data.windows) if self.data.windows else []
 
     def _answers(self, model: Any, is_reference: bool = False) -> SampledAnswers:
         """Answer the prompts once, for everything that is measured on answers."""
@@ -242,13 +226,8 @@ def _file_of(output: Path, step: int) -> Path:
     return output / f"step-{step}.json"
 
 
-def _keep(output: Path, step: int, mark: str, point: PathPoint) -> None:
-    write_atomically(_file_of(output, step), _KeptPoint(made_from=mark, point=point).model_dump_json() + "\n")
-
-
-def _kept_point(output: Path, step: int, mark: str) -> PathPoint | None:
+def _kept_point(file: Path, mark: str) -> PathPoint | None:
     """Return a measured checkpoint, unless it was made from something else."""
-    file = _file_of(output, step)
     if not file.is_file():
         return None
     kept = read_typed(_KeptPoint, file, "a measured checkpoint of this version", "measure again", "delete it")

@@ -23,8 +23,7 @@ from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import UnitValues, metrics_of, ratio_values
 from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_otherwise, trained_with
-from ropo.lm.loading import load_tokenizer
+from ropo.lm.held_out import BETA, HeldOutPairs, trained_limits, trained_otherwise, trained_with
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
 
@@ -33,11 +32,6 @@ _PICTURE = "strength.svg"
 
 def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workplace: Workplace) -> SuiteResult:
     """Measure adapters at several strengths.
-
-    Args:
-        contestants: Adapters, each measured from its own base model.
-        settings: The suite's settings.
-        workplace: Cache, seed, batch size and progress bar; its output folder gets the curves as a picture.
 
     Returns:
         The result, in which each adapter at each strength is a model of its own, called NAME@T.
@@ -58,14 +52,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         "these answers, exact over the vocabulary, and says nothing of answers that the adapter would give itself"
     ]
     for each in contestants:
-        pairs = read_held_out(
-            settings.data,
-            settings.split,
-            load_tokenizer(each.source),
-            limits,
-            settings.max_pairs,
-            settings.plain_prompts,
-        )
+        pairs = settings.pairs_for(each.source, limits)
         windows = cut_text(each, text, settings.window, settings.max_windows)
         with workplace.progress(f"turning {each.name}", len(pairs.tokens) + len(windows)) as advance:
             curve = score_strengths(each, settings.strengths, pairs, windows, workplace, advance)
@@ -92,11 +79,6 @@ def choose(name: str, results: Sequence[ModelResult], budget: float) -> str:
 
     The gain is the fall of the held-out DPO loss. The margin would grow on where a stronger adapter turns some pairs
     further and loses others.
-
-    Args:
-        name: The adapter's.
-        results: It at each strength.
-        budget: Most nats per token that the loss of the text may rise by.
     """
     within = [each for each in results if (each.metric("forgetting").value or 0.0) <= budget]
     if not within:

@@ -47,6 +47,14 @@ def plan_batches(lengths: Sequence[int], prompts_per_batch: int) -> list[list[in
     return [order[start : start + prompts_per_batch] for start in range(0, len(order), prompts_per_batch)]
 
 
+def batches_to_do(
+    encoded: Sequence[Sequence[int]], settings: SamplingSettings, batch_size: int, done: Collection[int]
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the numbers of the batches that are not done, each with the numbers of its prompts."""
+    plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
+    return ((number, prompts) for number, prompts in enumerate(plan) if number not in done)
+
+
 def sample_batches(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -76,10 +84,7 @@ def sample_batches(
     """
     decoder = Decoder(model, tokenizer, encoded, settings)
     stops = set(decoder.stops.tolist())
-    plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
-    for number, prompts in enumerate(plan):
-        if number in done:
-            continue
+    for number, prompts in batches_to_do(encoded, settings, batch_size, done):
         uniforms = draw_uniforms(prompts, settings).to(model.device)
         rows = decoder.decode(prompts, uniforms)
         answers = [_to_answer(tokenizer, tokens, stops) for tokens in rows]

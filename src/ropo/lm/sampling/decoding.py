@@ -35,12 +35,6 @@ _DROP_SHARE = 0.125
 class Decoder:
     """Sample from one model: what it is, and what it can be given, is found out once.
 
-    Args:
-        model: A causal language model of transformers, in evaluation mode.
-        tokenizer: The model's own.
-        prompts: Token ids of every prompt that there will be.
-        settings: Temperature, top-p, samples and the longest answer.
-
     Raises:
         UserError: If a prompt has ids that the model does not know, or leaves no position for an answer.
     """

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ropo.core.errors import UserError
 from ropo.lm.adapters import is_adapter
 from ropo.lm.answer import Answer
-from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches
+from ropo.lm.sampling.batches import Batch, batches_to_do, load_sampler_model
 from ropo.lm.sampling.settings import SamplingSettings
 
 
@@ -60,25 +60,16 @@ def sample_batches_with_vllm(
     batch_size: int,
     done: Collection[int] = (),
 ) -> Iterator[Batch]:
-    """Sample answers batch by batch, as `ropo.lm.sampling.sample_batches` does.
+    """Sample answers batch by batch, as `ropo.lm.sampling.sample_batches` does, with an engine of `open_engine`.
 
-    Args:
-        engine: vLLM's, as `open_engine` yields it.
-        tokenizer: The model's own.
-        encoded: Token ids of each prompt.
-        settings: How to sample; each prompt has a seed of its own, made from theirs and its number.
-        batch_size: Answers of one batch of the journal; a larger one keeps vLLM busier.
-        done: Numbers of the batches to skip.
+    Each prompt has a seed of its own, made from that of the settings and its number.
 
     Yields:
         Finished batches, in the order of the plan.
     """
     import vllm
 
-    plan = plan_batches([len(ids) for ids in encoded], max(1, batch_size // settings.samples))
-    for number, prompts in enumerate(plan):
-        if number in done:
-            continue
+    for number, prompts in batches_to_do(encoded, settings, batch_size, done):
         outputs = engine.generate(
             [{"prompt_token_ids": list(encoded[prompt])} for prompt in prompts],
             [vllm.SamplingParams(**_parameters(settings, prompt, tokenizer)) for prompt in prompts],

@@ -14,7 +14,7 @@ from ropo.preferences.formats.turns import (
     Messages,
     answer_of,
     before,
-    is_written_out,
+    check_plain,
     kind,
     message_of,
     messages_of,
@@ -191,15 +191,7 @@ def without_question(record: _Record, chosen: Any, rejected: Any) -> dict[str, A
 
 
 def check_copy(record: _Record, pair: Mapping[str, Any]) -> None:
-    """Check that `messages` beside a prompt and answers only repeats them, as in UltraFeedback's binarized form.
-
-    Args:
-        record: The record; a prompt's, without answers, too.
-        pair: What was read of it.
-
-    Raises:
-        ValueError: If they say something that was not read.
-    """
+    """Check that `messages` beside a prompt and answers only repeats them, as in UltraFeedback's binarized form."""
     if not record.get("messages"):
         return
     said = {_plain(turn) for value in pair.values() if isinstance(value, list) for turn in value}
@@ -238,11 +230,7 @@ def _as_turns(answer: Any) -> Any:
 
 
 def refuse_beside(record: _Record) -> None:
-    """Refuse what stands beside a dialogue that is one text.
-
-    Raises:
-        ValueError: If there is a system's message, history, tools or template options; with the column.
-    """
+    """Refuse what stands beside a dialogue that is one text."""
     if beside := [*_beside(record), *options_of(record)]:
         raise ValueError(
             f"has a column {beside[0]!r} beside a dialogue that is one text; write the dialogue as messages"
@@ -258,8 +246,5 @@ def _beside(record: _Record) -> list[str]:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be text, not {kind(value)}")
-    if not value.strip():
-        raise ValueError(f"{name} is empty; fill it in or remove the record")
-    if is_written_out(value):
-        raise ValueError(f"{name} is a text that holds a list of messages; write the list itself")
+    check_plain(name, value)
     return value

@@ -1,25 +1,34 @@
-"""The table of formats of preference pairs, and of prompts: which columns each has, and how they are read."""
+"""The formats of preference pairs: which columns each has, how they are read, and which one a record is of.
+
+A record is of the format whose columns are there and which leaves no other column unread, but for well-known labels
+such as ids and scores. Where there is none, the record is refused, with the column that is to blame.
+"""
 
 from __future__ import annotations
 
 __all__ = ()
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from ropo.preferences.formats import parts
-from ropo.preferences.formats.columns import BESIDE
-from ropo.preferences.formats.dialogue import (
+from ropo.preferences.formats.columns import BESIDE, MEDIA, QUESTIONS, is_label, says_nothing
+from ropo.preferences.formats.turns import (
+    assistant,
     dialogue_as_messages,
     is_dialogue,
     is_open,
+    kind,
     refuse_unclear,
     split_dialogues,
+    user,
 )
-from ropo.preferences.formats.turns import assistant, user
 
 _Record = Mapping[str, Any]
+_ALWAYS = ("prompt", "chosen", "rejected")  # present where they are named: left empty, they are a mistake
 
 
 def as_conversation(pair: dict[str, Any]) -> dict[str, Any]:
@@ -30,10 +39,6 @@ def as_conversation(pair: dict[str, Any]) -> dict[str, Any]:
         "chosen": [assistant(pair["chosen"])],
         "rejected": [assistant(pair["rejected"])],
     }
-
-
-def _always(record: _Record) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Format:
     question: Callable[[_Record], Any] | None = None
     answers: Callable[[_Record], tuple[Any, Any]] = parts.chosen_and_rejected
     may: tuple[str, ...] = ()
-    fits: Callable[[_Record], bool] = _always
+    fits: Callable[[_Record], bool] = lambda record: True
     wrap: Callable[[dict[str, Any]], dict[str, Any]] | None = as_conversation
     copy: bool = False
     open: bool = False
@@ -81,11 +86,7 @@ class Format:
         return pair
 
     def check_plain(self, pair: dict[str, Any], record: _Record) -> None:
-        """Check that a pair of plain texts holds no markup that a chat template would take for a user's words.
-
-        Raises:
-            ValueError: If it is marked like a dialogue of another format.
-        """
+        """Check that a pair of plain texts holds no markup that a chat template would take for a user's words."""
         if self.wrap is not dialogue_as_messages:
             refuse_unclear(pair["prompt"], whole="prompt" not in record)
 
@@ -181,11 +182,75 @@ FORMATS = (
     Format("ms-swift", ("messages", "rejected_messages"), None, parts.both_conversations),
 )
 
-# What reads the question of a prompt, by the column that it is in.
-PROMPTS: dict[str, Callable[[_Record], Any]] = {
-    "prompt": parts.trl_prompt_of,
-    "instruction": parts.alpaca_instruction_of,
-    "question": parts.question_of,
-    "query": parts.query_of,
-    **dict.fromkeys(("messages", "conversations", "conversation"), _TURNS),
-}
+
+def format_of(record: _Record) -> Format:
+    """Return the format of a record of a preference pair.
+
+    Raises:
+        ValueError: If it is of none, or of several; with the columns that are to blame.
+    """
+    present = tuple([name for name, value in record.items() if name in _ALWAYS or not says_nothing(value)])
+    for each in _possible(present):
+        if _labels_only(record, each, present) and each.fits(record):
+            return each
+    raise ValueError(_blame(record, present))
+
+
+def labels_of(record: _Record, of: Format) -> list[str]:
+    """Return the columns that say something and are left out, as labels."""
+    return [name for name, value in record.items() if not of.reads(name) and not says_nothing(value)]
+
+
+@lru_cache(maxsize=1024)
+def _possible(present: tuple[str, ...]) -> tuple[Format, ...]:
+    """Return the formats whose columns are all there."""
+    return tuple(each for each in FORMATS if set(each.needs) <= set(present))
+
+
+def _labels_only(record: _Record, of: Format, present: Collection[str]) -> bool:
+    return of.open or all(of.reads(name) or is_label(name, record[name]) for name in present)
+
+
+def _blame(record: _Record, present: Collection[str]) -> str:
+    """Say why a record is of no format."""
+    if media := next((name for name in present if name in MEDIA), None):
+        return of_media(media, record)
+    questions = [name for name in QUESTIONS if name in present]
+    possible = _possible(tuple(present))
+    if not possible:
+        return _missing(record)
+    if len(questions) > 1:
+        return ambiguous(questions[0], questions[1])
+    fitting = [each for each in possible if each.fits(record)]  # one at least: those of the same columns share all
+    nearest = max(fitting, key=lambda each: sum(map(each.reads, present)))
+    idle = next(name for name in present if not nearest.reads(name) and not is_label(name, record[name]))
+    return unread(record, idle, f"in the format {nearest.described()}")
+
+
+def _missing(record: _Record) -> str:
+    for name in ("chosen", "rejected"):
+        if name not in record:
+            hint = renaming(name, record) or f"; its fields are {', '.join(record)[:80] or 'none'}"
+            return f"has no field {name!r}{hint}"
+    raise AssertionError("chosen and rejected alone are a format")
+
+
+def renaming(name: str, record: _Record) -> str:
+    near = get_close_matches(name, record, n=1)
+    return f"; rename {near[0]!r}" if near else ""
+
+
+def ambiguous(one: str, other: str) -> str:
+    return f"has both {one!r} and {other!r}, and each could be the question; keep one"
+
+
+def unread(record: _Record, name: str, where: str) -> str:
+    hint = "if it is the question, call it 'prompt'; " if not any(each in record for each in QUESTIONS) else ""
+    return (
+        f"the column {name!r} ({kind(record[name])}) would be read by nobody {where}; {hint}remove it, or call it "
+        f"'meta_{name}' if it is no content"
+    )
+
+
+def of_media(name: str, record: _Record) -> str:
+    return f"the column {name!r} holds {kind(record[name])}, but only text is trained on; leave such records out"

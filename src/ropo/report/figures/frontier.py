@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from ropo.comparison.frontier.draws import MethodPaths, methods_of_paths
+from ropo.comparison.frontier.curves import MethodPaths, methods_of_paths
 from ropo.comparison.frontier.lines import Envelope, MethodLines, PathLine, frame_of, lines_of
 from ropo.comparison.frontier.quantities import COSTS, GAINS, LOOKS, QUANTITIES, series_of
 from ropo.comparison.results import ComparisonResult, RunPath

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropo.comparison.frontier.draws import methods_of_paths
+from ropo.comparison.frontier.curves import methods_of_paths
 from ropo.comparison.frontier.lines import MethodLines, frame_of, lines_of
 from ropo.comparison.frontier.quantities import COSTS, GAINS
 from ropo.comparison.results import ComparisonResult

@@ -13,11 +13,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ropo.core.errors import UserError
 from ropo.training.distributed.dealing import packed_tokens
+from ropo.training.memory import ROOM, tighter
 from ropo.training.packing.packer import without_numbers
 from ropo.training.remedies.scores import summed_log_probs
-
-ROOM = 0.85
-"""Share of the free memory that a step may take: what a batch of other lengths leaves in pieces needs the rest."""
 
 
 class GpuMemory:
@@ -114,16 +112,15 @@ class TrialStep(TrainerCallback):
     def _tighten(self, tokens: int, longest: int) -> bool:
         """Take the next setting that needs less memory, or say that there is none."""
         args, model = self.trainer.args, self.trainer.model
+        following = tighter(args.gradient_checkpointing, args.tokens_per_step, tokens, longest)
+        if following is None:
+            return False
         if not args.gradient_checkpointing:
             args.gradient_checkpointing = True
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
             if is_peft_model(model):
                 model.enable_input_require_grads()
-            return True
-        budget = tokens if args.tokens_per_step is None else args.tokens_per_step
-        if budget <= longest:  # of one pair, below which none goes; several pairs of one prompt stay together
-            return False
-        self._set_budget(max(longest, budget // 2))
+        self._set_budget(following[1])  # pairs of one prompt stay together, whatever it is
         return True
 
     def _set_budget(self, budget: int | None) -> None:

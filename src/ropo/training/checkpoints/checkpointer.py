@@ -49,10 +49,6 @@ class Checkpointer(TrainerCallback):
     what it has summed up since the last log, this keeps the former as plain data and the latter too, so that a resumed
     run logs and ends as the uninterrupted one. Weights are saved whole, whoever holds parts of them, and are read
     before FSDP or DeepSpeed cuts them anew; `optimizer.py` says what becomes of the optimizer.
-
-    Args:
-        trainer: Whose checkpoints these are.
-        counting: What is counted, by name.
     """
 
     def __init__(self, trainer: Any, counting: Mapping[str, Counting]) -> None:
@@ -202,11 +198,7 @@ class Checkpointer(TrainerCallback):
 
 
 class LogCounters:
-    """What transformers and TRL have summed up since the last log, and from the start.
-
-    Args:
-        trainer: Whose attributes these are.
-    """
+    """What transformers and TRL have summed up since the last log, and from the start."""
 
     NAMES = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged")
 

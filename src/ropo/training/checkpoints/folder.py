@@ -61,12 +61,7 @@ def find_fault(folder: Path) -> str | None:
 def checkpoints_of(run: Path) -> list[Path]:
     """Return the checkpoints in a run's folder, the newest first."""
     found = [path for path in run.glob(f"{PREFIX}*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()]
-    return sorted(found, key=_step_of, reverse=True)
-
-
-def _step_of(checkpoint: Path) -> int:
-    """Return the optimizer steps done before a checkpoint."""
-    return int(checkpoint.name.removeprefix(PREFIX))
+    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 
 def newest_whole(run: Path) -> tuple[Path | None, dict[Path, str]]:

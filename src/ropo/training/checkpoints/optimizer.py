@@ -34,10 +34,6 @@ _MASTER = "master"  # the float32 copy that DeepSpeed trains of a parameter in h
 def save_optimizer(trainer: Any, folder: Path) -> None:
     """Write the optimizer's state; every process calls it.
 
-    Args:
-        trainer: Whose optimizer it is.
-        folder: The checkpoint's.
-
     Cost: under FSDP2 each process writes what it holds; DeepSpeed's states are gathered one at a time, and held whole
         by the first process until they are written.
     """

@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ropo.core.errors import UserError
 from ropo.lm.tokens import Limits
+from ropo.training.config import PreferenceConfig
 
 
 class DealtBatches(BatchSampler):
@@ -117,26 +118,29 @@ def packed_tokens(dataset: Dataset, limits: Limits) -> list[int]:
 
 
 def deal_out(
-    loader: DataLoader, tokens: Sequence[int], share: int, accelerator: Accelerator, together: int = 1
+    loader: DataLoader, dataset: Any, config: PreferenceConfig, accelerator: Accelerator, together: int
 ) -> None:
-    """Let a data loader that accelerate has prepared deal its batches.
+    """Let a data loader that accelerate has prepared deal its batches to several processes.
 
     accelerate would give whole batches to the processes in turn, whatever their length, and fill up the last ones with
-    pairs from the beginning of the epoch.
+    pairs from the beginning of the epoch. So many processes in a row, together, are given the same pairs.
 
-    Args:
-        loader: Changed in place.
-        tokens: Packed tokens of each pair.
-        share: Pairs in a batch of each process.
-        accelerator: Knows how many processes there are.
-        together: How many of them, in a row, are given the same pairs.
+    Raises:
+        UserError: If they are to be given the same, and these pairs cannot be dealt.
     """
-    shard: Any = loader.batch_sampler
-    plain = shard.batch_sampler
-    processes, process = accelerator.num_processes // together, accelerator.process_index // together
-    shard.batch_sampler = DealtBatches(plain.sampler, tokens, share, processes, process, plain.drop_last)
-    # Nothing is left for it to do: no batches of others to pass over, none to fill up.
-    shard.num_processes, shard.process_index, shard.batch_size, shard.even_batches = 1, 0, None, False
+    shard: Any = getattr(loader, "batch_sampler", None)
+    plain: Any = getattr(shard, "batch_sampler", None)
+    dealt = isinstance(plain, BatchSampler) and isinstance(dataset, Dataset) and "chosen_ids" in dataset.column_names
+    if dealt:
+        processes, process = accelerator.num_processes // together, accelerator.process_index // together
+        tokens, share = packed_tokens(dataset, config.limits), config.train_batch_size
+        shard.batch_sampler = DealtBatches(plain.sampler, tokens, share, processes, process, plain.drop_last)
+        # Nothing is left for it to do: no batches of others to pass over, none to fill up.
+        shard.num_processes, shard.process_index, shard.batch_size, shard.even_batches = 1, 0, None, False
+    elif together > 1:
+        raise UserError(
+            "parallelism_config sp_size: takes a data set of text pairs; leave it out for streams and images"
+        )
 
 
 @contextmanager
@@ -158,10 +162,6 @@ def weighing(accelerator: Accelerator, pairs: int) -> Iterator[Tensor | None]:
     """Let processes compute losses of different numbers of pairs, and yield the weight of this one's.
 
     The mean over processes of the weighted losses, which their gradients are averaged to, is that over all pairs.
-
-    Args:
-        accelerator: Of all processes.
-        pairs: Pairs of this one.
 
     Yields:
         The weight; None where all have as many.

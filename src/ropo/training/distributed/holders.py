@@ -68,11 +68,7 @@ class Holders:
         return is_peft_model(self.trainer.model)
 
     def check(self) -> None:
-        """Refuse what the accelerator shards in a way that changes training.
-
-        Raises:
-            UserError: Saying what.
-        """
+        """Refuse what the accelerator shards in a way that changes training."""
         trainer = self.trainer
         if trainer.is_fsdp_enabled:
             check_fsdp(trainer.accelerator)

@@ -31,7 +31,14 @@ from trl.trainer.utils import FusedCausalLMOutput
 from ropo.core.errors import UserError
 from ropo.training.config import PreferenceConfig
 from ropo.training.packing.attention import attend_padded, no_mask
-from ropo.training.packing.model import TOKEN_FIELDS, agree, architecture_reason, base_model_of, trial_batch
+from ropo.training.packing.model import (
+    TOKEN_FIELDS,
+    agree,
+    architecture_reason,
+    base_model_of,
+    trial_batch,
+    trial_log_probs,
+)
 
 SPLIT = "ropo_split"
 _FLAG = "ACCELERATE_USE_PARALLELISM_CONFIG"
@@ -105,32 +112,24 @@ class SplitSequences(TrainerCallback):
                     raise _refusal(base, why)
                 take_parts(base)
 
-    @torch.no_grad()
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Compare a tiny pair's log-probs with those of each process by itself, once the weights are where they stay.
 
         Raises:
             UserError: If they differ, or the model does not hand down how it is cut.
         """
-        model = self.trainer.model
-        base = base_model_of(self.trainer.accelerator.unwrap_model(model))
-        input_ids, attention_mask, completion_mask = (
-            each.to(self.trainer.accelerator.device) for each in trial_batch(base)
-        )
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-        inputs["labels"] = input_ids.masked_fill(completion_mask == 0, -100)
-        training = model.training
-        model.eval()
+        accelerator, model = self.trainer.accelerator, self.trainer.model
+        base = base_model_of(accelerator.unwrap_model(model))
+        input_ids, attention_mask, completion_mask = (each.to(accelerator.device) for each in trial_batch(base))
+        trial = input_ids, attention_mask, completion_mask
         try:
-            with self.trainer.accelerator.autocast():
+            with accelerator.autocast():
                 whole, split = (
-                    model(**inputs, **each, fused_lm_head=True).log_probs for each in ({}, {"mesh": self.mesh})
+                    trial_log_probs(model, trial, use_cache=False, **each) for each in ({}, {"mesh": self.mesh})
                 )
         except NotImplementedError as error:
             raise _refusal(base, str(error)) from error
-        finally:
-            model.train(training)
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.trainer.accelerator.mixed_precision)
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
         if not agree(split, whole, autocast or base.dtype):
             raise _refusal(base, "its log-probs come out differently")
 
@@ -205,17 +204,7 @@ def _split_attention(
 ) -> tuple[Float[Tensor, "batch tokens heads value_width"], None]:
     """Attend to whole rows with a part of the heads, or as ever where there is no mesh.
 
-    Args:
-        module: The attention layer.
-        query: Queries of this process's tokens, rotated.
-        key: Keys, rotated.
-        value: Values.
-        attention_mask: `no_mask` with a mesh; otherwise what transformers' sdpa attention takes.
-        dropout: Probability of dropping an attention weight.
-        scaling: Factor of the scores; None for 1 / sqrt(width).
-        softcap: Bound of the scores; None for none.
-        mesh: The processes, in the order of their tokens.
-        **kwargs: The rest of what transformers passes; attention sinks (`s_aux`) are refused.
+    Arguments are those of `packed_attention`; the mesh has the processes in the order of their tokens.
 
     Returns:
         The attended values of this process's tokens, and None in the place of attention weights.

@@ -31,16 +31,7 @@ from ropo.training.config import PreferenceConfig
 
 
 def check_sharding(config: PreferenceConfig, fsdp: bool, deepspeed: bool) -> None:
-    """Refuse options that cannot be kept where FSDP or DeepSpeed has the weights.
-
-    Args:
-        config: The trainer's options.
-        fsdp: Whether FSDP is on.
-        deepspeed: Whether DeepSpeed is on.
-
-    Raises:
-        UserError: For such an option.
-    """
+    """Refuse options that cannot be kept where FSDP or DeepSpeed has the weights."""
     plugin: Any = config.deepspeed_plugin
     if plugin is not None and not deepspeed:
         raise UserError(
@@ -256,12 +247,7 @@ def in_step(model: nn.Module) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Read what a checkpoint holds of a model that no one has cut yet, on top of what the model was made of.
-
-    Args:
-        model: With an adapter, which is read; or all of whose weights are.
-        folder: The checkpoint.
-    """
+    """Read what a checkpoint holds of a model that no one has cut yet, on top of what the model was made of."""
     if is_peft_model(model):
         adapted: Any = model
         adapted.load_adapter(str(folder), "default", is_trainable=True)

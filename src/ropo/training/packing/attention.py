@@ -21,12 +21,14 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from ropo.training.packing.cpu_attention import attend_segments
-from ropo.training.packing.gpu_attention import varlen_attention
-from ropo.training.packing.host_memory import idle_memory
-from ropo.training.packing.layout import Pack, Segment
+from ropo.training.packing.cpu_attention import attend_segments, idle_memory
+from ropo.training.packing.layout import GatheredKeys, Pack, Segment
 
 PACKED = "ropo_packed"
+
+# `torch.nn.attention.varlen` calls the same operator, but takes neither scale nor window in PyTorch 2.10, and no
+# `enable_gqa` before 2.13. The operator has its arguments and its gradient in all of these.
+_flash_attention = torch.ops.aten._flash_attention_forward
 
 
 class CannotPackError(NotImplementedError):
@@ -159,6 +161,38 @@ def _attend_by_segment(
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous()
 
 
+def varlen_attention(
+    query: Float[Tensor, "1 heads tokens width"],
+    key: Float[Tensor, "1 kv_heads tokens width"],
+    value: Float[Tensor, "1 kv_heads tokens width"],
+    keys: GatheredKeys,
+    scaling: float | None,
+    window: int | None,
+) -> Float[Tensor, "1 tokens heads width"]:
+    """Attend to every segment of a pack in one call of PyTorch's FlashAttention kernel (CUDA, half precision).
+
+    Arguments are those of `packed_attention`. FlashAttention aligns a causal mask to the last query and the last key,
+    which is what a segment with a prefix needs.
+    """
+    # `index_select`, not `[]`: the gradient of the latter sorts the index first.
+    gathered = (tensor[0].transpose(0, 1).index_select(0, keys.index) for tensor in (key, value))
+    attended = _flash_attention(
+        query[0].transpose(0, 1),
+        *gathered,
+        keys.query_ends,
+        keys.key_ends,
+        keys.most_queries,
+        keys.most_keys,
+        0.0,  # dropout
+        window is None,  # causal; with a window, this says both
+        False,
+        scale=scaling,
+        window_size_left=-1 if window is None else window - 1,
+        window_size_right=0,
+    )[0]
+    return attended[None]
+
+
 def _has_varlen_kernel(device: torch.device) -> bool:
     return device.type == "cuda"
 
@@ -168,12 +202,6 @@ def _varlen_works(device: torch.device, dtype: torch.dtype, shape: tuple[int, in
     """Tell whether the variable-length kernel gives what attention by segment gives, gradients included.
 
     Not every GPU has one, nor for every width of heads; what has none gets plain attention, with a line that says so.
-
-    Args:
-        device: Where the tensors are.
-        dtype: Theirs.
-        shape: Heads, heads of keys, and their width.
-        window: Number of last tokens that a token sees; None for all.
     """
     heads, kv_heads, width = shape
     segments = Segment(40), Segment(23, 0, 17), Segment(70), Segment(5, 63, 30)

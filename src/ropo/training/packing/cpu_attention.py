@@ -7,12 +7,19 @@ which keeps no scores. Each gives an output o and the logarithm l of its softmax
 
 is the attention to both (Rabe and Staats 2021, arXiv 2112.05682, section 2). The kernel's backward pass takes o and l
 of the whole softmax and then gives each part's share of the gradients, so that nothing else is kept.
+
+What is freed between two layers the C library may hoard, so each layer looks whether to give it back (`IdleMemory`).
 """
 
 from __future__ import annotations
 
 __all__ = ()
 
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +29,9 @@ from torch import Tensor
 from ropo.training.packing.layout import Segment
 
 _Part = tuple[slice, bool]  # the keys that queries meet, and whether causally
+
+SLACK = 2**30
+"""Bytes by which resident memory may grow before idle memory is given back."""
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -34,14 +44,7 @@ def attend_segments(
     segments: tuple[Segment, ...],
     scaling: float | None,
 ) -> Float[Tensor, "1 tokens heads width"]:
-    """Attend within each segment of a pack, on a CPU.
-
-    Args:
-        query: Queries, rotated.
-        key: Keys, rotated; `heads` is a multiple of `kv_heads`.
-        value: Values.
-        segments: The runs that make up the row, in order.
-        scaling: Factor of the scores; None for 1 / sqrt(width).
+    """Attend within each segment of a pack, on a CPU; arguments are those of `packed_attention`.
 
     Cost: for a segment of n tokens with a prefix of p, n (n / 2 + p) scores a head, none of them kept; beside the
     arguments and the result the backward pass needs one number per token and head.
@@ -126,3 +129,35 @@ def _merge(own: tuple[Tensor, Tensor], prefix: tuple[Tensor, Tensor]) -> tuple[T
     """Turn attention to two sets of keys into attention to both."""
     share = torch.sigmoid(own[1] - prefix[1])[..., None]
     return torch.lerp(prefix[0].to(share.dtype), own[0].to(share.dtype), share), torch.logaddexp(own[1], prefix[1])
+
+
+class IdleMemory:
+    """Give idle memory back to the system whenever resident memory has grown by `SLACK`.
+
+    Every aligned allocation of glibc before 2.38 leaves slivers that small allocations settle in, so that the hole
+    which a freed tensor leaves is too small for the next tensor of its size: memory grows by most of a layer's
+    activations at every layer. (Tensors above 32 MiB are not affected: they are mapped, and unmapped, on their own.)
+    """
+
+    def __init__(self, resident: Callable[[], int], trim: Callable[[], object]) -> None:
+        self._resident, self._trim = resident, trim
+        self._low = resident()
+
+    def check(self) -> None:
+        """Give idle memory back if it is time; some 10 microseconds where it is not."""
+        now = self._resident()
+        if now > self._low + SLACK:
+            self._trim()
+            self._low = self._resident()
+        self._low = min(self._low, now)
+
+
+@cache
+def idle_memory() -> IdleMemory | None:
+    """Return the process's watch over idle memory; None where the C library is not glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    statm = Path("/proc/self/statm")
+    if trim is None or not statm.exists():
+        return None
+    page = os.sysconf("SC_PAGE_SIZE")
+    return IdleMemory(lambda: int(statm.read_text().split()[1]) * page, lambda: trim(0))

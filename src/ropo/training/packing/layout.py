@@ -103,10 +103,6 @@ class Pack:
         """Return what `segment` sees of its prefix and itself, or None where that is plainly causal.
 
         Every layer asks for the same few masks, so they are kept.
-
-        Args:
-            segment: One of `segments`.
-            window: Number of last tokens that a token sees, itself included; None for all.
         """
         if (segment, window) not in self._masks:
             self._masks[segment, window] = segment_mask(segment, window, self.input_ids.device)
@@ -161,13 +157,7 @@ def _read_sequences(
     attention_mask: Int[Tensor, "rows width"],
     completion_mask: Int[Tensor, "rows width"],
 ) -> list[Sequence]:
-    """Strip the padding from a batch without `find_obstacle`; rows in which nothing is scored are left out.
-
-    Args:
-        input_ids: Token ids.
-        attention_mask: 1 on tokens, 0 on padding, which may be on either side.
-        completion_mask: 1 on the tokens to score.
-    """
+    """Strip the padding from a batch without `find_obstacle`; rows in which nothing is scored are left out."""
     width = input_ids.shape[1]
     starts = attention_mask.argmax(dim=1).tolist()
     lengths = attention_mask.sum(dim=1).tolist()
@@ -187,11 +177,7 @@ def _read_sequences(
 
 
 def find_obstacle(batch: Mapping[str, Any]) -> str | None:
-    """Say why a collator's batch cannot be packed exactly; None where each row is one run of tokens and nothing else.
-
-    Args:
-        batch: What the model and TRL's loss are given.
-    """
+    """Say why a collator's batch cannot be packed exactly; None where each row is one run of tokens, no more."""
     if other := sorted(set(batch) - _BATCH_FIELDS):
         return f"the collator adds {', '.join(other)}"
     attended, scored = batch["attention_mask"], batch["completion_mask"]

@@ -11,7 +11,8 @@ __all__ = ()
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -52,7 +53,7 @@ def enable_packing(
         return reason
     attention, forward = model.config._attn_implementation, model.forward
     trial = trial_batch(model)
-    padded = find_out(lambda: _trial_log_probs(model, *trial))
+    padded = find_out(lambda: trial_log_probs(model, trial))
     keeping = take_packs(model)
     reason = find_out(lambda: _difference(model, trial, padded, arithmetic or model.dtype))
     if reason is not None:
@@ -83,7 +84,7 @@ def _difference(
 ) -> str | None:
     """Say why a model that takes packs computes something else than from the padded batch; None where it does not."""
     try:
-        packed = _trial_log_probs(model, *trial, packs=pack_batch(*trial))
+        packed = trial_log_probs(model, trial, packs=pack_batch(*trial))
         return None if agree(packed, padded, dtype) else "its packed log-probs differ from its padded ones"
     except torch.OutOfMemoryError:
         raise
@@ -178,23 +179,13 @@ def trial_batch(model: PreTrainedModel) -> tuple[Int[Tensor, "2 7"], Int[Tensor,
     return input_ids, torch.ones_like(input_ids), completion_mask
 
 
-def _trial_log_probs(
-    model: PreTrainedModel,
-    input_ids: Int[Tensor, "2 7"],
-    attention_mask: Int[Tensor, "2 7"],
-    completion_mask: Int[Tensor, "2 7"],
-    packs: tuple[Pack, ...] | None = None,
-) -> Float[Tensor, "2 6"]:
+def trial_log_probs(model: nn.Module, trial: tuple[Tensor, Tensor, Tensor], **given: Any) -> Float[Tensor, "2 6"]:
+    """Return the log-probs of `trial_batch`, with what a prepared model is given beside it."""
+    input_ids, attention_mask, completion_mask = trial
     labels = input_ids.masked_fill(completion_mask == 0, -100)
-    options = {} if packs is None else {"packs": packs}
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **options}
-            return model(**inputs, labels=labels, fused_lm_head=True).log_probs
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluating(model):
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return model(**inputs, labels=labels, fused_lm_head=True, **given).log_probs
 
 
 def agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:
@@ -210,3 +201,14 @@ def agree(packed: Float[Tensor, "*shape"], padded: Float[Tensor, "*shape"], dtyp
 def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Return the model without PEFT's wrapper."""
     return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch a model to evaluation for the block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

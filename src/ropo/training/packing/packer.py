@@ -106,11 +106,6 @@ class PackingCollator:
 
     A batch that cannot be packed exactly is left padded, and that is said once.
 
-    Args:
-        collate: What makes the padded batch: TRL's collator, or the user's.
-        packing: Whether to pack.
-        budget: Most tokens in a pack; None puts the whole batch into one.
-
     Cost: a few milliseconds for a batch, on the CPU.
     """
 

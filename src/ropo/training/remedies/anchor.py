@@ -36,9 +36,6 @@ class AnchorText(TrainerCallback):
     Windows are drawn without replacement, in an order that the seed and the step give alone, so that a resumed run
     reads on where it was. They have one length, and no padding.
 
-    Args:
-        trainer: Whose steps are anchored.
-
     Raises:
         UserError: If the text has fewer than two tokens, or `kl` has no reference.
 
@@ -62,11 +59,7 @@ class AnchorText(TrainerCallback):
         self.batch = 0
 
     def loss(self, reference: AbstractContextManager[Any]) -> Float[Tensor, ""]:
-        """Compute the weighted loss on the next windows.
-
-        Args:
-            reference: Opens the reference, for `kl`.
-        """
+        """Compute the weighted loss on the next windows."""
         ids = self._next().to(self.trainer.args.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         model = self.trainer.model

@@ -23,10 +23,6 @@ class Average(TrainerCallback):
     steps the start still has the weight d^t. Rotations are averaged in their angles, vectors and log-magnitudes, and
     stay rotations.
 
-    Args:
-        trainer: Whose parameters are averaged.
-        decay: d, above 0 and below 1.
-
     Cost: one copy of the trained parameters, in float32 at least, in memory and in each checkpoint.
     """
 

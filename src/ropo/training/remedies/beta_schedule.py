@@ -15,10 +15,6 @@ class BetaSchedule(TrainerCallback):
     A beta that rises tightens the pull to the reference where a run is about to drift; one that falls lets go when the
     easy pairs are learnt. It depends on the step alone, so a resumed run goes on with it. After training the trainer
     has its first beta again, in which margins are told.
-
-    Args:
-        trainer: Whose loss takes the beta.
-        last: Beta of the last step.
     """
 
     def __init__(self, trainer: Any, last: float) -> None:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 __all__ = ()
 
+from collections.abc import Callable
 from typing import Any
-
-from jaxtyping import Float
-from torch import Tensor
 
 from ropo.training.remedies.anchor import AnchorText
 from ropo.training.remedies.average import Average
 from ropo.training.remedies.beta_schedule import BetaSchedule
 from ropo.training.remedies.losses import own_loss, split_losses
 from ropo.training.remedies.moving_reference import MovingReference
-from ropo.training.remedies.scores import drift_metrics, pair_scores
+from ropo.training.remedies.scores import drift_metrics, pair_scores, seeing_scores
 
 
 class Remedies:
     """Take from TRL the losses that are computed here, and add what the other remedies do at each step.
-
-    Args:
-        trainer: With its models, and its losses as TRL understands them.
 
     Attributes:
         moving_reference: The reference that follows the policy, or None.
@@ -46,15 +41,20 @@ class Remedies:
         remembering = {"moving_reference": self.moving_reference, "average": self.average}
         return {name: each for name, each in remembering.items() if each is not None}
 
-    def loss_of_pairs(self, seen: list[Float[Tensor, "rows columns"]], inputs: dict[str, Any]) -> Tensor | None:
-        """Log how far a batch's answers drifted, and return the losses that TRL does not have; None where it has all.
+    def loss_of_pairs(self, theirs: Callable[[], Any], inputs: dict[str, Any]) -> Any:
+        """Add the losses that TRL does not have to those that it computes, and log how far a batch's answers drifted.
 
         Args:
-            seen: The log-probs that TRL's losses have seen; see `seeing_scores`.
+            theirs: Computes TRL's loss, perhaps with outputs beside it, whose log-probs serve here too.
             inputs: The padded batch.
         """
         trainer = self.trainer
+        with seeing_scores(trainer.model, trainer.ref_model) as seen:
+            result = theirs()
         scores = pair_scores(seen, inputs, trainer.ld_alpha)
         for name, value in drift_metrics(scores, trainer.accelerator.gather).items():
             trainer._metrics["train" if trainer.model.training else "eval"][name].append(value)
-        return own_loss(self._own_losses, scores, trainer.beta, trainer.args) if self._own_losses else None
+        if not self._own_losses:
+            return result
+        own = own_loss(self._own_losses, scores, trainer.beta, trainer.args)
+        return (result[0] + own, *result[1:]) if isinstance(result, tuple) else result + own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ()
+__all__ = ["check_budget"]
 
 import math
 from typing import Any
@@ -32,10 +32,7 @@ class KlBudget:
     """
 
     def __init__(self, trainer: Any, budget: float) -> None:
-        if not (budget > 0 and math.isfinite(budget)):
-            raise UserError(
-                f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat per token are usual"
-            )
+        check_budget(budget)
         if not hasattr(trainer, "keep_in_checkpoints"):
             raise UserError("stop_at_kl: needs ropo.PreferenceTrainer, whose checkpoints hold the kept weights too")
         if trainer.args.load_best_model_at_end:
@@ -55,12 +52,7 @@ class KlBudget:
         self._keep(0, 0.0)
 
     def look(self, step: int, kl: float) -> bool:
-        """Keep the weights of this step where they are within the budget; else go back, and say True.
-
-        Args:
-            step: Optimizer steps done.
-            kl: KL(policy || reference) in nats per token.
-        """
+        """Keep the weights of this step where they are within the budget; else go back, and say True."""
         if kl <= self.budget:
             self._keep(step, kl)
             return False
@@ -98,3 +90,9 @@ class KlBudget:
         with as_saved(self.trainer):
             self.kept = {name: each.detach().to("cpu", copy=True) for name, each in named_trained(self.trainer)}
         self.kept_at = step, kl
+
+
+def check_budget(budget: float) -> None:
+    """Raise `UserError` for a budget that is no number above 0."""
+    if not (budget > 0 and math.isfinite(budget)):
+        raise UserError(f"stop_at_kl: must be above 0 and finite, got {budget:g}; 0.05 to 1 nat per token are usual")

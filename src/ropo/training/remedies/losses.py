@@ -18,11 +18,7 @@ _Weighted = list[tuple[str, float]]
 
 
 def split_losses(config: Any) -> tuple[_Weighted, _Weighted]:
-    """Say which losses TRL computes and which are computed here, each with its weight.
-
-    Args:
-        config: A `ropo.training.config.PreferenceConfig`.
-    """
+    """Say which losses TRL computes and which are computed here, each with its weight."""
     losses = list(zip(config.loss_type, config.loss_weights or [1.0] * len(config.loss_type), strict=True))
     if config.rpo_alpha is not None:
         losses.append(("sft", config.rpo_alpha))
@@ -32,14 +28,7 @@ def split_losses(config: Any) -> tuple[_Weighted, _Weighted]:
 
 
 def own_loss(losses: _Weighted, scores: PairScores, beta: float, config: Any) -> Float[Tensor, ""]:
-    """Compute the weighted sum of the losses that are computed here, each the mean over pairs.
-
-    Args:
-        losses: From `split_losses`.
-        scores: The batch's.
-        beta: Strength of the pull to the reference at this step.
-        config: A `ropo.training.config.PreferenceConfig`.
-    """
+    """Compute the weighted sum of the losses that are computed here, each the mean over pairs."""
     total = torch.zeros((), device=scores.policy.device)
     for name, weight in losses:
         if name == "simpo":

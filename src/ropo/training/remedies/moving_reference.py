@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ropo.core.errors import UserError
 from ropo.training.reference import copied_tensors
 
 
@@ -28,9 +27,6 @@ class MovingReference(TrainerCallback):
     the products. With alpha = 1 the reference is a copy for any method.
 
     Fully trained models have TRL's own callback, which this leaves to its work.
-
-    Args:
-        trainer: With its reference in place.
 
     Cost: an adapter, twice in memory and once in each checkpoint; or the reference model, once in each checkpoint.
     """
@@ -93,24 +89,6 @@ def hidden_from_trl(args: Any, adapted: bool) -> Iterator[None]:
         yield
     finally:
         args.sync_ref_model = wanted
-
-
-def check_moving(config: Any, adapted: bool, given: bool) -> None:
-    """Refuse a reference that cannot be moved.
-
-    Args:
-        config: A `ropo.training.config.PreferenceConfig`.
-        adapted: Whether an adapter is trained.
-        given: Whether a reference model was given.
-
-    Raises:
-        UserError: Saying why.
-    """
-    if config.sync_ref_model and adapted and given:
-        raise UserError(
-            "sync_ref_model: an adapter's reference that moves is a copy of the adapter, and not the ref_model that "
-            "was given; leave one of them out"
-        )
 
 
 def _fill(tensors: list[Tensor], values: list[Tensor]) -> None:

@@ -62,14 +62,7 @@ class RemedyOptions:
 
 
 def check_remedies(config: Any) -> None:
-    """Refuse a remedy whose value breaks its rule, or that another option excludes.
-
-    Args:
-        config: A `ropo.training.config.PreferenceConfig`.
-
-    Raises:
-        UserError: Naming the option, the rule and the mend.
-    """
+    """Refuse a remedy whose value breaks its rule, or that another option excludes."""
     for name in ("dpop_lambda", "rdpo_alpha", "rpo_alpha"):
         value = getattr(config, name)
         _require(name, value, value is None or value > 0, "must be above 0", "leave it out for none")
@@ -101,17 +94,7 @@ def check_remedies(config: Any) -> None:
 
 
 def check_unsharded(config: Any, adapted: bool, sharded: bool, cut: bool) -> None:
-    """Refuse what no process can do where FSDP or DeepSpeed has cut the weights.
-
-    Args:
-        config: A `ropo.training.config.PreferenceConfig`.
-        adapted: Whether an adapter is trained.
-        sharded: Whether FSDP or DeepSpeed is on.
-        cut: Whether what is trained is among the weights that they cut.
-
-    Raises:
-        UserError: For such an option.
-    """
+    """Refuse what no process can do where FSDP or DeepSpeed has cut the weights."""
     mend = "no process has the whole weights under FSDP and DeepSpeed"
     _exclude("ema_decay", cut and config.ema_decay is not None, mend, "leave it out, or train an adapter under FSDP2")
     _exclude("sync_ref_model", sharded and adapted and config.sync_ref_model, mend, "leave it out with an adapter")

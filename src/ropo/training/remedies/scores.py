@@ -90,9 +90,6 @@ def drift(scores: PairScores) -> Float[Tensor, "2 2"]:
     an unbiased estimate of KL(pi_ref || pi) on their prefixes. On answers of anybody else it is none, and may be
     negative: it is by how much the policy's cross-entropy on them exceeds the reference's.
 
-    Args:
-        scores: Plain sums.
-
     Returns:
         Rows chosen, rejected; columns nats, tokens.
     """
@@ -101,10 +98,6 @@ def drift(scores: PairScores) -> Float[Tensor, "2 2"]:
 
 def drift_metrics(scores: PairScores, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Return by how many nats per token the answers of all processes have become less likely than under the reference.
-
-    Args:
-        scores: Of this process.
-        gather: Puts the tensors of all processes after each other.
 
     Returns:
         `drift/per_token`, and the same of chosen and rejected answers; nothing where the sums are not plain.

@@ -10,9 +10,8 @@ import pytest
 from ropo.core.errors import UserError
 from ropo.core.settings import settings_from
 from ropo.judging.endpoint import EndpointChat
-from ropo.judging.load import load_judge
 from ropo.judging.local import LocalChat
-from ropo.judging.options import JudgeOptions, add_judge_arguments
+from ropo.judging.options import JudgeOptions, add_judge_arguments, load_judge
 from ropo.judging.scores import RuleJudge
 from tests.tiny.sampled import save_tiny
 
@@ -46,7 +45,7 @@ def test_every_flag_reaches_the_endpoint(monkeypatch):
 def test_without_flags_everything_has_its_default():
     assert settings("--judge", "rules") == JudgeOptions(judge="rules")
     parser = argparse.ArgumentParser()
-    add_judge_arguments(parser, 7, chat_only=True)
+    add_judge_arguments(parser, 7, but=("judge", "judge_logprobs"))
     assert "judge" not in vars(parser.parse_args([]))
 
 

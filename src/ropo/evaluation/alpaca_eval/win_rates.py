@@ -1,4 +1,4 @@
-"""The length-controlled win rate: what the judge would say of answers as long as the reference's.
+"""The win rate of AlpacaEval, and the length-controlled one: what the judge would say at the reference's length.
 
 Dubois et al. 2024 (arXiv 2404.04475) fit, for one model against the reference, the logistic model
 
@@ -22,15 +22,33 @@ from __future__ import annotations
 
 __all__ = ()
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import expit
 
+NO_VERDICT = 0.5  # a judge that gave no verdict counts as a tie
 FREE = 1e-3  # precision of theta's own prior, which keeps it finite where all is won or lost
 _FLATTENED = 16.0 * 3**0.5 / (15.0 * np.pi)  # of Zeger, Liang and Albert 1988 (Biometrics 44:1049), equation 3.4
 _DECREMENT = 1e-12  # of Newton's method: twice what the next step could still gain, in nats
+
+
+def win_rate(wins: Float[np.ndarray, " n"] | Sequence[float]) -> float:
+    """Return the win rate in percent: 100 times the mean probability that the model's answer is the better one.
+
+    AlpacaEval (arXiv 2404.04475) writes a preference p between 1 and 2, with p - 1 that probability.
+
+    Args:
+        wins: That probability for each instruction, 0 to 1, a tie 0.5.
+    """
+    return 100.0 * float(np.mean(wins))
+
+
+def standard_error(wins: Float[np.ndarray, " n"] | Sequence[float]) -> float | None:
+    """Return the standard error of the win rate in percentage points, s / sqrt(n) with s over n - 1; None for n < 2."""
+    return 100.0 * float(np.std(wins, ddof=1)) / len(wins) ** 0.5 if len(wins) > 1 else None
 
 
 class Prior(NamedTuple):

@@ -1,4 +1,4 @@
-"""Resamples of units and seeds that all runs of a data set share, and a method's paths under them."""
+"""A method's paths of gain and cost, under resamples of units and seeds that all runs of a data set share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,51 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from ropo.comparison.frontier.envelope import Curve
 from ropo.comparison.frontier.quantities import QUANTITIES, series_of
 from ropo.comparison.results import RunPath
 from ropo.core.intervals import LEVEL
 
+# Gain and cost of a run's points under each draw, (draws, points) each, in the order of the steps.
+Curve = tuple[Float[np.ndarray, "draws _"], Float[np.ndarray, "draws _"]]
 _RESAMPLES = 2000
+
+
+def least_cost(curves: Sequence[Curve], level: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+    """Return the least cost at which a method gains at least a level.
+
+        e(g) = min { cost(x) : x on one of the method's paths, gain(x) >= g }
+
+    A path is the polygon through its points, the reference at (0, 0) among them: between two checkpoints gain and cost
+    are interpolated linearly along the steps. e never falls as g grows: more gain at less cost is taken for less gain.
+
+    Args:
+        curves: The method's paths, one a rate, each the mean over its seeds.
+        level: The gain, draw by draw.
+
+    Returns:
+        The least cost; NaN where no path gains as much.
+
+    Cost: one pass over the points for all draws at once.
+    """
+    wanted = level[:, None]
+    found = []
+    for gain, cost in curves:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append(np.where(gain >= wanted, cost, np.inf))
+            before, after = gain[:, :-1], gain[:, 1:]
+            crosses = (before >= wanted) != (after >= wanted)
+            part = (wanted - before) / (after - before)
+            between = cost[:, :-1] + part * (cost[:, 1:] - cost[:, :-1])
+        found.append(np.where(crosses, between, np.inf))
+    if not found:
+        return np.full(len(level), np.nan)
+    least = np.concatenate(found, axis=1).min(axis=1)
+    return np.where(np.isfinite(least), least, np.nan)
+
+
+def best_gain(curves: Sequence[Curve]) -> Float[np.ndarray, " draws"]:
+    """Return the largest gain on any of a method's paths, at least 0, where all begin."""
+    return np.concatenate([np.zeros((len(curves[0][0]), 1)), *(gain for gain, _ in curves)], axis=1).max(axis=1)
 
 
 @dataclass
@@ -83,12 +122,6 @@ def methods_of_paths(paths: Sequence[RunPath], data: str) -> list[MethodPaths]:
 
 def curves_of(method: MethodPaths, gain: str, cost: str, draws: Draws) -> dict[float, Curve]:
     """Return gain and cost along the path of each rate, the mean over its seeds, at the steps that have both.
-
-    Args:
-        method: The method.
-        gain: Name of a quantity.
-        cost: Name of another.
-        draws: How units and seeds are drawn.
 
     Returns:
         Curves by rate; without those that lack either quantity.

@@ -7,7 +7,7 @@ import pytest
 from ropo.core.errors import UserError
 from ropo.lm.tokens import Limits, tokenize_prompt
 from ropo.preferences.data import collect
-from ropo.training.lengths import leave_out_long_prompts
+from ropo.runs.inputs import leave_out_long_prompts
 from tests.tiny.tokenizer import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

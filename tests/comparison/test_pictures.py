@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from ropo.comparison.pictures import BINS, cosine_counts, cosine_edges, project_neurons
 from ropo.core.errors import UserError
-from ropo.diagnostics.neurons import BINS, cosine_counts, cosine_edges, project_neurons
 
 
 def test_cosines_are_counted_in_their_bins():
@@ -24,7 +24,7 @@ def test_the_axes_are_those_of_the_largest_spread():
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.3, 0.01, 0.6, 0.01])
     reference = torch.tensor([0.0, 5.0, 0.0, 0.0]) + torch.randn(40, 4, generator=generator) * spread
-    found = project_neurons(reference, reference)
+    found = project_neurons("q_proj", reference, reference)
     assert found.before == found.after
     unit = reference.double() / reference.double().norm(dim=1, keepdim=True)
     places = torch.tensor(found.before)
@@ -38,18 +38,18 @@ def test_the_axes_are_those_of_the_largest_spread():
 def test_after_is_seen_on_the_axes_of_before():
     generator = torch.Generator().manual_seed(1)
     reference = torch.randn(500, 6, generator=generator)
-    found = project_neurons(3.0 * reference, reference)
+    found = project_neurons("q_proj", 3.0 * reference, reference)
     assert len(found.before) == 300
     assert torch.allclose(torch.tensor(found.after), torch.tensor(found.before), atol=1e-6)  # lengths do not count
-    moved = project_neurons(torch.randn(500, 6, generator=generator), reference)
+    moved = project_neurons("q_proj", torch.randn(500, 6, generator=generator), reference)
     assert moved.before == found.before
     assert moved.after != found.after
-    assert project_neurons(reference, reference, seed=1).before != found.before
+    assert project_neurons("q_proj", reference, reference, seed=1).before != found.before
 
 
 def test_what_cannot_be_projected():
-    assert project_neurons(torch.ones(2, 4), torch.ones(2, 4)) is None
+    assert project_neurons("q_proj", torch.ones(2, 4), torch.ones(2, 4)) is None
     with pytest.raises(UserError, match="must have the weight's shape"):
-        project_neurons(torch.ones(3, 4), torch.ones(4, 3))
+        project_neurons("q_proj", torch.ones(3, 4), torch.ones(4, 3))
     with pytest.raises(UserError, match="must be finite"):
         cosine_counts(torch.full((3, 2), math.nan))

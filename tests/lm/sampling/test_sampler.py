@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropo.lm.sampling import Sampler, SamplingSettings, sample_with_journal
-from ropo.lm.sampling import sampler as module
-from tests.tiny.sampled import save_tiny, tiny_prompts
+from tests.tiny.sampled import sampled_batches, save_tiny, tiny_prompts
 
 SETTINGS = SamplingSettings(samples=2, max_new_tokens=8, seed=1)
 
@@ -35,15 +34,7 @@ def test_a_continued_run_samples_only_what_is_left_and_ends_in_the_same_file(tmp
     with pytest.raises(Interrupted):
         run(model, tmp_path / "cut", stop_after=2)
 
-    sampled = []
-    original = module.sample_batches
-
-    def watched(*args):
-        for batch in original(*args):
-            sampled.append(batch.number)
-            yield batch
-
-    monkeypatch.setattr(module, "sample_batches", watched)
+    sampled = sampled_batches(monkeypatch)
     assert run(model, tmp_path / "cut") == whole
     assert sampled == [2, 3]
     assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()

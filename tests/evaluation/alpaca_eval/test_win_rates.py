@@ -1,4 +1,4 @@
-"""The length-controlled rate, against known truths and another library's minimum."""
+"""The raw rate of lists and arrays; the length-controlled one against known truths and another library's minimum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from ropo.evaluation import alpaca_eval
-from ropo.evaluation.alpaca_eval.length_control import FREE, PUBLISHED, Prior, fit_length_control
+from ropo.evaluation.alpaca_eval import standard_error, win_rate, win_rates
+from ropo.evaluation.alpaca_eval.win_rates import FREE, PUBLISHED, Prior, fit_length_control
 
 COUNT = 20_000
 
@@ -19,6 +20,14 @@ def simulated(theta, phi, shift, psi=0.0, count=COUNT):
     difficulty = random.normal(0, 1, count)
     wins = expit(theta + phi * np.tanh(extra / extra.std(ddof=1)) + psi * difficulty)
     return wins, extra, difficulty
+
+
+@pytest.mark.parametrize("made", [list, tuple, np.array])
+def test_any_sequence_of_preferences(made):
+    wins = made([1.0, 0.0, 0.5, 1.0])
+    assert win_rate(wins) == 62.5
+    assert standard_error(wins) == pytest.approx(100 * np.std([1, 0, 0.5, 1], ddof=1) / 2)
+    assert standard_error(made([1.0])) is None
 
 
 @pytest.mark.parametrize("shift", [-400, 0, 400])
@@ -139,11 +148,7 @@ def test_brevity_is_not_rewarded(known):
 
 
 def test_the_public_names_are_functions():
-    """Also `win_rate`, whose module has its name."""
-    from ropo.evaluation.alpaca_eval import win_rate as module_or_function
-    from ropo.evaluation.alpaca_eval.win_rate import win_rate
-
-    assert module_or_function is win_rate
+    assert win_rate is win_rates.win_rate
     assert alpaca_eval.fit_length_control is fit_length_control
     assert alpaca_eval.standard_error(np.array([0.0, 1.0])) == pytest.approx(50.0)
     with pytest.raises(AttributeError, match="has no attribute 'no_such'"):

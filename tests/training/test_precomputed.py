@@ -9,7 +9,7 @@ from peft import HRAConfig, LoraConfig, get_peft_model
 
 from ropo import RopoConfig
 from ropo.training.config import PreferenceConfig
-from ropo.training.reference_cache import cache_key, reference_weights
+from ropo.training.precomputed import cache_key, reference_weights
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.trainers import LORA, logged, options

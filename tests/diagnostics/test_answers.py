@@ -12,8 +12,7 @@ from ropo.diagnostics import (
     repetition,
     self_bleu,
 )
-from ropo.diagnostics.answers import length_ratio
-from ropo.diagnostics.text import is_refusal, words
+from ropo.diagnostics.answers import is_refusal, length_ratio, words
 from ropo.lm.answer import Answer
 
 
