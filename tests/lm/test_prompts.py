@@ -159,8 +159,9 @@ def test_malformed_line_is_named(tmp_path, line):
 
 
 def test_missing_and_empty_file(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        read_prompts(tmp_path / "none.jsonl")
+    for name in ("none.jsonl", "none"):
+        with pytest.raises(UserError, match=f"{name}: no such file"):
+            read_prompts(tmp_path / name)
     (tmp_path / "empty.jsonl").write_text("\n \n", encoding="utf-8")
     with pytest.raises(UserError, match="holds no record"):
         read_prompts(tmp_path / "empty.jsonl")

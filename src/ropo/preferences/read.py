@@ -134,9 +134,9 @@ def read_file(what: str, path: Path) -> Iterator[Record]:
     Cost: streamed, but for `.json`, which is held in memory.
     """
     kind = _kind_of(path)
-    if kind is None:
+    if kind is None and path.exists():
         raise UserError(f"{what} {path}: is not a {_known_kinds()} file; convert it to JSON Lines")
-    if not path.is_file():
+    if kind is None or not path.is_file():
         raise UserError(f"{what} {path}: no such file; check the path")
     if not path.stat().st_size:
         raise UserError(f"{what} {path}: holds no record; it needs one record a line")
