@@ -1,6 +1,6 @@
 """Read each remedy's symptom off at the plain run's gain, and say how much of the symptom is left.
 
-    python experiments/remedies/table.py                    the committed results
+    python experiments/remedies/table.py                    the committed results, file by file
     python experiments/remedies/table.py --runs DIR --output results.json.gz    from runs, to be committed
 
 The rule. Of each seed, the wanted gain is the plain run's at its end, or the largest that the remedy got to where that
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results.json.gz"
+RESULTS = sorted(HERE.glob("results*.json.gz"))  # one for each machine: another rounds, and so samples, otherwise
 DRAWS = 2000
 Run = dict[str, Any]
 Drawn = dict[str, np.ndarray]
@@ -178,11 +178,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for the runs together")
     flags = parser.parse_args()
     if flags.runs:
-        runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(flags.runs.glob("*/*.json"))]
+        files = [[json.loads(file.read_text(encoding="utf-8")) for file in sorted(flags.runs.glob("*/*.json"))]]
     else:
-        runs = json.loads(gzip.decompress(RESULTS.read_bytes()))
+        files = [json.loads(gzip.decompress(file.read_bytes())) for file in RESULTS]
     if flags.output:
-        flags.output.write_bytes(gzip.compress((json.dumps(runs) + "\n").encode(), mtime=0))
+        flags.output.write_bytes(gzip.compress((json.dumps(files[0]) + "\n").encode(), mtime=0))
+    for runs in files:
+        show(runs)
+
+
+def show(runs: list[Run]) -> None:
+    """Print what is left of each symptom under each remedy, of runs of one machine."""
     print("| hack | symptom | remedy | gain | plain | with it | left | each seed | so it |")
     print("|---|---|---|---|---|---|---|---|---|")
     for hack, symptoms in SYMPTOMS.items():
