@@ -56,7 +56,7 @@ def test_plain_model_alone(model, tmp_path, capsys):
     assert report.reference is report.summary.energy_change is report.behaviour is None
     assert report.layers[0].change is None
     shown = capsys.readouterr().out
-    assert shown.startswith("verdict   described on its own: nothing to compare with")
+    assert shown.splitlines()[1].startswith("verdict   described on its own: nothing to compare with")
     assert "model.layers.1.mlp.down_proj" in shown
     assert f"energy {report.summary.energy:.8g} in all" in shown
 
