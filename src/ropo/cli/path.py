@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from ropo.core.errors import UserError
+from ropo.core.settings import add_flags, settings_from
+from ropo.evaluation.options import check_file
+from ropo.evaluation.path import PathSettings
 
 HELP = "measure a run's checkpoints: gain, KL, forgetting, log-probs, answers"
 
@@ -19,22 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for results.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier results.json there")
     parser.add_argument("--reference", metavar="M", help="model that it started from (as recorded by the run)")
-    parser.add_argument("--pairs", required=True, metavar="DATA", help="held-out pairs: DPO loss, margin, log-probs")
-    parser.add_argument("--split", default="test", help="split of --pairs, where it has splits (test)")
-    parser.add_argument("--max_pairs", type=int, default=64, metavar="N", help="pairs to use, the first N (64)")
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="prompts to answer: KL, pass rate, length, variety"
-    )
-    parser.add_argument("--max_prompts", type=int, default=48, metavar="N", help="prompts to use, the first N (48)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers per prompt, at temperature 1 (1)")
-    parser.add_argument("--max_new_tokens", type=int, default=96, metavar="N", help="longest answer in tokens (96)")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="plain text: the loss that shows forgetting")
-    parser.add_argument("--window", type=int, default=256, metavar="N", help="tokens of a window of the text (256)")
-    parser.add_argument("--max_windows", type=int, default=8, metavar="N", help="windows to use, the first N (8)")
-    parser.add_argument("--checkpoints", type=int, metavar="N", help="checkpoints to measure, spread evenly (all)")
-    parser.add_argument("--sampled", type=int, metavar="N", help="of those, how many answer prompts (all)")
-    parser.add_argument("--bf16", action="store_true", help="sample in bfloat16 (autocast); scoring stays as it is")
-    parser.add_argument("--plain_prompts", action="store_true", help="keep text prompts past the chat template")
+    add_flags(parser, PathSettings)
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the reference's numbers (OUTPUT/cache)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled answers (0)")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="answers sampled at once (64)")
@@ -43,15 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure what is not measured yet, and write `results.json`."""
     from ropo.cli.evaluate import CACHE, check_common_flags
-    from ropo.core.settings import settings_from
-    from ropo.evaluation.path import PathSettings
 
     check_common_flags(arguments)
     settings = settings_from(PathSettings, arguments)
     for name in ("prompts", "text"):
-        file = getattr(settings, name)
-        if file is not None and not file.is_file():
-            raise UserError(f"{name} {file}: no such file; check the path")
+        if (file := getattr(settings, name)) is not None:
+            check_file(name, file)
     record, checkpoints = _read_run(arguments.run)
 
     import ropo  # noqa: F401  registers the adapter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ()
+__all__ = ["check_file"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,18 +1,18 @@
-"""How a judge is named, asked and made: each option declared once, as a field that is also a flag."""
+"""How a judge is named, asked and made."""
 
 from __future__ import annotations
 
-__all__ = ["CHAT_KINDS", "KINDS", "JudgeOptions", "add_flags", "add_judge_arguments", "load_chat_judge", "load_judge"]
+__all__ = ["CHAT_KINDS", "KINDS", "JudgeOptions", "add_judge_arguments", "load_chat_judge", "load_judge"]
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from ropo.core.errors import UserError
-from ropo.core.settings import Settings
+from ropo.core.settings import Settings, add_flags
 
 if TYPE_CHECKING:
     from ropo.judging.chat import ChatJudge
@@ -52,42 +52,6 @@ class JudgeOptions(Settings):
         return self.judge.partition(":")[0]
 
 
-def add_flags(
-    parser: argparse._ActionsContainer,
-    settings: type[Settings],
-    but: Collection[str] = (),
-    said: Mapping[str, str] | None = None,
-) -> None:
-    """Declare a flag for each field of settings: its help is the field's description and, in brackets, its default.
-
-    `jsonargparse` or `pydantic-settings` would declare flags from fields too. These few lines do it without a
-    dependency, and keep `--help` free of anything but what a user needs.
-
-    Args:
-        parser: A parser or a group of one.
-        settings: Whose fields; each is of one plain type, or None.
-        but: Fields that are no flags, or that the caller declares.
-        said: What stands in the brackets instead of a default, by field.
-    """
-    for name, field in settings.model_fields.items():
-        if name in but:
-            continue
-        if field.annotation is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=field.description)
-            continue
-        kind = _type_of(field.annotation)
-        default = None if field.is_required() else field.default
-        shown = (said or {}).get(name, "" if default is None else "%(default)s")
-        parser.add_argument(
-            f"--{name}",
-            type=kind,
-            required=field.is_required(),
-            default=default,
-            metavar=name.rpartition("_")[2].upper() if kind is str else "FILE" if kind is Path else "N",
-            help=f"{field.description} ({shown})" if shown else field.description,
-        )
-
-
 def add_judge_arguments(
     parser: argparse._ActionsContainer,
     usual_tokens: int,
@@ -107,14 +71,6 @@ def add_judge_arguments(
         f"{THINKING_TOKENS} where its chat template lets it think"
     )
     add_flags(parser, settings, but, {"judge_max_tokens": longest})
-
-
-def _type_of(annotation: Any) -> type:
-    """Return the plain type in an annotation such as `Annotated[int, ...] | None`, or of a `Literal`'s values."""
-    while not isinstance(annotation, type):
-        parts = get_args(annotation)
-        annotation = parts[0] if parts else type(annotation)
-    return annotation
 
 
 def load_judge(options: JudgeOptions, folder: Path, batch_size: int, usual_tokens: int, flag: str = "judge") -> Judge:

@@ -8,9 +8,8 @@ import argparse
 
 from pydantic import Field
 
-from ropo.core.settings import settings_from
+from ropo.core.settings import add_flags, settings_from
 from ropo.evaluation.options import SampledOptions, check_file
-from ropo.judging.options import add_flags
 
 HELP = "variety of sampled answers: distinct-n, EAD, self-BLEU, embeddings, length, repetition"
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ropo.core.settings import settings_from
+from ropo.core.settings import add_flags, settings_from
 from ropo.evaluation.options import SampledOptions, check_file
-from ropo.judging.options import add_flags
 
 HELP = "share of sampled answers that follow their prompt's checkable instructions, by kind of instruction"
 

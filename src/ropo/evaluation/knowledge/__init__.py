@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ropo.core.settings import settings_from
+from ropo.core.settings import add_flags, settings_from
 from ropo.evaluation.options import TextOptions, check_file
-from ropo.judging.options import add_flags
 
 HELP = "knowledge retention: lm-eval's tasks, local questions, perplexity"
 

@@ -8,9 +8,8 @@ import argparse
 
 from pydantic import Field
 
-from ropo.core.settings import settings_from
+from ropo.core.settings import add_flags, settings_from
 from ropo.evaluation.options import HeldOutOptions
-from ropo.judging.options import add_flags
 
 HELP = "held-out pairs: accuracy, margin, and accuracy by which answer is longer"
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ropo.core.settings import settings_from
+from ropo.core.settings import add_flags, settings_from
 from ropo.evaluation.options import HeldOutOptions, TextOptions, check_file
-from ropo.judging.options import add_flags
 
 HELP = "an adapter at several strengths: gain on held-out pairs, KL, forgetting; the strength within a budget"
 
