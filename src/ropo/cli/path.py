@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from ropo.core.errors import UserError
-from ropo.core.settings import add_flags, settings_from
-from ropo.evaluation.options import check_file
-from ropo.evaluation.path import PathSettings
 
 HELP = "measure a run's checkpoints: gain, KL, forgetting, log-probs, answers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
+    from ropo.core.settings import add_flags
+    from ropo.evaluation.path import PathSettings
+
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of `ropo train` that kept checkpoints")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for results.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier results.json there")
@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure what is not measured yet, and write `results.json`."""
     from ropo.cli.evaluate import CACHE, check_common_flags
+    from ropo.core.settings import settings_from
+    from ropo.evaluation.options import check_file
+    from ropo.evaluation.path import PathSettings
 
     check_common_flags(arguments)
     settings = settings_from(PathSettings, arguments)
