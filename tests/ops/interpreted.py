@@ -51,6 +51,14 @@ def test_rotation_and_its_gradients(width, tokens, dtype, monkeypatch):
     assert_close(ours, results(x, grad, blocks), dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_new_adapter_changes_no_bit(dtype):
+    vectors = torch.randn(2, 101).repeat_interleave(2, 0)
+    blocks, x = build_blocks(101, torch.zeros(2, 100), vectors), torch.randn(40, 101).to(dtype)
+    assert products_for(x, blocks.packed) is rotation
+    assert torch.equal(blocks.apply(x), x)
+
+
 @pytest.mark.parametrize("reflections", [0, 2, 4, 18])
 def test_any_number_of_reflections(reflections, monkeypatch):
     x, grad = torch.randn(2, 40, 101), torch.randn(2, 40, 101)

@@ -82,7 +82,7 @@ def reference(x: Tensor, grad: Tensor, givens: Tensor | None, reflections: Tenso
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rotations_and_their_gradients(width: int) -> None:
     seen = 0
-    for tokens, trees, k in itertools.product(TOKENS, [0, 1, 2], [0, 1, 2, 5]):
+    for tokens, trees, k in itertools.product(TOKENS, [0, 1, 2], [0, 2, 4]):
         if trees == k == 0:
             continue
         x, grad = torch.randn(width, tokens).T, torch.randn(tokens, 2 * width)[:, ::2]
@@ -98,7 +98,7 @@ def test_rotations_and_their_gradients(width: int) -> None:
             sizes.append(4 * of_sums / reflections.norm(dim=1).min())
         assert_close(ours, tuple(reference(x, grad, givens, reflections)), tuple(sizes))
         seen += 1
-    assert seen == 66
+    assert seen == 48
 
 
 @pytest.mark.usefixtures("build")

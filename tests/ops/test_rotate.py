@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ropo.ops import build_blocks, plain, ropo_rotation
+from ropo.ops import build_blocks, plain, ropo_rotation, rotation_of
 from tests.ops.oracle import apply_plane_by_plane, dense_forward, dense_reflections, dense_reverse
 
 SIZES = [1, 2, 3, 7, 12, 31, 32, 33, 64, 101, 576, 1000]
@@ -59,6 +59,41 @@ def test_gradcheck_against_finite_differences_of_a_dense_rotation(dim: int) -> N
     torch.testing.assert_close(build_blocks(dim, givens, vectors).apply(x), x @ dense, atol=1e-13, rtol=0)
     inputs = [tensor.requires_grad_() for tensor in (x, givens, vectors)]
     assert torch.autograd.gradcheck(lambda x, g, v: build_blocks(dim, g, v).apply(x), inputs)
+
+
+@pytest.mark.parametrize("make", [build_blocks, rotation_of])
+@pytest.mark.parametrize("dim", SIZES)
+@pytest.mark.parametrize(("trees", "reflections"), VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_pairs_of_reflections_change_no_bit(make, dim, trees, reflections, dtype) -> None:
+    """A new adapter: no angle, and each vector twice."""
+    givens = torch.zeros(trees, dim - 1) if trees else None
+    vectors = torch.randn(reflections // 2, dim).repeat_interleave(2, 0) if reflections else None
+    x = torch.randn(70, dim).to(dtype)
+    assert torch.equal(make(dim, givens, vectors).apply(x), x)
+
+
+@pytest.mark.parametrize("make", [build_blocks, rotation_of])
+def test_an_odd_number_of_reflections_is_refused(make) -> None:
+    with pytest.raises(ValueError, match="even number of vectors, got 3"):
+        make(7, None, torch.randn(3, 7)).apply(torch.randn(2, 7))
+
+
+@pytest.mark.parametrize("make", [build_blocks, rotation_of])
+def test_opposite_and_nearly_equal_vectors(make) -> None:
+    """The pair is written by the step from one unit vector to the other: the largest there is, and a very small one."""
+    first = torch.randn(1, 64)
+    x = torch.randn(20, 64)
+    for second, tolerance in (
+        (-first, 1e-6),
+        (first + 1e-3 * torch.randn(1, 64), 1e-6),
+        (first + 1e-6 * torch.randn(1, 64), 1e-6),
+    ):
+        vectors = torch.cat([first, second])
+        fast = output_and_gradients(lambda x, v: make(64, None, v).apply(x), [x, vectors])
+        exact = output_and_gradients(lambda x, v: ropo_rotation(64, None, v).apply(x), [x.double(), vectors.double()])
+        for ours, reference in zip(fast, exact, strict=True):
+            assert (ours.double() - reference).norm() <= tolerance * reference.norm()
 
 
 @pytest.mark.parametrize("shape", [(101,), (0, 101), (4, 101), (2, 3, 101), (2, 3, 2, 101)])

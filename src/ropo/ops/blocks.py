@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ropo.ops.choose import products_for
+from ropo.ops.reflections import compact_reflections, compact_reflections_gradient
 from ropo.ops.trees import (
     add_angle_gradient,
     angle_table,
@@ -38,8 +39,8 @@ class RotationBlocks(NamedTuple):
 
     - `local`: (blocks, B, B).
     - `read` and `write`: (blocks, 1 + k, B) each.
-    - `mix`: (blocks + k, blocks + k); on its diagonal first the coarse levels less the identity, then minus the
-      triangular factor of the product of reflections, and zeros beside them.
+    - `mix`: (blocks + k, blocks + k); on its diagonal first the coarse levels less the identity, then what
+      the product of reflections adds, and zeros beside them.
 
     Args:
         packed: (*layers, numbers), their numbers one after the other.
@@ -151,13 +152,13 @@ class _Build(torch.autograd.Function):
     """From angles and vectors to blocks, equation by equation, and back in the opposite order.
 
         local = reverse forward                       coarse = coarse_reverse coarse_forward - I
-        U = vectors / norms                           H = I - U^T T U, reflect = -T, mix = diag(coarse, reflect)
-        turned = U R_tree^T = U local^T + (coarse (U . row)) column
-        read = [column, turned]                       write = [row, U]
+        H = I + V^T reflect V                         mix = diag(coarse, reflect)
+        turned = V R_tree^T = V local^T + (coarse (V . row)) column
+        read = [column, turned]                       write = [row, V]
 
-    with `column` the first column of each reverse block and `row` the first row of each forward block. The reflections
-    read x and not the rotated x, so their vectors are turned beforehand. Written out by hand because recording the
-    operations one by one costs three times as much.
+    with `column` the first column of each reverse block, `row` the first row of each forward block, and V and `reflect`
+    from `ropo.ops.reflections`. The reflections read x and not the rotated x, so V is turned beforehand. Written out by
+    hand because recording the operations one by one costs three times as much.
 
     What the backward pass needs is kept on `ctx` itself: a checkpointed layer may be computed first with blocks that
     were built for all layers together, and a second time with its own, and must save the same tensors both times.
@@ -178,15 +179,15 @@ class _Build(torch.autograd.Function):
             local = reverse @ forward
             coarse = (coarse_reverse @ coarse_forward)[:, :blocks, :blocks].contiguous()
             coarse.diagonal(dim1=1, dim2=2).sub_(1)
-            norms, units, reflect = _compact_reflections(vectors)
-            cut = _cut(units, blocks, size)
+            norms, basis, reflect = compact_reflections(vectors)
+            cut = _cut(basis, blocks, size)
             turned = cut @ local.mT + (coarse @ (cut @ row.mT).squeeze(-1)).unsqueeze(-1) * column
             ctx.dims = vectors.shape[-1], trees
-            ctx.plans, ctx.factors, ctx.reflections = plans, factors, (norms, units, reflect)
+            ctx.plans, ctx.factors, ctx.reflections = plans, factors, (norms, basis, reflect)
             mix = torch.cat([functional.pad(coarse, (0, len(reflect[0]))), functional.pad(reflect, (blocks, 0))], 1)
             parts = local, torch.cat([column, turned], 2), torch.cat([row, cut], 2), mix
             packed = torch.cat([part.flatten(1) for part in parts], 1)
-            local, *_ = RotationBlocks(packed.detach(), vectors.shape[-1], units.shape[1]).parts()
+            local, *_ = RotationBlocks(packed.detach(), vectors.shape[-1], basis.shape[1]).parts()
             ctx.trees = reverse, forward, coarse_reverse, coarse_forward, local, coarse
             return packed
 
@@ -194,16 +195,16 @@ class _Build(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         reverse, forward, coarse_reverse, coarse_forward, local, coarse = ctx.trees
-        norms, units, reflect = ctx.reflections
+        norms, basis, reflect = ctx.reflections
         with torch.autocast(local.device.type, enabled=False):
-            d_local, d_read, d_write, d_mix = RotationBlocks(grads[0], ctx.dims[0], units.shape[1]).parts()
+            d_local, d_read, d_write, d_mix = RotationBlocks(grads[0], ctx.dims[0], basis.shape[1]).parts()
             layers, blocks, size, _ = local.shape
             column, row = reverse[..., 0], forward[..., 0, :]
             # mix is block diagonal; what its zeros owe is dropped.
             d_coarse, d_reflect = d_mix[:, :blocks, :blocks], d_mix[:, blocks:, blocks:]
 
             # turned = cut local^T + (coarse along) column with along = cut . row: the product rule, factor by factor.
-            cut, d_turned = _cut(units, blocks, size), d_read[:, :, 1:]
+            cut, d_turned = _cut(basis, blocks, size), d_read[:, :, 1:]
             along, d_along = (cut @ row.unsqueeze(-1)).squeeze(-1), (d_turned @ column.unsqueeze(-1)).squeeze(-1)
             back = coarse.mT @ d_along
             d_column = d_read[:, :, 0] + ((coarse @ along).unsqueeze(2) @ d_turned).squeeze(2)
@@ -224,31 +225,9 @@ class _Build(torch.autograd.Function):
             d_angles = local.new_zeros(layers, trees * (dim - 1) + 1)
             for grad, factors, plan in zip((d_trees, d_coarse_trees.unsqueeze(2)), ctx.factors, ctx.plans, strict=True):
                 add_angle_gradient(d_angles, grad, factors, plan)
-            d_units = d_cut.transpose(1, 2).reshape(layers, units.shape[1], blocks * size)[..., :dim]
-            d_vectors = _compact_reflections_gradient(norms, units, reflect, d_units, d_reflect)
+            d_basis = d_cut.transpose(1, 2).reshape(layers, basis.shape[1], blocks * size)[..., :dim]
+            d_vectors = compact_reflections_gradient(norms, basis, reflect, d_basis, d_reflect)
             return d_angles[:, :-1].view(layers, trees, dim - 1), d_vectors
-
-
-def _compact_reflections(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return norms, unit rows U and -T with H(u_1) ... H(u_k) = I - U^T T U.
-
-    The compact WY form (Schreiber and Van Loan, 1989): T^-1 is the upper triangle of U U^T with halves on its diagonal.
-    """
-    norms = vectors.norm(dim=-1, keepdim=True)
-    units = vectors / norms
-    inverse = (units @ units.mT).triu(1)
-    inverse.diagonal(dim1=1, dim2=2).add_(0.5)
-    identity = torch.eye(units.shape[1], dtype=units.dtype, device=units.device)
-    return norms, units, -torch.linalg.solve_triangular(inverse, identity, upper=True)
-
-
-def _compact_reflections_gradient(
-    norms: Tensor, units: Tensor, reflect: Tensor, d_units: Tensor, d_reflect: Tensor
-) -> Tensor:
-    """Return the vectors' gradient: d T^-1 = -T^T dT T^T, and a unit vector's gradient is orthogonal to it."""
-    d_inverse = (reflect.mT @ d_reflect @ reflect.mT).triu(1)
-    d_units = d_units + (d_inverse + d_inverse.mT) @ units
-    return (d_units - (d_units * units).sum(-1, keepdim=True) * units) / norms
 
 
 def _cut(rows: Tensor, blocks: int, size: int) -> Tensor:

@@ -20,14 +20,19 @@ def turned(x: Tensor, givens: Tensor | None, reflections: Tensor | None) -> tupl
     Args:
         x: (*batch, d), computed with in float32.
         givens: (trees, d - 1) float32, the forward tree first, or None.
-        reflections: (k, d) float32, or None.
+        reflections: (k, d) float32 with an even k, or None.
+
+    Raises:
+        ValueError: If k is odd: the kernel reads pairs.
     """
+    if _count(reflections) % 2:
+        raise ValueError(f"reflections: must be an even number of vectors, got {_count(reflections)}")
     rows, angles, vectors = x.float().contiguous(), _contiguous(givens), _contiguous(reflections)
     width, trees, k = x.shape[-1], _count(givens), _count(reflections)
     threads = threads_for(rows.numel())
     out = torch.empty_like(rows)
     table = out.new_empty(2 * trees * (width - 1) + k * (width + 1 + k))
-    scratch = out.new_empty(_TILE * (2 * width + threads * (width + k)))
+    scratch = out.new_empty(_TILE * (2 * width + threads * (width + 2 * k)))
     sizes = rows.numel() // width, width, trees, k, threads
     call("ropo_rotate", sizes, (rows, angles, vectors, table, out, scratch))
     return out.to(x.dtype), table
@@ -42,7 +47,7 @@ def turned_back(
     grad_x = torch.empty_like(grads)
     d_givens, d_reflections = grad_x.new_empty(trees, width - 1), grad_x.new_empty(k, width)
     sums = trees * (width - 1) + k * (width + k)
-    scratch = grad_x.new_empty(_TILE * (3 * width + 2 * threads * (width + k)) + _LANES * threads * sums)
+    scratch = grad_x.new_empty(_TILE * (3 * width + 2 * threads * (width + 2 * k)) + _LANES * threads * sums)
     sizes = rows.numel() // width, width, trees, k, threads
     call("ropo_rotate_back", sizes, (rows, grads, table, grad_x, d_givens, d_reflections, scratch))
     return grad_x.to(x.dtype), d_givens if trees else None, d_reflections if k else None
