@@ -23,7 +23,7 @@ _sharing: WeakKeyDictionary[nn.Module, list[RopoParameters]] = WeakKeyDictionary
 def build_together(model: nn.Module) -> None:
     """Make a model build the blocks of all active adapters together whenever it is called; idempotent.
 
-    Building costs some forty operations on small tensors, and their number does not grow with the layers. Where a layer
+    Building costs some sixty operations on small tensors, and their number does not grow with the layers. Where a layer
     is called without the model (a part of the model by itself, a checkpointed layer computed again) it builds its own.
     Where kernels turn plane by plane, nothing is built: layers get the parameters themselves.
     """

@@ -126,7 +126,7 @@ def build_blocks(
     Raises:
         ValueError: If both parameters are None.
 
-    Cost: O(d B + (d / B)^2) numbers and some forty operations on small tensors; nothing of size d x d.
+    Cost: O(d B + (d / B)^2) numbers and some sixty operations on small tensors; nothing of size d x d.
     """
     parts = (None if part is None else part.unsqueeze(0) for part in (givens, reflections))
     return build_blocks_of_layers(dim, *parts)[0]
@@ -137,7 +137,7 @@ def build_blocks_of_layers(
 ) -> list[RotationBlocks]:
     """Build the small matrices of several layers of one width at once.
 
-    As `build_blocks` for each layer, but in the same forty operations however many layers there are: on small tensors
+    As `build_blocks` for each layer, but in the same sixty operations however many layers there are: on small tensors
     an operation costs more than its arithmetic.
     """
     like = givens if givens is not None else reflections

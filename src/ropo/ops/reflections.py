@@ -20,8 +20,10 @@ from __future__ import annotations
 
 __all__ = ["compact_reflections", "compact_reflections_gradient"]
 
+from functools import lru_cache
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -39,17 +41,13 @@ def compact_reflections(
     if vectors.shape[1] % 2:
         raise ValueError(f"reflections: must be an even number of vectors, got {vectors.shape[1]}")
     norms = vectors.norm(dim=-1, keepdim=True)
-    opposite = (vectors[:, 0::2] * vectors[:, 1::2]).sum(-1, keepdim=True) < 0
-    norms[:, 1::2] *= torch.where(opposite, -1.0, 1.0)
+    norms[:, 1::2].copysign_((vectors[:, 0::2] * vectors[:, 1::2]).sum(-1, keepdim=True))
     basis = vectors / norms
     basis[:, 1::2] -= basis[:, 0::2]
-    square = basis[:, 1::2].square().sum(-1)
-    one = torch.ones_like(square)
-    pairs = -2 * torch.stack([square, square - 1, one, one], -1).unflatten(-1, (2, 2))
-    diagonal = _on_diagonal(pairs)
-    ahead = _behind(basis @ basis.mT)
-    identity = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-    mix = torch.linalg.solve_triangular(identity - diagonal @ ahead, diagonal, upper=True, unitriangular=True)
+    diagonal = _on_diagonal(-2 * basis[:, 1::2].square().sum(-1))
+    ahead = (basis @ basis.mT).mul_(_of_later_pairs(basis.shape[1], basis.device))
+    # `unitriangular` reads ones where the zeros of the diagonal are: the left side is I - diag(C) N.
+    mix = torch.linalg.solve_triangular(-diagonal @ ahead, diagonal, upper=True, unitriangular=True)
     return norms, basis, mix
 
 
@@ -66,7 +64,7 @@ def compact_reflections_gradient(
     stand the products of V, negative; a unit vector's gradient is orthogonal to it.
     """
     d_inverse = -mix.mT @ d_mix @ mix.mT
-    d_ahead = -_behind(d_inverse)
+    d_ahead = -d_inverse * _of_later_pairs(basis.shape[1], basis.device)
     d_basis = d_basis + (d_ahead + d_ahead.mT) @ basis
     first, step = basis[:, 0::2], basis[:, 1::2]
     d_first, d_step = d_basis[:, 0::2], d_basis[:, 1::2]
@@ -77,12 +75,18 @@ def compact_reflections_gradient(
     return (d_units - (d_units * units).sum(-1, keepdim=True) * units) / norms
 
 
-def _on_diagonal(pairs: Tensor) -> Tensor:
-    """Lay (layers, pairs, 2, 2) matrices on the diagonal of (layers, 2 pairs, 2 pairs) zeros."""
-    return torch.diag_embed(pairs.permute(0, 2, 3, 1)).permute(0, 3, 1, 4, 2).flatten(1, 2).flatten(2, 3)
+def _on_diagonal(squares: Float[Tensor, "layers pairs"]) -> Float[Tensor, "layers k k"]:
+    """Return diag(C) from the pairs' -2 q, zeros beside it."""
+    layers, pairs = squares.shape
+    matrix = squares.new_zeros(layers, 2 * pairs, 2 * pairs)
+    on, above, below = (matrix.diagonal(offset, 1, 2) for offset in (0, 1, -1))
+    on[:, 0::2], above[:, 0::2] = squares, squares + 2
+    on[:, 1::2] = below[:, 0::2] = -2
+    return matrix
 
 
-def _behind(products: Tensor) -> Tensor:
-    """Keep what stands in the columns of later pairs than its row's."""
-    pair = torch.arange(products.shape[-1], device=products.device) // 2
-    return products * (pair.unsqueeze(1) < pair)
+@lru_cache(maxsize=16)
+def _of_later_pairs(k: int, device: torch.device) -> Bool[Tensor, "k k"]:
+    """Return where a column belongs to a later pair than its row."""
+    pair = torch.arange(k, device=device) // 2
+    return pair.unsqueeze(1) < pair

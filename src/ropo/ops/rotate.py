@@ -79,7 +79,7 @@ def rotations_of_layers(dim: int, layers: Sequence[_Parts]) -> Sequence[Rotation
         dim: Number of coordinates d.
         layers: Each layer's angles and reflection vectors.
 
-    Cost: where blocks are built, some forty operations on small tensors however many layers there are.
+    Cost: where blocks are built, some sixty operations on small tensors however many layers there are.
     """
     first = layers[0][1] if layers[0][0] is None else layers[0][0]
     if first is not None and by_planes(first):
