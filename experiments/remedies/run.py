@@ -183,7 +183,7 @@ class Experiment:
         random.Random(0).shuffle(records)
         part = len(records) // 5  # for validation
         judged = records[:part] if self.validation else read("test")
-        trained = select(records[part:], kind)[:96]  # more than any run reads
+        trained = select(records[part:], kind)[: plan.get("trained_pairs", 96)]  # more than its runs read
         held_out = select(judged, plan.get("held_out", plan["pairs"]))[: plan.get("held_out_pairs", 48)]
         return self._columns(trained, "train"), self._columns(held_out, "held-out")
 

@@ -80,6 +80,7 @@ SYMPTOMS: dict[str, dict[str, Measured]] = {
     "near": {"displacement": displacement, "collapse": collapse, "forgetting": forgetting},
     "length": {"growth": growth, "collapse": collapse},
     "longer": {"growth": growth},
+    "hot": {"growth": growth, "displacement": displacement, "forgetting": forgetting},
     "twice": {"repetition": repetition, "growth": growth},
     "repetition": {"repetition": repetition},
 }
@@ -87,6 +88,7 @@ GAINS: dict[str, Measured] = {
     "near": margin,
     "length": margin_per_token,
     "longer": margin_per_token,
+    "hot": margin,
     "twice": margin_per_token,
     "repetition": margin,
 }
