@@ -34,8 +34,8 @@ TEXT = PLACE / "docs" / "diagnostics.md"  # plain text that no pair is about
 OUTPUT = Path("runs/demo")
 METHODS = {"RoPO": "ropo", "LoRA": "lora"}
 STEPS, BATCH = 40, 8
-PROMPTS, SHOWN = 64, 2
-SAMPLING = SamplingSettings(samples=2, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=0)
+PROMPTS, SHOWN = 160, 2
+SAMPLING = SamplingSettings(samples=1, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=0)
 ANSWERS_AT_ONCE = 64
 
 
