@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
+from ropo.core.intervals import Estimate, mean_interval, share_interval, statistic_interval
 from ropo.evaluation.alpaca_eval.win_rates import LengthControl, fit_length_control, standard_error
 from ropo.evaluation.results import Change, Metric
 from ropo.evaluation.unit_values import UnitValues, changes_of, metrics_of
@@ -138,9 +138,8 @@ def changes_for(judged: Judged, first: Judged, reference: str, seed: int) -> lis
     found = statistic_interval(
         lambda rows: judged.fit(rows)[1] - first.fit(rows)[1], len(judged.verdicts.wins), REFITS, seed
     )
-    compared = Comparison(found.value, found.low, found.high, found.count)
     meaning = f"change of: {_LC_MEANING}; paired bootstrap over prompts"
-    return [*changes[:1], Change.against(reference, _LENGTH_CONTROLLED, compared, meaning), *changes[1:]]
+    return [*changes[:1], Change.against(reference, _LENGTH_CONTROLLED, found, meaning), *changes[1:]]
 
 
 def details_of(judged: Judged, cost: Mapping[str, Any]) -> dict[str, Any]:

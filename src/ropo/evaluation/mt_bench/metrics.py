@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
+from ropo.core.intervals import Estimate, mean_interval, share_interval, statistic_interval
 from ropo.evaluation.mt_bench.grading import Grades
 from ropo.evaluation.mt_bench.questions import TURNS, Question
 from ropo.evaluation.results import Change, Metric
@@ -43,9 +43,8 @@ def metrics_for(name: str, grades: Grades, questions: Sequence[Question], seed: 
 def change_of(name: str, grades: Grades, first: Grades, reference: str, seed: int) -> Change:
     """Return the paired change against the first model, over the verdicts that both have."""
     found = mean_of(_scaled(name, grades) - _scaled(name, first), seed)
-    compared = Comparison(found.value, found.low, found.high, found.count)
     meaning = f"change of: {_MEANINGS[name]}, where both have a verdict; paired {_BOOTSTRAP}"
-    return Change.against(reference, name, compared, meaning)
+    return Change.against(reference, name, found, meaning)
 
 
 def mean_of(values: Float[np.ndarray, "questions turns"], seed: int) -> Estimate:
