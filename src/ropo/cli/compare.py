@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropo.cli.evaluate import add_common_arguments, check_common_flags
-from ropo.cli.extras import evaluation_libraries_for
+from ropo.cli.evaluate import console_of_tables, suite_flags
+from ropo.cli.extras import libraries_of
 from ropo.cli.parser import Parser
 from ropo.cli.quiet import quiet_libraries
 from ropo.cli.report import page_writer
@@ -82,13 +82,10 @@ def _write_figures(result: ComparisonResult, output: Path) -> list[Path]:
 
 
 def _print_end(result: ComparisonResult) -> None:
-    """Print what came of it as tables; a pipe gets them as wide as they are."""
-    from rich.console import Console
-
+    """Print what came of it as tables."""
     from ropo.report.console import print_comparison
 
-    console = Console()
-    print_comparison(result, console if console.is_terminal else Console(width=160))
+    print_comparison(result, console_of_tables())
 
 
 def check_commands(file: RecipeFile) -> None:
@@ -152,14 +149,9 @@ def _check_training(flags: list[str]) -> None:
 
 def _check_evaluation(suite: str, flags: list[str]) -> None:
     """Check the flags of `ropo evaluate` without running it."""
-    with evaluation_libraries_for(f"suite {suite}"):
+    with libraries_of("evaluation", f"suite {suite}"):
         chosen = load_suite(suite)
-        parser = Parser(prog=f"ropo evaluate {suite}")
-        add_common_arguments(parser)
-        chosen.add_arguments(parser)
-        given = parser.parse_args(["reference", *flags, "--output", "-"])
-        check_common_flags(given)
-        chosen.read_settings(given)
+        chosen.read_settings(suite_flags(suite, chosen, ["reference", *flags, "--output", "-"]))
 
 
 def prepare(file: RecipeFile, output: Path) -> Sequence[PreparedData]:
