@@ -12,7 +12,7 @@ from typing import Any
 from ropo.cli.evaluate import console_of_tables
 from ropo.cli.flags import add_strength, at_strength, check_new_file
 from ropo.core.errors import UserError
-from ropo.core.files import write_atomically
+from ropo.core.files import check_file, write_atomically
 
 HELP = "measure energy, collapse, drift, variety and forgetting of a model or an adapter"
 
@@ -59,8 +59,8 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value < 1:
             raise UserError(f"--{name}: must be at least 1, got {value}; leave it out for the default")
-    if arguments.text is not None and not arguments.text.is_file():
-        raise UserError(f"text {arguments.text}: no such file; check the path")
+    if arguments.text is not None:
+        check_file("text", arguments.text)
 
 
 def _measure(arguments: argparse.Namespace) -> Any:

@@ -203,6 +203,16 @@ def close_to_rounding(logits: Float[Tensor, "*shape"], others: Float[Tensor, "*s
     return bool((logits.float() - others.float()).abs().max() <= rounding)
 
 
+def left_padded(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:
+    """Return token ids padded on the left with 0, which the mask hides, so that every row ends in the last column."""
+    length = max(map(len, rows))
+    tokens = torch.tensor([[0] * (length - len(ids)) + list(ids) for ids in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in rows], device=device)
+    return tokens, mask
+
+
 def left_padded_positions(mask: Int[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
     """Count positions from the first token that is no padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ropo.core.cache import SOURCE, cache_root, keep_folder, size_of
 from ropo.core.errors import UserError
+from ropo.core.files import check_file
 from ropo.lm.capacity import embedding_rows
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,7 @@ def plain_model(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def _kept(path: Path, kind: str, convert: Callable[[Path], Any], read: Callable[[Path], Any]) -> Any:
     """Return what `read` makes of the copy, which is made of what `convert` returns where there is none."""
-    if not path.is_file():
-        raise UserError(f"model {path}: no such file; check the path")
+    check_file("model", path)
     folder = cache_root() / "gguf" / _key(path) / kind
     if folder.is_dir():
         try:

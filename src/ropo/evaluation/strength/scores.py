@@ -18,10 +18,9 @@ from torch import Tensor
 from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.suites import Workplace
-from ropo.lm.capacity import check_ids, fit_sequences, ignores_padding
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
-from ropo.lm.log_probs import BATCH, answer_distributions, text_losses
+from ropo.lm.log_probs import answer_distributions, fitted_batches, text_losses
 from ropo.lm.strength import strength_dial
 from ropo.lm.tokens import TextWindow
 
@@ -133,15 +132,10 @@ def _score_pairs(
     dialled: _Dialled, sequences: Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]]
 ) -> Iterator[list[tuple[_Score, _Score]]]:
     """Yield a row for each pair: the scores of both answers, for the base and for each strength."""
-    model = dialled.model
     flat = [each for pair in sequences for each in pair]
-    prompts, answers = fit_sequences(model, [prompt for prompt, _ in flat], [answer for _, answer in flat])
-    check_ids(model, (token for ids in (*prompts, *answers) for token in ids))
-    size = BATCH if ignores_padding(model) else 1
     columns: list[list[_Score]] = []  # one for each answer
-    for start in range(0, len(flat), size):
-        part = slice(start, start + size)
-        columns += _score_batch(dialled, prompts[part], answers[part])
+    for batch in fitted_batches(dialled.model, [prompt for prompt, _ in flat], [answer for _, answer in flat]):
+        columns += _score_batch(dialled, *batch)
     for chosen, rejected in zip(columns[::2], columns[1::2], strict=True):
         yield list(zip(chosen, rejected, strict=True))
 

@@ -13,67 +13,21 @@ QUESTIONS = ("prompt", "instruction", "question", "query", "conversations", "con
 BESIDE = ("system", "system_prompt", "history", "tools", "chat_template_kwargs")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
-_LONGEST_LABEL = (
-    200  # characters; a text that is longer, or has several lines, is content whatever its column is called
-)
-
-_IDS = (
-    *("", "id", "uid", "uuid", "idx", "index", "hash", "key", "prompt_id", "question_id", "sample_id", "example_id"),
-    *(
-        "record_id",
-        "row_id",
-        "conversation_id",
-        "conv_id",
-        "dialogue_id",
-        "message_id",
-        "__index_level_0__",
-        "unnamed: 0",
-    ),
-)
-_ORIGINS = (
-    *("source", "sources", "dataset", "dataset_name", "data_source", "origin", "subset", "config", "split", "version"),
-    *(
-        "domain",
-        "category",
-        "categories",
-        "topic",
-        "type",
-        "task",
-        "task_type",
-        "language",
-        "lang",
-        "locale",
-        "license",
-    ),
-    *(
-        "url",
-        "timestamp",
-        "created_at",
-        "date",
-        "generator",
-        "annotator",
-        "annotator_id",
-        "model",
-        "models",
-        "model_name",
-    ),
-    *("tags", "scorer"),
-)
-_NUMBERS = (
-    *("score", "scores", "rating", "ratings", "reward", "rewards", "rank", "ranks", "rank_str", "margin", "delta"),
-    *(
-        "delta_score",
-        "score_diff",
-        "difficulty",
-        "confidence",
-        "agreement",
-        "preference_strength",
-        "length",
-        "num_tokens",
-    ),
-    *("n_turns", "num_turns", "turn_count"),
-)
-_LABELS = frozenset((*_IDS, *_ORIGINS, *_NUMBERS))
+_LONGEST_LABEL = 200  # characters; a longer text, or one of several lines, is content whatever its column is called
+_IDS = """
+id uid uuid idx index hash key prompt_id question_id sample_id example_id record_id row_id conversation_id conv_id
+dialogue_id message_id __index_level_0__
+"""
+_ORIGINS = """
+source sources dataset dataset_name data_source origin subset config split version domain category categories topic
+type task task_type language lang locale license url timestamp created_at date generator annotator annotator_id model
+models model_name tags scorer
+"""
+_NUMBERS = """
+score scores rating ratings reward rewards rank ranks rank_str margin delta delta_score score_diff difficulty confidence
+agreement preference_strength length num_tokens n_turns num_turns turn_count
+"""
+_LABELS = frozenset(["", "unnamed: 0", *f"{_IDS} {_ORIGINS} {_NUMBERS}".split()])
 _OF_AN_ANSWER = (
     r"(avg[-_])?(score|rating|reward|rank|model|policy|generator|source|id|tokens|length|logps?|logprobs?)s?"
 )
