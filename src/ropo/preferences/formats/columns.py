@@ -5,11 +5,12 @@ from __future__ import annotations
 __all__ = ()
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 # The columns that may be the question, each alone.
 QUESTIONS = ("prompt", "instruction", "question", "query", "conversations", "conversation", "messages")
-# What stands beside a question, and belongs to what the model is given.
+# What stands beside any question, and belongs to what the model is given.
 BESIDE = ("system", "system_prompt", "history", "tools", "chat_template_kwargs")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
@@ -34,6 +35,11 @@ _OF_AN_ANSWER = (
 _ANSWERS = r"(chosen|rejected)"
 _ABOUT_ANSWERS = re.compile(rf"({_ANSWERS}[-_]{_OF_AN_ANSWER}|{_OF_AN_ANSWER}[-_]{_ANSWERS})")
 _SET_ASIDE = re.compile(r"(meta|metadata|_meta|extra_info)|(meta|metadata)_.*")
+
+
+def beside(columns: Collection[str]) -> tuple[str, ...]:
+    """Return what may stand beside the question among some columns: an Alpaca instruction has an `input` of its own."""
+    return ("input", *BESIDE) if "instruction" in columns else BESIDE
 
 
 def says_nothing(value: Any) -> bool:
