@@ -20,7 +20,7 @@ from collections.abc import Hashable, Sequence
 
 from ropo.core.errors import UserError
 from ropo.diagnostics.measure import Measure, mean
-from ropo.lm.answer import Answer
+from ropo.lm.sampling.settings import Answer
 
 # How the openings of refusals by current chat models begin, in lower case. A list finds only what is on it, so the
 # rate is a lower bound, meant for comparing one model with its reference.

@@ -21,10 +21,9 @@ from ropo.diagnostics.behaviour import Behaviour, KlEstimate, estimate_kl, measu
 from ropo.diagnostics.collapse import effective_rank, isotropy
 from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.signals import Reading
-from ropo.lm.answer import Answer
 from ropo.lm.log_probs import answer_log_probs, hidden_states, mean_loss, pair_log_probs, text_losses
 from ropo.lm.sampling.batches import sample_answers
-from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.settings import Answer, SamplingSettings
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 _OpenReference = Callable[[], AbstractContextManager[Any]]

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
+from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy
 from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, sampled_kl
+from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
-from ropo.diagnostics.signals import FEWEST, advise
+from ropo.diagnostics.signals import FEWEST, advise, triggered
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
 from ropo.training.distributed.sharding import in_step, whole_copy

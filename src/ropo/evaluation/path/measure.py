@@ -28,11 +28,11 @@ from ropo.evaluation.path.held_out import PathData
 from ropo.evaluation.path.results import PathPoint, PathResult, SampledAnswers
 from ropo.evaluation.suites import Workplace
 from ropo.lm.adapters import is_adapter, load_adapter
-from ropo.lm.answer import Answer
 from ropo.lm.fingerprint import fingerprint_folder, fingerprint_source
 from ropo.lm.loading import load_model
 from ropo.lm.log_probs import answer_log_probs, text_losses
 from ropo.lm.sampling import model_name, sample_answers
+from ropo.lm.sampling.settings import Answer
 
 _KEPT = "paths"
 
