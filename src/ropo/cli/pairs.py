@@ -6,7 +6,6 @@ __all__ = ()
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,12 +88,8 @@ def _judge_of(args: argparse.Namespace) -> Judge:
     flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
     options = settings_from(JudgeOptions, flags)
     with libraries_of("evaluation", f"scorer {args.scorer}"):
-        return load_judge(options, _verdicts_path(args.output), args.batch_size, _GRADE_TOKENS, "scorer")
-
-
-def _verdicts_path(output: Path) -> Path:
-    """Return the folder of a judge's verdicts."""
-    return output.with_name(f"{output.stem}.verdicts")
+        folder = args.output.with_name(f"{args.output.stem}.verdicts")
+        return load_judge(options, folder, args.batch_size, _GRADE_TOKENS, "scorer")
 
 
 def _judge_line(meter: Meter, input_price: float | None, output_price: float | None) -> str:

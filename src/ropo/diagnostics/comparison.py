@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ropo.core.record import Measure
 from ropo.diagnostics.answers import AnswerMeasure, length_ratio, measure_answers
 from ropo.diagnostics.behaviour import Behaviour, KlEstimate, estimate_kl, measure_behaviour
 from ropo.diagnostics.collapse import effective_rank, isotropy
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.signals import Reading
 from ropo.lm.log_probs import answer_log_probs, hidden_states, mean_loss, pair_log_probs, text_losses
 from ropo.lm.sampling.batches import sample_answers

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from ropo.core.record import Measure
 from ropo.diagnostics.comparison import AnswerComparison, TextComparison
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.diagnostics.signals import FEWEST
 

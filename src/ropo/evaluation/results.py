@@ -13,8 +13,7 @@ from pydantic import Field
 
 from ropo.core.files import write_atomically
 from ropo.core.intervals import Estimate
-from ropo.core.record import Provenance, Source, read_typed
-from ropo.diagnostics.measure import Measure
+from ropo.core.record import Measure, Provenance, Source, read_typed
 
 FILE_NAME = "results.json"
 

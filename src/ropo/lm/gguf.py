@@ -47,7 +47,8 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     Cost: the first time a conversion in float32, afterwards one read of the copy.
     """
-    model = _kept(path, "model", _convert, functools.partial(_read_model, dtype=dtype))
+    read = functools.partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, local_files_only=True)
+    model = _kept(path, "model", _convert, read)
     if model.dtype != dtype:  # converted in memory
         model = _rounded(model, dtype)
     model.name_or_path = model.config._name_or_path = str(path)
@@ -154,10 +155,6 @@ def _gguf_version() -> str:
         return version("gguf")
     except ModuleNotFoundError:
         return "none"  # what was converted while it was there is under another key, and asks for it again
-
-
-def _read_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
 
 
 def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -36,6 +36,28 @@ class PairScores:
         return self.policy - self.reference
 
 
+OwnLoss = Callable[[PairScores], Float[Tensor, ""]]
+
+
+def loss_of_pairs(trainer: Any, theirs: Callable[[], Any], inputs: Mapping[str, Any], own: OwnLoss | None) -> Any:
+    """Add the losses that TRL does not have to those that it computes, and log how far a batch's answers drifted.
+
+    Args:
+        trainer: A `ropo.PreferenceTrainer`.
+        theirs: Computes TRL's loss, perhaps with outputs beside it, whose log-probs serve here too.
+        inputs: The padded batch.
+        own: Computes the other losses; None for none.
+    """
+    with seeing_scores(trainer.model, trainer.ref_model) as seen:
+        result = theirs()
+    scores = pair_scores(seen, inputs, trainer.ld_alpha)
+    for name, value in drift_metrics(scores, trainer.accelerator.gather).items():
+        trainer._metrics["train" if trainer.model.training else "eval"][name].append(value)
+    if own is None:
+        return result
+    return (result[0] + own(scores), *result[1:]) if isinstance(result, tuple) else result + own(scores)
+
+
 @contextmanager
 def seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows columns"]]]:
     """Collect the log-probs of tokens that models give while the context is open, in the order of the calls."""
