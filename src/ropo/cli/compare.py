@@ -94,7 +94,7 @@ def check_commands(file: RecipeFile) -> None:
     Raises:
         UserError: With the line of the recipe.
     """
-    from ropo.comparison.cells import as_flags
+    from ropo.comparison.cells import as_flags, settings_of
     from ropo.comparison.frontier.options import lost_checkpoints
 
     recipe = file.recipe
@@ -118,20 +118,11 @@ def check_commands(file: RecipeFile) -> None:
         for data in recipe.data:
             if evaluation.only and data.name not in evaluation.only:
                 continue
+            settings = settings_of(evaluation, data.test.source, data.prompts)
             try:
-                _check_evaluation(evaluation.suite, as_flags(_evaluation_settings(file, number, data.name), True))
+                _check_evaluation(evaluation.suite, as_flags(settings, switches=True))
             except UserError as error:
                 raise file.error(("evaluations", number), f"{error} ({evaluation.suite}, {data.name})") from error
-
-
-def _evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, object]:
-    """Return the settings of an evaluation, the data set's files standing for what will be written."""
-    from ropo.comparison.cells import settings_of
-    from ropo.comparison.data import PreparedData
-
-    data = next(each for each in file.recipe.data if each.name == name)
-    stand_in = PreparedData(name, "", None, data.test.source, data.prompts, 0, "", "", ())
-    return settings_of(file.recipe.evaluations[number], stand_in)
 
 
 def _check_training(flags: list[str]) -> None:
