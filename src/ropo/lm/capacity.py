@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cap_length", "check_ids", "fit_sequences", "ignores_padding", "position_limit"]
+__all__ = ["cap_length", "check_ids", "position_limit"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -48,10 +48,10 @@ def loss_of_pairs(trainer: Any, theirs: Callable[[], Any], inputs: Mapping[str, 
         inputs: The padded batch.
         own: Computes the other losses; None for none.
     """
-    with seeing_scores(trainer.model, trainer.ref_model) as seen:
+    with _seeing_scores(trainer.model, trainer.ref_model) as seen:
         result = theirs()
-    scores = pair_scores(seen, inputs, trainer.ld_alpha)
-    for name, value in drift_metrics(scores, trainer.accelerator.gather).items():
+    scores = _pair_scores(seen, inputs, trainer.ld_alpha)
+    for name, value in _drift_metrics(scores, trainer.accelerator.gather).items():
         trainer._metrics["train" if trainer.model.training else "eval"][name].append(value)
     if own is None:
         return result
@@ -59,7 +59,7 @@ def loss_of_pairs(trainer: Any, theirs: Callable[[], Any], inputs: Mapping[str, 
 
 
 @contextmanager
-def seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows columns"]]]:
+def _seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows columns"]]]:
     """Collect the log-probs of tokens that models give while the context is open, in the order of the calls."""
     seen: list[Tensor] = []
 
@@ -75,7 +75,7 @@ def seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "row
             hook.remove()
 
 
-def pair_scores(
+def _pair_scores(
     seen: list[Float[Tensor, "rows columns"]], inputs: Mapping[str, Any], ld_alpha: float | None
 ) -> PairScores:
     """Sum the log-probs that TRL's loss has seen, as it sums them.
@@ -118,7 +118,7 @@ def drift(scores: PairScores) -> Float[Tensor, "2 2"]:
     return torch.stack([-scores.ratios.detach().sum(dim=0), scores.lengths.sum(dim=0)], dim=1)
 
 
-def drift_metrics(scores: PairScores, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def _drift_metrics(scores: PairScores, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Return by how many nats per token the answers of all processes have become less likely than under the reference.
 
     Returns:
