@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["HeldOut", "Observation", "compare", "observe", "sampled_kl"]
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,7 +205,7 @@ def sampled_kl(
 def reference_opener(model: Any, reference: Any | None) -> _OpenReference | None:
     """Return what opens the reference as a context: another model, the adapter switched off, or None for nothing."""
     if reference is not None:
-        return lambda: _as_context(reference)
+        return lambda: nullcontext(reference)
     if isinstance(model, PeftModel):
         return lambda: _without_adapter(model)
     return None
@@ -223,11 +223,6 @@ def _measure_text(model: Any, windows: Sequence[TextWindow], with_hidden_states:
 
 def _differences(values: Sequence[float], reference: Sequence[float]) -> tuple[float, ...]:
     return tuple(after - before for after, before in zip(values, reference, strict=True))
-
-
-@contextmanager
-def _as_context(model: Any) -> Iterator[Any]:
-    yield model
 
 
 @contextmanager

@@ -6,7 +6,7 @@ __all__ = ()
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -72,8 +72,7 @@ def score_strengths(
     Cost: one forward pass over answers and text for the base model and for each strength but 0, which is the base.
     """
     wanted = {"model": fingerprint_source(contestant.source), "strengths": list(strengths)}
-    tokens = content_key([[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in pairs.tokens])
-    about_pairs = {**wanted, "tokens": tokens, "limits": asdict(pairs.limits)}
+    about_pairs = {**wanted, **pairs.content()}
     about_text = {**wanted, "windows": content_key([each.ids for each in windows])}
     size = max(1, workplace.batch_size // 2)
     with ExitStack() as stack:
@@ -95,13 +94,12 @@ def score_strengths(
         folder = workplace.cache / "strength"
         rows = np.array(kept_rows(folder, about_pairs, len(pairs.tokens), of_pairs, advance), dtype=float)
         text = np.array(kept_rows(folder, about_text, len(windows), of_text, advance), dtype=float)
-    lengths = [sum(len(answer) for _, answer in pairs.limits.cut(pair)) for pair in pairs.tokens]
     scores = rows.transpose(1, 0, 2, 3)  # strengths, pairs, answers, log-prob and KL
     return Curve(
         scores[0, :, :, 0],
         scores[1:, :, :, 0],
         scores[1:, :, :, 1].sum(2),
-        np.array(lengths),
+        pairs.answer_lengths().sum(1),
         text[:, 0],
         text[:, 1:].T,
     )
