@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ropo.cli.extras import evaluation_libraries_for
+from ropo.cli.extras import libraries_of
 from ropo.cli.main import main
 from ropo.core.errors import UserError
 from ropo.core.intervals import Comparison, Estimate
@@ -61,15 +61,16 @@ def test_help_loads_none_of_the_suites_libraries(module):
     names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert "ropo.core.settings" in names
-    light = {"ropo.core.errors", "ropo.core.settings", "ropo.judging.options", "ropo.evaluation.options", "pydantic"}
+    light = {"ropo.core.errors", "ropo.core.files", "ropo.core.settings", "pydantic"}
+    light |= {"ropo.judging.options", "ropo.evaluation.options"}
     assert {name for name in names if name.split(".")[0] not in sys.stdlib_module_names} <= light
 
 
 def test_a_missing_library_is_named():
     advice = r"suite knowledge: needs the library lm_eval, which is not installed; pip install 'ropo\[evaluation\]'"
-    with pytest.raises(UserError, match=advice), evaluation_libraries_for("suite knowledge"):
+    with pytest.raises(UserError, match=advice), libraries_of("evaluation", "suite knowledge"):
         raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval")
-    with pytest.raises(ModuleNotFoundError), evaluation_libraries_for("suite knowledge"):
+    with pytest.raises(ModuleNotFoundError), libraries_of("evaluation", "suite knowledge"):
         raise ModuleNotFoundError("No module named 'ropo.x'", name="ropo.x")
 
 

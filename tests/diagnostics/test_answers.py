@@ -5,15 +5,17 @@ from random import Random
 import pytest
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import (
+from ropo.diagnostics.answers import (
     distinct,
     expectation_adjusted_distinct,
+    is_refusal,
+    length_ratio,
     measure_answers,
     repetition,
     self_bleu,
+    words,
 )
-from ropo.diagnostics.answers import is_refusal, length_ratio, words
-from ropo.lm.answer import Answer
+from ropo.lm.sampling.settings import Answer
 
 
 def answer(text: str, finished: bool = True) -> Answer:

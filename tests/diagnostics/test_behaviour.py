@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import estimate_kl, measure_behaviour
-from ropo.diagnostics.behaviour import dpo_margins, pearson
+from ropo.diagnostics.behaviour import dpo_margins, estimate_kl, measure_behaviour, pearson
 
 LENGTHS = torch.tensor([[2, 4], [5, 10]])
 

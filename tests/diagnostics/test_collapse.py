@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ropo.diagnostics import cosine_distribution, effective_rank, isotropy
+from ropo.diagnostics.collapse import cosine_distribution, effective_rank, isotropy
 from ropo.diagnostics.pairs import all_cosines, sampled_cosines
 
 

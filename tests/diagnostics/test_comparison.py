@@ -7,9 +7,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from ropo.diagnostics import HeldOut, compare, observe, sampled_kl
-from ropo.lm.answer import Answer
+from ropo.diagnostics import HeldOut, compare, observe
+from ropo.diagnostics.comparison import sampled_kl
 from ropo.lm.sampling import SamplingSettings
+from ropo.lm.sampling.settings import Answer
 from tests.tiny.sampled import tiny_model
 from tests.tiny.tokenizer import tiny_tokenizer
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import hyperspherical_energy, sampled_energy
+from ropo.diagnostics import hyperspherical_energy
+from ropo.diagnostics.energy import sampled_energy
 from ropo.diagnostics.pairs import BLOCK, all_cosines
 
 

@@ -7,8 +7,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import layer_weight, linear_layers
-from ropo.diagnostics.layers import linear_shape, pair_layers, rotations_of
+from ropo.diagnostics.layers import layer_weight, linear_layers, linear_shape, pair_layers, rotations_of
 from tests.diagnostics.adapted import CONFIGS, adapted
 from tests.tiny.adapted import tiny_gpt2, tiny_llama, tiny_qwen2
 

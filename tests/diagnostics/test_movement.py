@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ropo.diagnostics import cosine_changes, neuron_movement, orthogonality_error, rotation_size
+from ropo.diagnostics import neuron_movement
+from ropo.diagnostics.movement import cosine_changes, orthogonality_error, rotation_size
 from ropo.diagnostics.pairs import all_cosines
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ropo.diagnostics import measure_answers, measure_behaviour
-from ropo.diagnostics.answers import length_ratio
+from ropo.diagnostics.answers import length_ratio, measure_answers
+from ropo.diagnostics.behaviour import measure_behaviour
 from ropo.diagnostics.comparison import AnswerComparison, PolicyComparison, TextComparison, TextMeasure
 from ropo.diagnostics.report import LayerSummary, find_warnings
-from ropo.lm.answer import Answer
+from ropo.lm.sampling.settings import Answer
 
 PROMPTS = 8
 REFERENCE = torch.full((PROMPTS, 2), -40.0)

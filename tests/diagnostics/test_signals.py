@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ropo.diagnostics import SIGNALS, Reading, Signal, triggered
-from ropo.diagnostics.signals import FEWEST, SURE
+from ropo.diagnostics import SIGNALS, Reading, Signal
+from ropo.diagnostics.signals import FEWEST, SURE, triggered
 
 [GROWTH] = [signal for signal in SIGNALS if signal.name == "length_growth"]
 [DISPLACED] = [signal for signal in SIGNALS if signal.name == "displacement"]

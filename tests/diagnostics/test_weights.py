@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import hyperspherical_energy, measure_change, measure_layer, measure_weight
+from ropo.diagnostics import hyperspherical_energy
 from ropo.diagnostics import weights as weights_module
 from ropo.diagnostics.layers import LayerPair, pair_layers
+from ropo.diagnostics.weights import measure_change, measure_layer, measure_weight
 from tests.diagnostics.adapted import CONFIGS, adapted
 
 

@@ -390,9 +390,7 @@ def test_several_formats_in_one_file_are_said() -> None:
     )
 
 
-columns = sorted(
-    {name for each in FORMATS for name in (*each.needs, *each.may)} | {*BESIDE, *MEDIA, "messages", "id", "x"}
-)
+columns = sorted({name for each in FORMATS for name in each.needs} | {*BESIDE, *MEDIA, "input", "messages", "id", "x"})
 values = st.sampled_from(
     [
         *("text", "\n\nHuman: a\n\nAssistant:", "\n\nHuman: a\n\nAssistant: b", "", None, 3, [], {}),

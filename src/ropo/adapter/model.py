@@ -37,7 +37,7 @@ from ropo.adapter.targets import (
     read_by_attention,
 )
 from ropo.core.errors import UserError
-from ropo.lm.adapter_values import check_values
+from ropo.lm.checkpoint_checks import check_values
 from ropo.lm.strength import check_strength, check_whole
 
 

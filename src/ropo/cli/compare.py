@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropo.cli.evaluate import add_common_arguments, check_common_flags
-from ropo.cli.extras import evaluation_libraries_for
+from ropo.cli.evaluate import console_of_tables, suite_flags
+from ropo.cli.extras import libraries_of
 from ropo.cli.parser import Parser
 from ropo.cli.quiet import quiet_libraries
 from ropo.cli.report import page_writer
@@ -82,13 +82,10 @@ def _write_figures(result: ComparisonResult, output: Path) -> list[Path]:
 
 
 def _print_end(result: ComparisonResult) -> None:
-    """Print what came of it as tables; a pipe gets them as wide as they are."""
-    from rich.console import Console
-
+    """Print what came of it as tables."""
     from ropo.report.console import print_comparison
 
-    console = Console()
-    print_comparison(result, console if console.is_terminal else Console(width=160))
+    print_comparison(result, console_of_tables())
 
 
 def check_commands(file: RecipeFile) -> None:
@@ -97,7 +94,7 @@ def check_commands(file: RecipeFile) -> None:
     Raises:
         UserError: With the line of the recipe.
     """
-    from ropo.comparison.cells import as_flags
+    from ropo.comparison.cells import as_flags, settings_of
     from ropo.comparison.frontier.options import lost_checkpoints
 
     recipe = file.recipe
@@ -121,20 +118,11 @@ def check_commands(file: RecipeFile) -> None:
         for data in recipe.data:
             if evaluation.only and data.name not in evaluation.only:
                 continue
+            settings = settings_of(evaluation, data.test.source, data.prompts)
             try:
-                _check_evaluation(evaluation.suite, as_flags(_evaluation_settings(file, number, data.name), True))
+                _check_evaluation(evaluation.suite, as_flags(settings, switches=True))
             except UserError as error:
                 raise file.error(("evaluations", number), f"{error} ({evaluation.suite}, {data.name})") from error
-
-
-def _evaluation_settings(file: RecipeFile, number: int, name: str) -> dict[str, object]:
-    """Return the settings of an evaluation, the data set's files standing for what will be written."""
-    from ropo.comparison.cells import settings_of
-    from ropo.comparison.data import PreparedData
-
-    data = next(each for each in file.recipe.data if each.name == name)
-    stand_in = PreparedData(name, "", None, data.test.source, data.prompts, 0, "", "", ())
-    return settings_of(file.recipe.evaluations[number], stand_in)
 
 
 def _check_training(flags: list[str]) -> None:
@@ -152,14 +140,9 @@ def _check_training(flags: list[str]) -> None:
 
 def _check_evaluation(suite: str, flags: list[str]) -> None:
     """Check the flags of `ropo evaluate` without running it."""
-    with evaluation_libraries_for(f"suite {suite}"):
+    with libraries_of("evaluation", f"suite {suite}"):
         chosen = load_suite(suite)
-        parser = Parser(prog=f"ropo evaluate {suite}")
-        add_common_arguments(parser)
-        chosen.add_arguments(parser)
-        given = parser.parse_args(["reference", *flags, "--output", "-"])
-        check_common_flags(given)
-        chosen.read_settings(given)
+        chosen.read_settings(suite_flags(suite, chosen, ["reference", *flags, "--output", "-"]))
 
 
 def prepare(file: RecipeFile, output: Path) -> Sequence[PreparedData]:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropo.cli.strength import add_strength, at_strength
+from ropo.cli.evaluate import console_of_tables
+from ropo.cli.flags import add_strength, at_strength, check_new_file
 from ropo.core.errors import UserError
-from ropo.core.files import write_atomically
+from ropo.core.files import check_file, write_atomically
 
 HELP = "measure energy, collapse, drift, variety and forgetting of a model or an adapter"
 
@@ -47,26 +48,19 @@ def run(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     report = _measure(arguments)
     write_atomically(arguments.output, report.model_dump_json(indent=2) + "\n")
-    console = Console()
-    # A table of layers cut to a pipe's 80 columns would lose its numbers.
-    wide = arguments.layers and not console.is_terminal
-    print_report(report, Console(width=160) if wide else console, arguments.layers)
+    print_report(report, console_of_tables() if arguments.layers else Console(), arguments.layers)
     print(f"written to {arguments.output}")
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
     """Find mistakes before anything is loaded."""
-    output = arguments.output
-    if output.is_dir():
-        raise UserError(f"output {output}: is a folder; name a .json file")
-    if output.exists() and not arguments.overwrite:
-        raise UserError(f"output {output}: the file exists; choose another name or add --overwrite")
+    check_new_file("output", arguments.output, arguments.overwrite, ".json")
     for name in ("max_pairs", "max_prompts"):
         value = getattr(arguments, name)
         if value < 1:
             raise UserError(f"--{name}: must be at least 1, got {value}; leave it out for the default")
-    if arguments.text is not None and not arguments.text.is_file():
-        raise UserError(f"text {arguments.text}: no such file; check the path")
+    if arguments.text is not None:
+        check_file("text", arguments.text)
 
 
 def _measure(arguments: argparse.Namespace) -> Any:

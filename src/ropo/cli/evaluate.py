@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropo.cli.extras import evaluation_libraries_for
+from ropo.cli.extras import libraries_of
 from ropo.cli.parser import Parser
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.core.progress import show_progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ropo.evaluation.suites import Suite
 
 HELP = "measure models: preference, knowledge, diversity, instructions, strength, alpaca-eval, mt-bench"
@@ -39,19 +41,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.suite not in SUITES:
         hint = did_you_mean(arguments.suite, SUITES) or f"; choose from {', '.join(SUITES)}"
         raise UserError(f"there is no suite {arguments.suite!r}{hint}")
-    with evaluation_libraries_for(f"suite {arguments.suite}"):
+    with libraries_of("evaluation", f"suite {arguments.suite}"):
         _run_suite(arguments.suite, load_suite(arguments.suite), arguments.rest)
 
 
 def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     """Parse the suite's flags and run it."""
-    parser = Parser(prog=f"ropo evaluate {name}", description=suite.HELP)
-    add_common_arguments(parser)
-    suite.add_arguments(parser)
-    flags = parser.parse_args(rest)
-    check_common_flags(flags)
-
-    from rich.console import Console
+    flags = suite_flags(name, suite, rest)
 
     import ropo  # noqa: F401  registers the adapter
     from ropo.cli.quiet import quiet_libraries
@@ -69,13 +65,29 @@ def _run_suite(name: str, suite: Suite, rest: list[str]) -> None:
     result = run_suite(name, contestants, settings, workplace)
     flags.output.mkdir(parents=True, exist_ok=True)
     result.write(flags.output)
-    # A table cut to a pipe's 80 columns would lose its numbers.
-    console = Console()
-    print_results(result, console if console.is_terminal else Console(width=160))
+    print_results(result, console_of_tables())
     for note in result.notes:
         if note.startswith("WARNING"):
             print(note, file=sys.stderr)
     print(f"written to {flags.output / FILE_NAME}")
+
+
+def console_of_tables() -> Console:
+    """Return a console that is wide where it is a pipe: a table cut to 80 columns would lose its numbers."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def suite_flags(name: str, suite: Suite, given: list[str]) -> argparse.Namespace:
+    """Parse the flags of a suite, and check those that all have."""
+    parser = Parser(prog=f"ropo evaluate {name}", description=suite.HELP)
+    add_common_arguments(parser)
+    suite.add_arguments(parser)
+    flags = parser.parse_args(given)
+    check_common_flags(flags)
+    return flags
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

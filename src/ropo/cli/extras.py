@@ -11,11 +11,12 @@ from ropo.core.errors import UserError
 
 
 @contextmanager
-def evaluation_libraries_for(what: str) -> Iterator[None]:
-    """Turn the absence of a library of the `evaluation` extra into advice.
+def libraries_of(extra: str, what: str) -> Iterator[None]:
+    """Turn the absence of a library that an extra of ropo installs into advice.
 
     Args:
-        what: What needs it, as the message calls it.
+        extra: The extra, such as `evaluation`.
+        what: What needs the library, as the message calls it.
 
     Raises:
         UserError: Instead of the `ModuleNotFoundError` of any library but ours.
@@ -25,5 +26,5 @@ def evaluation_libraries_for(what: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("ropo"):
             raise
-        advice = "pip install 'ropo[evaluation]'"
+        advice = f"pip install 'ropo[{extra}]'"
         raise UserError(f"{what}: needs the library {error.name}, which is not installed; {advice}") from error

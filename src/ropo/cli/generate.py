@@ -8,9 +8,8 @@ import argparse
 import json
 from dataclasses import asdict
 
+from ropo.cli.flags import add_sampling_arguments, add_strength, at_strength, sampling_settings
 from ropo.cli.quiet import quiet_libraries
-from ropo.cli.sampling import add_sampling_arguments, sampling_settings
-from ropo.cli.strength import add_strength, at_strength
 from ropo.core.files import write_atomically
 from ropo.core.progress import show_progress
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ropo.cli.flags import add_strength, at_strength
 from ropo.cli.parser import Parser
 from ropo.cli.quiet import quiet_libraries
-from ropo.cli.strength import add_strength, at_strength
 from ropo.core.errors import UserError
 
 if TYPE_CHECKING:

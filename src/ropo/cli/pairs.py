@@ -6,7 +6,6 @@ __all__ = ()
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ HELP = "make on-policy preference pairs from prompts"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ropo pairs`."""
-    from ropo.cli.sampling import add_sampling_arguments
+    from ropo.cli.flags import add_sampling_arguments
     from ropo.judging.options import KINDS, add_judge_arguments
 
     parser.add_argument("--model", required=True, help="the policy: hub id, folder, .gguf file or PEFT adapter folder")
@@ -44,8 +43,8 @@ def run(args: argparse.Namespace) -> None:
     """Sample, score, choose and write; an interrupted run continues where it stopped."""
     from rich.console import Console
 
+    from ropo.cli.flags import sampling_settings
     from ropo.cli.quiet import quiet_libraries
-    from ropo.cli.sampling import sampling_settings
     from ropo.core.progress import show_progress
     from ropo.judging.judge import MANY, WARNING
     from ropo.lm.sampling import describe_prompts, read_prompts
@@ -82,19 +81,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _judge_of(args: argparse.Namespace) -> Judge:
     """Return the judge that `--scorer` names; its verdicts are kept beside the output."""
-    from ropo.cli.extras import evaluation_libraries_for
+    from ropo.cli.extras import libraries_of
     from ropo.core.settings import settings_from
     from ropo.judging.options import JudgeOptions, load_judge
 
     flags = argparse.Namespace(**vars(args), judge=args.scorer, judge_logprobs=False)
     options = settings_from(JudgeOptions, flags)
-    with evaluation_libraries_for(f"scorer {args.scorer}"):
-        return load_judge(options, _verdicts_path(args.output), args.batch_size, _GRADE_TOKENS, "scorer")
-
-
-def _verdicts_path(output: Path) -> Path:
-    """Return the folder of a judge's verdicts."""
-    return output.with_name(f"{output.stem}.verdicts")
+    with libraries_of("evaluation", f"scorer {args.scorer}"):
+        folder = args.output.with_name(f"{args.output.stem}.verdicts")
+        return load_judge(options, folder, args.batch_size, _GRADE_TOKENS, "scorer")
 
 
 def _judge_line(meter: Meter, input_price: float | None, output_price: float | None) -> str:

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure what is not measured yet, and write `results.json`."""
     from ropo.cli.evaluate import CACHE, check_common_flags
+    from ropo.core.files import check_file
     from ropo.core.settings import settings_from
-    from ropo.evaluation.options import check_file
     from ropo.evaluation.path import PathSettings
 
     check_common_flags(arguments)

@@ -8,6 +8,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ropo.cli.extras import libraries_of
+from ropo.cli.flags import check_new_file
 from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,16 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Read what was named and write the page."""
-    output = arguments.output
-    if output.is_dir():
-        raise UserError(f"output {output}: is a folder; name a .html file")
-    if output.exists() and not arguments.overwrite:
-        raise UserError(f"output {output}: the file exists; choose another name or add --overwrite")
-    figure = arguments.figure
+    output, figure = arguments.output, arguments.figure
+    check_new_file("output", output, arguments.overwrite, ".html")
     if figure is not None and figure.suffix != ".svg":
         raise UserError(f"figure {figure}: is written as SVG; name a .svg file")
-    if figure is not None and figure.exists() and not arguments.overwrite:
-        raise UserError(f"figure {figure}: the file exists; choose another name or add --overwrite")
+    if figure is not None:
+        check_new_file("figure", figure, arguments.overwrite, ".svg")
     write_page = page_writer()
 
     from ropo.comparison.finished import read_finished
@@ -68,11 +66,6 @@ def page_writer() -> Callable[[ComparisonResult, Path], None]:
     Raises:
         UserError: If a library that it needs is not installed.
     """
-    try:
+    with libraries_of("report", "the page"):
         from ropo.report import write_page
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("ropo"):
-            raise
-        advice = "pip install 'ropo[report]'"
-        raise UserError(f"the page needs the library {error.name}, which is not installed; {advice}") from error
     return write_page

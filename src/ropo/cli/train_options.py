@@ -161,7 +161,7 @@ def _add_monitor_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--monitor_steps", type=int, metavar="K", help=f"steps between two measurements ({MONITOR_STEPS}; 0 for none)"
     )
-    group.add_argument("--monitor_text", metavar="FILE", help="plain text whose loss shows forgetting")
+    group.add_argument("--monitor_text", type=Path, metavar="FILE", help="plain text whose loss shows forgetting")
     group.add_argument("--stop_on_warning", **_SWITCH, help="end training at the first warning (false)")
     group.add_argument(
         "--stop_at_kl",
@@ -230,28 +230,13 @@ def read_train_options(arguments: argparse.Namespace) -> TrainOptions:
     for name in ("model", "data", *([] if given.get("plan") else ["output"])):
         if given.get(name) is None:
             raise UserError(f"--{name} is missing; give it as a flag or in the --config file")
-    return TrainOptions(
-        model=_absolute(given["model"]),
-        data=given["data"],
-        split=given.get("split") or "train",
-        eval_data=given.get("eval_data"),
-        eval_split=given.get("eval_split") or "test",
-        plain_prompts=bool(given.get("plain_prompts")),
-        skip_long_prompts=bool(given.get("skip_long_prompts")),
-        output=Path(given.get("output") or "output").resolve(),
-        overwrite=bool(given.get("overwrite")),
-        resume=bool(given.get("resume")),
-        method=given.get("method"),
-        dtype=given.get("dtype") or "auto",
-        bits=_bits(given),
-        plan=bool(given.get("plan")),
-        monitor_steps=given.get("monitor_steps", MONITOR_STEPS),
-        monitor_text=None if given.get("monitor_text") is None else Path(given["monitor_text"]),
-        stop_on_warning=bool(given.get("stop_on_warning")),
-        stop_at_kl=given.get("stop_at_kl"),
-        adapter={name: value for name in _ADAPTER_OPTIONS if (value := given.get(name)) is not None},
-        trainer={name: value for name, value in given.items() if name in _TRAINER_TYPES and name != "output_dir"},
-    )
+    own = {each.name for each in fields(TrainOptions)}
+    options = {name: value for name, value in given.items() if name in own and value is not None}
+    options |= {"model": _absolute(given["model"]), "bits": _bits(given)}
+    options["output"] = Path(given.get("output") or "output").resolve()
+    options["adapter"] = {name: value for name in _ADAPTER_OPTIONS if (value := given.get(name)) is not None}
+    options["trainer"] = {name: value for name, value in given.items() if name in _TRAINER_TYPES}
+    return TrainOptions(**options)
 
 
 def _bits(given: dict[str, Any]) -> int | None:

@@ -93,7 +93,7 @@ def evaluation_cell(
 
     One run a command: what a suite says of one must not depend on which others there are. `mark` names its content.
     """
-    settings = settings_of(evaluation, data)
+    settings = settings_of(evaluation, data.test, data.prompts)
     models = [f"{data.name}/{REFERENCE}={recipe.model}"] + ([f"{name}={typed(run)}"] if run else [])
     key = short_key(evaluation.suite + mark + recipe.model, data.held_out, settings)
     folder = output / "evaluations" / data.name / f"{evaluation.suite}-{slug(name)}-{key}"
@@ -110,11 +110,11 @@ def diagnosis_cell(recipe: Recipe, training: Training, output: Path) -> Cell:
     return Cell("diagnose", training.run, tuple(command), file)
 
 
-def settings_of(evaluation: Evaluation, data: PreparedData) -> dict[str, Any]:
+def settings_of(evaluation: Evaluation, test: str, prompts: str | None) -> dict[str, Any]:
     """Return a suite's settings with the data set's own pairs and prompts filled in."""
-    own: dict[str, Any] = {"data": data.test} if evaluation.suite == "preference" else {}
-    if evaluation.suite in ("diversity", "instructions", "alpaca-eval") and data.prompts:
-        own["prompts"] = data.prompts
+    own: dict[str, Any] = {"data": test} if evaluation.suite == "preference" else {}
+    if evaluation.suite in ("diversity", "instructions", "alpaca-eval") and prompts:
+        own["prompts"] = prompts
     return {**own, **evaluation.options}
 
 

@@ -214,7 +214,7 @@ def evaluate(
     if merged is None:
         return
     found.suites.append(merged)
-    prompts = settings_of(evaluation, data).get("prompts")
+    prompts = settings_of(evaluation, data.test, data.prompts).get("prompts")
     if evaluation.suite in SAMPLED and prompts and all(each.data != data.name for each in found.samples):
         answered = [reference] * (alone is not None) + list(results)
         models = {name: recipe.model if (folder := sources[name][0]) is None else str(folder) for name in answered}

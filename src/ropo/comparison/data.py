@@ -16,7 +16,7 @@ from ropo.comparison.places import typed
 from ropo.comparison.recipe import Budget, DataSet, PairSource, Recipe
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
-from ropo.diagnostics.measure import mean
+from ropo.diagnostics.answers import mean
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.tokens import Limits, tokenize_pair
 from ropo.preferences import load_preferences

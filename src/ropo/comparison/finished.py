@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ropo.comparison.collect import METRICS, portable_record, read_curves, read_diagnosis, reference_run
 from ropo.comparison.recipe import REFERENCE
@@ -143,7 +142,8 @@ def _settings_key(record: RunRecord) -> str:
     """Return all settings of a run but its seed and its places."""
     config = {name: value for name, value in record.config.items() if name not in _PLACES}
     trainer = {name: value for name, value in record.config["trainer"].items() if name not in _UNALIKE}
-    return json.dumps([config, trainer, _adapter(record.config.get("adapter"))], sort_keys=True, default=str)
+    adapter = {**(record.config.get("adapter") or {}), "base_model_name_or_path": None}
+    return json.dumps([config, trainer, adapter], sort_keys=True, default=str)
 
 
 def _match_suites(
@@ -194,10 +194,6 @@ def _run_of(
         curves=read_curves(folder / METRICS),
         diagnosis=diagnosis,
     )
-
-
-def _adapter(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (config or {}).items() if name != "base_model_name_or_path"}
 
 
 def _stem(name: str) -> str:

@@ -16,9 +16,8 @@ from torch import Tensor
 from ropo.comparison.results import CosineHistogram, NeuronProjection
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
-from ropo.core.record import read_typed
+from ropo.core.record import Measure, read_typed
 from ropo.diagnostics.layers import layer_weight, linear_layers
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows, unit_rows
 from ropo.lm.loading import load_model, load_policy
 

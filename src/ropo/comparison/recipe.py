@@ -7,11 +7,12 @@ __all__ = ["REFERENCE"]
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.places import resolve, resolve_all
 from ropo.core.names import did_you_mean
+from ropo.core.settings import Settings
 from ropo.evaluation.suites import STRENGTH, SUITES
 from ropo.methods import METHODS
 
@@ -45,13 +46,7 @@ _DECIDED = {
 _SHARED = {"max_length": "training", "skip_long_prompts": "training", "plain_prompts": "training"}
 
 
-class _Part(BaseModel):
-    """The base of every part of a recipe: immutable, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _OpenPart(_Part):
+class _OpenPart(Settings):
     """A part whose further keys are the flags of a ropo command."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -62,14 +57,14 @@ class _OpenPart(_Part):
         return dict(self.model_extra or {})
 
 
-class PairSource(_Part):
+class PairSource(Settings):
     """Name preference pairs: file, folder or hub id, and its split."""
 
     source: str
     split: str
 
 
-class DataSet(_Part):
+class DataSet(Settings):
     """One data set; runs are comparable within it.
 
     Attributes:
@@ -108,7 +103,7 @@ class DataSet(_Part):
         return self.validation is not None or self.validation_share is not None
 
 
-class Budget(_Part):
+class Budget(Settings):
     """What every run may use: pairs, or tokens (a shared prompt counted once), and the batch."""
 
     pairs: int | None = Field(None, ge=1)
@@ -171,7 +166,7 @@ class Evaluation(_OpenPart):
         return self
 
 
-class Recipe(_Part):
+class Recipe(Settings):
     """A whole comparison.
 
     Attributes:

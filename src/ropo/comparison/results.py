@@ -19,8 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ropo.core.record import RunRecord, read_typed
-from ropo.diagnostics.measure import Measure
+from ropo.core.record import Measure, RunRecord, read_typed
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.path.results import PathResult
 from ropo.evaluation.results import FILE_NAME, SuiteResult, WrittenResult

@@ -88,7 +88,7 @@ def over_seeds(metrics: Sequence[Metric]) -> Estimate:
         return Estimate(centre, None, None, len(values))
     if len(values) == 1:
         return Estimate(centre, known[0].low, known[0].high, 1)
-    spread = _seed_half_width(values)
+    spread = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Estimate(
         centre, centre - math.hypot(fmean(below), spread), centre + math.hypot(fmean(above), spread), len(values)
     )
@@ -111,10 +111,6 @@ def best_of(column: Mapping[str, Estimate], better: int) -> tuple[set[str], set[
     best = {name for name, value in known.items() if better * value == top}
     alike = {name for name in known if name not in best and any(_meet(column[name], column[one]) for one in best)}
     return best, alike
-
-
-def _seed_half_width(values: Sequence[float]) -> float:
-    return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def _meet(one: Estimate, other: Estimate) -> bool:

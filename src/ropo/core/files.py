@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["is_full_disk", "name_finished", "read_text", "replace_atomically", "write_atomically"]
+__all__ = ["check_file", "is_full_disk", "name_finished", "read_text", "replace_atomically", "write_atomically"]
 
 import errno
 import os
@@ -42,6 +42,12 @@ def replace_atomically(path: Path, write: Callable[[Path], object], on_disk: boo
         unfinished.unlink(missing_ok=True)
 
 
+def check_file(what: str, file: Path) -> None:
+    """Raise `UserError` if a file that a user named is not there; the message begins with what it is for."""
+    if not file.is_file():
+        raise UserError(f"{what} {file}: no such file; check the path")
+
+
 def read_text(file: Path, what: str) -> str:
     """Read a text file that a user named.
 
@@ -52,8 +58,7 @@ def read_text(file: Path, what: str) -> str:
     Raises:
         UserError: If there is no such file, or it is not UTF-8.
     """
-    if not file.is_file():
-        raise UserError(f"{what} {file}: no such file; check the path")
+    check_file(what, file)
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

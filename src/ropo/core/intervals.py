@@ -170,10 +170,10 @@ def paired_difference(values: Float[np.ndarray, " n"], reference: Float[np.ndarr
         The difference with interval and two-sided p-value; p = 1 where the two differ nowhere; no test below two units.
     """
     differences = values.astype(float) - reference
-    found = mean_interval(differences, seed)
+    found = vars(mean_interval(differences, seed))
     if len(differences) < 2:
-        return Comparison(found.value, found.low, found.high, found.count)
-    return Comparison(found.value, found.low, found.high, found.count, _sign_flip(differences, seed), "sign-flip")
+        return Comparison(**found)
+    return Comparison(**found, p_value=_sign_flip(differences, seed), test="sign-flip")
 
 
 def chance_of_rise(changes: Float[np.ndarray, " n"], seed: int = 0) -> float:

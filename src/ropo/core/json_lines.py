@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ropo.core.errors import UserError
+from ropo.core.files import check_file
 
 _DEEPEST = 64  # levels of nesting; what reads the records afterwards recurses
 
@@ -24,8 +25,7 @@ def opened(what: str, path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: If there is no such file, or, while it is read, if it is no whole gzip file.
     """
-    if not path.is_file():
-        raise UserError(f"{what} {path}: no such file; check the path")
+    check_file(what, path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield cast(BinaryIO, file)

@@ -1,10 +1,11 @@
-"""The typed record of a run that a command writes next to its output, as `run.json`."""
+"""What is written as typed JSON: measured numbers, how they were made, and the record of a run, `run.json`."""
 
 from __future__ import annotations
 
 __all__ = [
     "FILE_NAME",
     "LIBRARIES",
+    "Measure",
     "Provenance",
     "RunRecord",
     "Source",
@@ -38,6 +39,12 @@ LIBRARIES = ("ropo", "torch", "transformers", "peft", "trl", "datasets", "accele
 
 _Status = Literal["running", "finished"]
 _Typed = TypeVar("_Typed", bound=BaseModel)
+
+
+class Measure(BaseModel):
+    """Measured numbers; a number that is undefined for the input is None, and NaN or infinity is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(BaseModel):

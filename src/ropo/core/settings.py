@@ -15,7 +15,7 @@ from ropo.core.errors import UserError
 
 
 class Settings(BaseModel):
-    """The base of the settings of suites and judges; a field's rules stand in its type."""
+    """The base of all settings, of suites, judges and recipes; a field's rules stand in its type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -7,6 +7,7 @@ __all__ = [
     "Tokens",
     "distinct",
     "expectation_adjusted_distinct",
+    "mean",
     "measure_answers",
     "ngrams",
     "repetition",
@@ -19,8 +20,8 @@ import re
 from collections.abc import Hashable, Sequence
 
 from ropo.core.errors import UserError
-from ropo.diagnostics.measure import Measure, mean
-from ropo.lm.answer import Answer
+from ropo.core.record import Measure
+from ropo.lm.sampling.settings import Answer
 
 # How the openings of refusals by current chat models begin, in lower case. A list finds only what is on it, so the
 # rate is a lower bound, meant for comparing one model with its reference.
@@ -42,6 +43,11 @@ _REFUSALS = (
 )
 
 Tokens = Sequence[Hashable]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean of at least one value."""
+    return sum(values) / len(values)
 
 
 def words(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropo.core.errors import UserError
 from ropo.core.intervals import statistic_interval
-from ropo.diagnostics.measure import Measure
+from ropo.core.record import Measure
 
 
 class Behaviour(Measure):

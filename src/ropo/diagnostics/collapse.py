@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ropo.diagnostics.measure import Measure
+from ropo.core.record import Measure
 from ropo.diagnostics.pairs import unit_rows
 
 COLLAPSED = 0.9

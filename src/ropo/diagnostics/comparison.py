@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["HeldOut", "Observation", "compare", "observe", "sampled_kl"]
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +16,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ropo.core.record import Measure
 from ropo.diagnostics.answers import AnswerMeasure, length_ratio, measure_answers
 from ropo.diagnostics.behaviour import Behaviour, KlEstimate, estimate_kl, measure_behaviour
 from ropo.diagnostics.collapse import effective_rank, isotropy
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.signals import Reading
-from ropo.lm.answer import Answer
 from ropo.lm.log_probs import answer_log_probs, hidden_states, mean_loss, pair_log_probs, text_losses
 from ropo.lm.sampling.batches import sample_answers
-from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.settings import Answer, SamplingSettings
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
 _OpenReference = Callable[[], AbstractContextManager[Any]]
@@ -206,7 +205,7 @@ def sampled_kl(
 def reference_opener(model: Any, reference: Any | None) -> _OpenReference | None:
     """Return what opens the reference as a context: another model, the adapter switched off, or None for nothing."""
     if reference is not None:
-        return lambda: _as_context(reference)
+        return lambda: nullcontext(reference)
     if isinstance(model, PeftModel):
         return lambda: _without_adapter(model)
     return None
@@ -224,11 +223,6 @@ def _measure_text(model: Any, windows: Sequence[TextWindow], with_hidden_states:
 
 def _differences(values: Sequence[float], reference: Sequence[float]) -> tuple[float, ...]:
     return tuple(after - before for after, before in zip(values, reference, strict=True))
-
-
-@contextmanager
-def _as_context(model: Any) -> Iterator[Any]:
-    yield model
 
 
 @contextmanager

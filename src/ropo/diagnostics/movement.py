@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ropo.core.record import Measure
 from ropo.diagnostics.collapse import COLLAPSED, histogram_quantiles
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.pairs import unit_rows
 
 _CHANGE_BINS = 4000

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
-from ropo.core.record import Provenance
+from ropo.core.record import Measure, Provenance
 from ropo.diagnostics.behaviour import Behaviour
 from ropo.diagnostics.comparison import (
     AnswerComparison,
@@ -24,7 +24,6 @@ from ropo.diagnostics.comparison import (
     sampled_kl,
 )
 from ropo.diagnostics.layers import LayerPair, pair_layers
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.signals import Reading, advise, triggered
 from ropo.diagnostics.weights import LayerMeasure, measure_layer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FEWEST", "advise"]
+__all__ = ["FEWEST", "advise", "triggered"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence

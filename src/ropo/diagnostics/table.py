@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["digits", "make_table", "print_report"]
+__all__ = ["FRAME", "deal", "digits", "interval", "make_table", "print_report"]
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
+from ropo.core.record import Measure
 from ropo.diagnostics.comparison import AnswerComparison, TextComparison
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.diagnostics.signals import FEWEST
+
+FRAME = 3  # columns of a terminal that a column of a table takes beside its text
+_Column = TypeVar("_Column")
 
 
 def print_report(report: DiagnosticReport, console: Console, with_layers: bool = False) -> None:
@@ -110,8 +113,7 @@ def _answer_table(answers: AnswerComparison) -> Table:
     if answers.kl is not None:
         error = digits(answers.kl.standard_error)
         rows.append(("KL per answer", f"{digits(answers.kl.per_answer)} ± {error} nats", ""))
-        interval = answers.kl.per_token_interval
-        between = "" if interval is None else f" ({digits(interval[0])} to {digits(interval[1])})"
+        between = interval(*(answers.kl.per_token_interval or (None, None)))
         rows.append(("KL per token", f"{digits(answers.kl.per_token)}{between} nats", ""))
     return make_table("Generated answers", ("", "model", "reference"), rows)
 
@@ -136,6 +138,21 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def deal(columns: Sequence[_Column], width_of: Callable[[Sequence[_Column]], int], width: int) -> list[list[_Column]]:
+    """Deal columns to tables that are no wider than a console, or hold a single one: a number that is cut is none."""
+    tables: list[list[_Column]] = [[]]
+    for column in columns:
+        if tables[-1] and width_of([*tables[-1], column]) > width:
+            tables.append([])
+        tables[-1].append(column)
+    return tables
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Write the ends of an interval behind a number; nothing where there is none."""
+    return "" if low is None or high is None else f" ({digits(low)} to {digits(high)})"
 
 
 def digits(value: float | None) -> str:

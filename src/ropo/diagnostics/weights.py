@@ -11,10 +11,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ropo.core.errors import UserError
+from ropo.core.record import Measure
 from ropo.diagnostics.collapse import CosineDistribution, cosine_distribution, effective_rank, isotropy
 from ropo.diagnostics.energy import hyperspherical_energy, sampled_energy
 from ropo.diagnostics.layers import FactorProduct, LayerPair, layer_weight, rotations_of
-from ropo.diagnostics.measure import Measure
 from ropo.diagnostics.movement import (
     CosineChanges,
     NeuronMovement,

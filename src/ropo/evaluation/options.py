@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["check_file"]
+__all__ = ()
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ropo.core.errors import UserError
 from ropo.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,9 +57,3 @@ class SampledOptions(Settings):
         from ropo.lm.sampling import SamplingSettings
 
         return SamplingSettings(self.samples, self.temperature, self.top_p, self.max_new_tokens, seed)
-
-
-def check_file(name: str, path: Path) -> None:
-    """Refuse a file that is not there."""
-    if not path.is_file():
-        raise UserError(f"{name} {path}: no such file; check the path")

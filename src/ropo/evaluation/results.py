@@ -12,9 +12,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ropo.core.files import write_atomically
-from ropo.core.intervals import Comparison, Estimate
-from ropo.core.record import Provenance, Source, read_typed
-from ropo.diagnostics.measure import Measure
+from ropo.core.intervals import Estimate
+from ropo.core.record import Measure, Provenance, Source, read_typed
 
 FILE_NAME = "results.json"
 
@@ -58,8 +57,8 @@ class Change(Metric):
     test: str | None = None
 
     @classmethod
-    def against(cls, reference: str, name: str, found: Comparison, meaning: str) -> Change:
-        """Name an estimate of a change and what it is the change from."""
+    def against(cls, reference: str, name: str, found: Estimate, meaning: str) -> Change:
+        """Name an estimate of a change, with the test that a `Comparison` holds, and what it is the change from."""
         return cls(name=name, meaning=meaning, reference=reference, **asdict(found))
 
 

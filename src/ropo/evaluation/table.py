@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ropo.core.intervals import LEVEL
-from ropo.diagnostics.table import digits, make_table
+from ropo.diagnostics.table import FRAME, deal, digits, interval, make_table
 from ropo.evaluation.results import Change, Metric, ModelResult, SuiteResult
-
-_FRAME = 3  # columns of a terminal that a column of the table takes beside its text
 
 
 def print_results(result: SuiteResult, console: Console) -> None:
@@ -20,20 +18,10 @@ def print_results(result: SuiteResult, console: Console) -> None:
 
     Models that do not fit beside each other get another table, as a number that is cut is none.
     """
-    for models in _side_by_side(result.models, console.width):
+    for models in deal(result.models, _width, console.width):
         console.print(make_table(title_of(result), ("", *(model.name for model in models)), _rows_of(models)))
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
-
-
-def _side_by_side(models: Sequence[ModelResult], width: int) -> list[list[ModelResult]]:
-    """Deal models to tables that are no wider than the console, or hold a single model."""
-    tables: list[list[ModelResult]] = [[]]
-    for model in models:
-        if tables[-1] and _width([*tables[-1], model]) > width:
-            tables.append([])
-        tables[-1].append(model)
-    return tables
 
 
 def title_of(result: SuiteResult) -> str:
@@ -60,18 +48,18 @@ def _rows_of(models: Sequence[ModelResult]) -> list[list[str]]:
 
 def _width(models: Sequence[ModelResult]) -> int:
     columns = zip(("", *(model.name for model in models)), *_rows_of(models), strict=True)
-    return 1 + sum(_FRAME + max(map(len, column)) for column in columns)
+    return 1 + sum(FRAME + max(map(len, column)) for column in columns)
 
 
 def _cell(metrics: list[Metric] | list[Change], name: str) -> str:
     found = next((metric for metric in metrics if metric.name == name), None)
     if found is None:
         return ""
-    interval = "" if found.low is None else f" ({digits(found.low)} to {digits(found.high)})"
+    between = interval(found.low, found.high)
     if not isinstance(found, Change):
-        return f"{digits(found.value)}{interval}"
+        return f"{digits(found.value)}{between}"
     p_value = "" if found.p_value is None else f" p={found.p_value:.2g}"
-    return f"{_signed(found.value)}{interval}{p_value}{' *' if _is_sure(found) else ''}"
+    return f"{_signed(found.value)}{between}{p_value}{' *' if _is_sure(found) else ''}"
 
 
 def _is_sure(change: Change) -> bool:

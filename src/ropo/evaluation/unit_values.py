@@ -117,12 +117,11 @@ def _estimate(measured: UnitValues, units: str, seed: int) -> tuple[Estimate, st
     return found, f"{measured.meaning}; bootstrap over {units}"
 
 
-def _compare(measured: UnitValues, first: UnitValues, units: str, seed: int) -> tuple[Comparison, str]:
+def _compare(measured: UnitValues, first: UnitValues, units: str, seed: int) -> tuple[Estimate, str]:
     values, others = measured.kept, first.kept
     meaning = f"change of: {measured.meaning}; paired"
     if measured.whole is not None and first.whole is not None:
-        found = jackknife_interval(measured.whole - first.whole, values - others)
-        return _untested(found), f"{meaning} jackknife over {units}"
+        return jackknife_interval(measured.whole - first.whole, values - others), f"{meaning} jackknife over {units}"
     if values.dtype == bool and others.dtype == bool:
         return paired_shares(values, others), f"{meaning} interval of Agresti and Min over {units}"
     if measured.exponential:
@@ -130,7 +129,7 @@ def _compare(measured: UnitValues, first: UnitValues, units: str, seed: int) -> 
             lambda rows: float(np.exp(values[rows].mean()) - np.exp(others[rows].mean())), len(values), seed=seed
         )
         tested = paired_difference(values, others, seed)  # exp keeps the order: the perplexity moved as the loss did
-        compared = Comparison(found.value, found.low, found.high, found.count, tested.p_value, tested.test)
+        compared = Comparison(**vars(found), p_value=tested.p_value, test=tested.test)
         return compared, f"{meaning} bootstrap over {units}, test of the loss"
     return paired_difference(values, others, seed), f"{meaning} bootstrap over {units}"
 
@@ -141,7 +140,3 @@ def _exp(value: float | None) -> float | None:
 
 def _divide(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
     return np.divide(upper, lower, out=np.full(len(upper), np.nan), where=lower != 0)
-
-
-def _untested(found: Estimate) -> Comparison:
-    return Comparison(found.value, found.low, found.high, found.count)

@@ -21,7 +21,7 @@ from ropo.core.once import say
 from ropo.judging.chat import Conversation, Failure, Reply
 from ropo.judging.judge import Meter
 from ropo.judging.options import DEFAULT_URL, JudgeOptions
-from ropo.lm.system_turn import joined_system
+from ropo.lm.templating import joined_system
 
 _TEMPERATURE = 0.0  # the likeliest answer
 _PLACEHOLDER = "[key]"

@@ -21,8 +21,7 @@ from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import SamplingSettings, load_sampler_model, model_name
 from ropo.lm.sampling.batches import sample_batches
-from ropo.lm.system_turn import fold_system
-from ropo.lm.templating import apply_template
+from ropo.lm.templating import apply_template, fold_system
 
 _LEAST_THINKING = 512  # fewer cut it off before its verdict, in all but the shortest cases
 _TOP_TOKENS = 20  # as many of the likeliest first tokens as an endpoint reports

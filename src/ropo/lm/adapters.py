@@ -14,9 +14,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from ropo.core.errors import UserError
-from ropo.lm.adapter_values import check_values
 from ropo.lm.capacity import embedding_rows
-from ropo.lm.checkpoint_checks import reason_of
+from ropo.lm.checkpoint_checks import check_values, reason_of
 from ropo.lm.strength import ADAPTER_CONFIG, split_strength, strength_dial
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cap_length", "check_ids", "fit_sequences", "ignores_padding", "position_limit"]
+__all__ = ["cap_length", "check_ids", "position_limit"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -201,6 +201,16 @@ def close_to_rounding(logits: Float[Tensor, "*shape"], others: Float[Tensor, "*s
     """Compare logits of two ways to compute them; the ways that differ in kind are off by about their size."""
     rounding = 100 * torch.finfo(dtype).eps * float(others.abs().max())
     return bool((logits.float() - others.float()).abs().max() <= rounding)
+
+
+def left_padded(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:
+    """Return token ids padded on the left with 0, which the mask hides, so that every row ends in the last column."""
+    length = max(map(len, rows))
+    tokens = torch.tensor([[0] * (length - len(ids)) + list(ids) for ids in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in rows], device=device)
+    return tokens, mask
 
 
 def left_padded_positions(mask: Int[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ()
+__all__ = ["check_values"]
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ropo.core.errors import UserError
 
@@ -79,6 +82,25 @@ def check_weights(source: str, found: dict[str, Any]) -> None:
             f"model {source}: its files do not fit its config.json: {name} is {tuple(stored)} and should be "
             f"{tuple(asked)}; copy both anew"
         )
+
+
+def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse an adapter that holds NaN or infinity, before anything is computed with it.
+
+    Args:
+        tensors: Its tensors by name.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: Naming the first tensor that does.
+
+    Cost: one pass over the adapter.
+    """
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"adapter {source}: {name} holds NaN or infinity; train it again, or use an earlier checkpoint"
+            )
 
 
 def reason_of(error: Exception) -> str:

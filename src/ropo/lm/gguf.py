@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ropo.core.cache import SOURCE, cache_root, keep_folder, size_of
 from ropo.core.errors import UserError
+from ropo.core.files import check_file
 from ropo.lm.capacity import embedding_rows
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     Cost: the first time a conversion in float32, afterwards one read of the copy.
     """
-    model = _kept(path, "model", _convert, functools.partial(_read_model, dtype=dtype))
+    read = functools.partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, local_files_only=True)
+    model = _kept(path, "model", _convert, read)
     if model.dtype != dtype:  # converted in memory
         model = _rounded(model, dtype)
     model.name_or_path = model.config._name_or_path = str(path)
@@ -98,8 +100,7 @@ def plain_model(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def _kept(path: Path, kind: str, convert: Callable[[Path], Any], read: Callable[[Path], Any]) -> Any:
     """Return what `read` makes of the copy, which is made of what `convert` returns where there is none."""
-    if not path.is_file():
-        raise UserError(f"model {path}: no such file; check the path")
+    check_file("model", path)
     folder = cache_root() / "gguf" / _key(path) / kind
     if folder.is_dir():
         try:
@@ -154,10 +155,6 @@ def _gguf_version() -> str:
         return version("gguf")
     except ModuleNotFoundError:
         return "none"  # what was converted while it was there is under another key, and asks for it again
-
-
-def _read_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
 
 
 def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -14,13 +14,16 @@ __all__ = [
 ]
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.core.kept import content_key
 from ropo.core.record import FILE_NAME, read_record
 from ropo.lm.strength import split_strength
 from ropo.lm.templating import unread_lines
@@ -59,6 +62,15 @@ class HeldOutPairs:
         """Count the pairs, and what was left out of the records that were read up to the last one of them."""
         used = len(self.records)
         return {"pairs": used, **self.data.dropped_before(used + self.without_room)}
+
+    def content(self) -> dict[str, Any]:
+        """Return what a model's scores of the pairs depend on beside the model, to keep them by."""
+        tokens = [[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in self.tokens]
+        return {"tokens": content_key(tokens), "limits": asdict(self.limits)}
+
+    def answer_lengths(self) -> Int[np.ndarray, "pairs 2"]:
+        """Return the tokens of chosen and rejected answers as they are scored."""
+        return np.array([[len(answer) for _, answer in self.limits.cut(pair)] for pair in self.tokens])
 
     def only(self, places: Collection[str]) -> HeldOutPairs:
         """Return the pairs of these places in their files."""

@@ -98,23 +98,20 @@ def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
-def load_policy(
-    source: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False
-) -> PreTrainedModel | PeftModel:
+def load_policy(source: str, dtype: torch.dtype | None = None) -> PreTrainedModel | PeftModel:
     """Load a model, or an adapter on top of the base model that it names.
 
     Args:
         source: Whatever `load_model` takes, or a PEFT adapter folder (any PEFT method), also at a strength, as in
             `DIR@0.5`.
         dtype: As in `load_model`, for the base model.
-        trust_remote_code: As in `load_model`.
 
     Returns:
         A plain model, or a `PeftModel` in inference mode.
     """
     if not is_adapter(source):
-        return load_model(source, dtype, trust_remote_code)
-    return load_adapter(load_model(adapter_base(source), dtype, trust_remote_code), source)
+        return load_model(source, dtype)
+    return load_adapter(load_model(adapter_base(source), dtype), source)
 
 
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 __all__ = [
-    "BATCH",
     "answer_distributions",
     "answer_log_probs",
+    "fitted_batches",
     "hidden_states",
     "mean_loss",
     "pair_log_probs",
     "text_losses",
 ]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from ropo.lm.capacity import check_ids, fit_sequences, ignores_padding, left_padded_positions, position_limit
+from ropo.lm.capacity import (
+    check_ids,
+    fit_sequences,
+    ignores_padding,
+    left_padded,
+    left_padded_positions,
+    position_limit,
+)
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
-BATCH = 4
+_BATCH = 4
+_Sequences = Sequence[Sequence[int]]
 
 # Here and in sampling gradients are off, but not by `inference_mode`, in which FSDP2 cannot gather a layer.
 
 
 @torch.no_grad()
-def answer_log_probs(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> list[Float32[Tensor, " tokens"]]:
+def answer_log_probs(model: Any, prompts: _Sequences, answers: _Sequences) -> list[Float32[Tensor, " tokens"]]:
     """Compute log pi(y_t | x, y_<t) of every answer token, in nats.
 
     Args:
@@ -49,18 +54,30 @@ def answer_log_probs(
     Cost: one padded forward pass for 4 answers, or for each where padding would change them; logits of the answer
     positions only.
     """
+    scores: list[Float32[Tensor, " tokens"]] = []
+    for some, theirs in fitted_batches(model, prompts, answers):
+        distributions, targets = _distributions(model, some, theirs)
+        chosen = distributions.gather(2, targets[:, :, None]).squeeze(2).cpu()
+        scores += [row[-len(answer) :] for row, answer in zip(chosen, theirs, strict=True)]
+    return scores
+
+
+def fitted_batches(model: Any, prompts: _Sequences, answers: _Sequences) -> Iterator[tuple[_Sequences, _Sequences]]:
+    """Yield the prompts and answers of one forward pass after the other, cut where the model's positions end.
+
+    Raises:
+        UserError: If there is a token that the model has no embedding for.
+    """
     prompts, answers = fit_sequences(model, prompts, answers)
     check_ids(model, (token for ids in (*prompts, *answers) for token in ids))
-    size = BATCH if ignores_padding(model) else 1
-    scores: list[Float32[Tensor, " tokens"]] = []
+    size = _BATCH if ignores_padding(model) else 1
     for start in range(0, len(prompts), size):
-        scores += _score_batch(model, prompts[start : start + size], answers[start : start + size])
-    return scores
+        yield prompts[start : start + size], answers[start : start + size]
 
 
 @torch.no_grad()
 def answer_distributions(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    model: Any, prompts: _Sequences, answers: _Sequences
 ) -> list[Float32[Tensor, "tokens vocabulary"]]:
     """Compute log pi(. | x, y_<t) over the whole vocabulary at every answer token, in nats.
 
@@ -155,30 +172,20 @@ def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "t
     return torch.cat(rows)
 
 
-def _score_batch(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> list[Float32[Tensor, " tokens"]]:
-    distributions, targets = _distributions(model, prompts, answers)
-    chosen = distributions.gather(2, targets[:, :, None]).squeeze(2).cpu()
-    return [row[-len(answer) :] for row, answer in zip(chosen, answers, strict=True)]
-
-
 def _distributions(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    model: Any, prompts: _Sequences, answers: _Sequences
 ) -> tuple[Float32[Tensor, "answers longest vocabulary"], Int[Tensor, "answers longest"]]:
     """Return what the model says of each answer's tokens, and these.
 
     They are padded on the left, so that all answers end in the last column and one slice holds them all.
     """
-    rows = [torch.tensor([*prompt, *answer]) for prompt, answer in zip(prompts, answers, strict=True)]
-    tokens = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left").to(model.device)
-    positions = left_padded_positions(mask)
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    tokens, mask = left_padded(rows, model.device)
     longest = max(map(len, answers))
     logits = model(
         input_ids=tokens,
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=left_padded_positions(mask),
         use_cache=False,
         logits_to_keep=longest + 1,
     ).logits[:, -longest - 1 : -1]

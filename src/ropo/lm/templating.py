@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["apply_template", "template_options", "unread_lines"]
+__all__ = ["apply_template", "fold_system", "joined_system", "template_options", "unread_lines"]
 
 import json
 from collections import Counter
@@ -82,6 +82,30 @@ def apply_template(
         raise UserError(
             f"{where}: the model's chat template does not take this conversation ({reason}); mend its turns"
         ) from error
+
+
+def fold_system(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Put a system turn's text before the user's where the chat template knows no system turn, as Gemma 2's.
+
+    For questions of our own only: in the user's data such a turn is the user's to mend.
+
+    Args:
+        tokenizer: With a chat template.
+        turns: A conversation, whose first turn may be the system's.
+
+    Returns:
+        The same conversation where the template renders a system turn, or there is none.
+    """
+    probe = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "u"}]
+    if len(turns) < 2 or turns[0]["role"] != "system" or any(_around_probe(tokenizer, probe)):
+        return [dict(turn) for turn in turns]
+    return joined_system(turns)
+
+
+def joined_system(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return a conversation whose system turn, the first, is the beginning of the user's first turn instead."""
+    system, first, *rest = turns
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *map(dict, rest)]
 
 
 @lru_cache(maxsize=8)

@@ -10,15 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ropo.comparison.frontier.quantities import best_point
-from ropo.comparison.results import Bounds, ComparisonResult, EqualGain, RunPath
+from ropo.comparison.results import ComparisonResult, EqualGain, RunPath
 from ropo.comparison.summary import methods_of
-from ropo.core.intervals import Estimate
-from ropo.diagnostics.table import digits, make_table
+from ropo.diagnostics.table import FRAME, deal, digits, interval, make_table
 from ropo.evaluation.path.results import PathResult
 from ropo.report.equal_gain import FIRST, behind, equal_gains_of, verdict
 from ropo.report.tables import MethodRow, SummaryCell, summary_rows
 
-_FRAME = 3  # columns of a terminal that a column of the table takes beside its text
+_HEAD = 40  # columns of a terminal that the first column takes
 _REACHED = {  # heading and format of what is shown of a run
     "pass": ("passes", "+.2f"),
     "loss": ("loss drop", ".3f"),
@@ -37,7 +36,7 @@ def print_comparison(result: ComparisonResult, console: Console) -> None:
     """
     for data in dict.fromkeys(run.data for run in result.runs):
         columns, rows = summary_rows(result, data, methods_of(result, data))
-        for part in _side_by_side(rows, console.width) if columns else []:
+        for part in deal(rows, _width, console.width) if columns else []:
             lines = [
                 [f"{column.title} ({column.suite.result.suite})", *(_text(row.cells[place]) for row in part)]
                 for place, column in enumerate(columns)
@@ -100,28 +99,9 @@ def _text(cell: SummaryCell) -> str:
     found = cell.change or cell.estimate
     if found.value is None:
         return "-"
-    text = _change(found) if cell.change else f"{digits(found.value)}{_ends(found)}"
-    return f"{text} n={cell.units}"
+    text = f"{found.value:+.3g}" if cell.change else digits(found.value)
+    return f"{text}{interval(found.low, found.high)} n={cell.units}"
 
 
-def _change(found: Bounds | Estimate) -> str:
-    return "-" if found.value is None else f"{found.value:+.3g}{_ends(found)}"
-
-
-def _ends(found: Bounds | Estimate) -> str:
-    return "" if found.low is None or found.high is None else f" ({digits(found.low)} to {digits(found.high)})"
-
-
-def _side_by_side(rows: Sequence[MethodRow], width: int) -> list[list[MethodRow]]:
-    """Deal methods to tables that are no wider than the console, or hold a single method."""
-    head = 40
-    tables: list[list[MethodRow]] = [[]]
-    for row in rows:
-        if tables[-1] and head + sum(map(_width, [*tables[-1], row])) > width:
-            tables.append([])
-        tables[-1].append(row)
-    return tables
-
-
-def _width(row: MethodRow) -> int:
-    return _FRAME + max(len(row.method.method), *(len(_text(cell)) for cell in row.cells))
+def _width(rows: Sequence[MethodRow]) -> int:
+    return _HEAD + sum(FRAME + max(len(row.method.method), *(len(_text(cell)) for cell in row.cells)) for row in rows)

@@ -133,12 +133,9 @@ def _comparable(record: RunRecord, processes: int) -> dict[str, Any]:
     options = {**config, **(config.get("adapter") or {}), **(config.get("trainer") or {})}
     for name, value in options.items():
         if name not in FREE and name not in ("adapter", "trainer") and not name.startswith(_FREE_PREFIXES):
-            values[name] = sorted(value) if isinstance(value, list) and _are_names(value) else value
+            names = isinstance(value, list) and all(isinstance(each, str) for each in value)
+            values[name] = sorted(value) if names else value
     share = values.pop(_SHARE, None)
     if share is not None:
         values[f"{_SHARE} (all processes)"] = share * (values.pop("processes", None) or processes)
     return values
-
-
-def _are_names(values: list[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)

@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
+from ropo.core.cache import size_of
 from ropo.core.errors import RunStoppedError, UserError
 from ropo.core.files import is_full_disk, read_text
 from ropo.core.output import check_output, display, finished_folder, working_folder
@@ -152,10 +153,10 @@ def _what_to_free(folder: Path) -> str:
     free = shutil.disk_usage(where).free / 2**20
     if checkpoint is None:
         kept = "no checkpoint was complete"
-        size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
+        size = size_of(where)
     else:
         kept = f"{display(checkpoint)} is complete: give the same command with --resume then"
-        size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+        size = size_of(checkpoint)
     older = [display(path) for path in checkpoints_of(folder) if path != checkpoint]
     hint = f", for example {', '.join(older)}" if older else ""
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["PreferenceConfig"]
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
 import huggingface_hub
@@ -33,6 +33,39 @@ _NOT_NEGATIVE = (
     *("weight_decay", "warmup_steps", "adam_epsilon", "max_grad_norm", "seed", "data_seed", "neftune_noise_alpha"),
     *("logging_steps", "save_steps", "eval_steps", "eval_delay", "torch_empty_cache_steps", "dataset_num_proc"),
     "ref_model_sync_steps",
+)
+_DEFAULT = "leave it out for its default"
+# What a number must be, and what to give instead; transformers checks few of them.
+_RULES: tuple[tuple[str, Callable[[float], bool], str, str], ...] = (
+    *((name, lambda value: value >= 0, "must not be negative", _DEFAULT) for name in _NOT_NEGATIVE),
+    *((name, lambda value: 0 <= value < 1, "must be in [0, 1)", _DEFAULT) for name in ("adam_beta1", "adam_beta2")),
+    ("max_steps", lambda steps: steps >= -1, "must not be negative", "leave it out for num_train_epochs"),
+    ("save_total_limit", lambda limit: limit > 0, "must be above 0", "leave it out to keep all"),
+    (
+        "eval_accumulation_steps",
+        lambda steps: steps > 0,
+        "must be above 0",
+        "leave it out to keep predictions where they are computed",
+    ),
+    ("dataloader_num_workers", lambda number: number >= 0, "must not be negative", "0 for none"),
+    ("beta", lambda beta: beta > 0, "must be above 0", "0.1 is usual"),
+    ("learning_rate", lambda rate: rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual"),
+    ("label_smoothing", lambda share: 0 <= share < 0.5, "must be in [0, 0.5)", "0 for no smoothing"),
+    ("ld_alpha", lambda alpha: 0 <= alpha <= 1, "must be in [0, 1]", "leave it out for plain DPO"),
+    ("ref_model_mixup_alpha", lambda alpha: 0 < alpha <= 1, "must be in (0, 1]", "1 copies the policy"),
+    ("ref_model_sync_steps", lambda steps: steps >= 1, "must be at least 1", "512 in TR-DPO's paper"),
+    (
+        "max_length",
+        lambda tokens: tokens >= 2,
+        "must leave room for a prompt and an answer token",
+        "give 2 or more, or leave it out for no truncation",
+    ),
+    (
+        "tokens_per_step",
+        lambda tokens: tokens >= 2,
+        "must leave room for at least one answer token each",
+        "give 2 or more, or leave it out for no limit",
+    ),
 )
 _LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
 
@@ -95,34 +128,6 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
         self._check_losses()
         self._check_compiling()
         check_remedies(self)
-        self._require("beta", self.beta > 0, "must be above 0", "0.1 is usual")
-        self._require("learning_rate", self.learning_rate >= 0, "must not be negative", "1e-6 to 1e-3 are usual")
-        self._require(
-            "eval_accumulation_steps",
-            self.eval_accumulation_steps is None or self.eval_accumulation_steps > 0,
-            "must be above 0",
-            "leave it out to keep predictions where they are computed",
-        )
-        self._require("dataloader_num_workers", self.dataloader_num_workers >= 0, "must not be negative", "0 for none")
-        self._require(
-            "max_length",
-            self.max_length is None or self.max_length >= 2,
-            "must leave room for a prompt and an answer token",
-            "give 2 or more, or leave it out for no truncation",
-        )
-        self._require(
-            "tokens_per_step",
-            self.tokens_per_step is None or self.tokens_per_step >= 2,
-            "must leave room for at least one answer token each",
-            "give 2 or more, or leave it out for no limit",
-        )
-        self._require("label_smoothing", 0 <= self.label_smoothing < 0.5, "must be in [0, 0.5)", "0 for no smoothing")
-        self._require(
-            "ld_alpha",
-            self.ld_alpha is None or 0 <= self.ld_alpha <= 1,
-            "must be in [0, 1]",
-            "leave it out for plain DPO",
-        )
 
     @property
     def limits(self) -> Limits:
@@ -137,22 +142,14 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
         check_names("optim", [getattr(self.optim, "value", self.optim)], [each.value for each in OptimizerNames])
 
     def _check_numbers(self) -> None:
-        """Refuse what is no number that a run could use; transformers checks few of them."""
+        """Refuse what is no number that a run could use."""
         for each in fields(self):
             value = getattr(self, each.name, None)
             if isinstance(value, float):
-                self._require(
-                    each.name, math.isfinite(value), "must be a finite number", "leave it out for its default"
-                )
-        for name in _NOT_NEGATIVE:
+                self._require(each.name, math.isfinite(value), "must be a finite number", _DEFAULT)
+        for name, holds, rule, mend in _RULES:
             value = getattr(self, name)
-            holds = not isinstance(value, int | float) or value >= 0
-            self._require(name, holds, "must not be negative", "leave it out for its default")
-        for name in ("adam_beta1", "adam_beta2"):
-            self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)", "leave it out for its default")
-        self._require("max_steps", self.max_steps >= -1, "must not be negative", "leave it out for num_train_epochs")
-        limit = self.save_total_limit
-        self._require("save_total_limit", limit is None or limit > 0, "must be above 0", "leave it out to keep all")
+            self._require(name, not isinstance(value, int | float) or holds(value), rule, mend)
 
     def _check_losses(self) -> None:
         """Refuse combinations that TRL refuses when the trainer is made, in words of the options."""
@@ -175,9 +172,6 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
             "cannot be combined with precompute_ref_log_probs, which wants a fixed reference",
             "leave one of them out",
         )
-        alpha, steps = self.ref_model_mixup_alpha, self.ref_model_sync_steps
-        self._require("ref_model_mixup_alpha", 0 < alpha <= 1, "must be in (0, 1]", "1 copies the policy")
-        self._require("ref_model_sync_steps", steps >= 1, "must be at least 1", "512 in TR-DPO's paper")
 
     def _check_libraries(self) -> None:
         """Refuse what needs a library, a network or a device that is not there, before a model is loaded for it."""

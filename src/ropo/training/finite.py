@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from ropo.core.errors import UserError
 from ropo.training.checkpoints.folder import newest_whole
+from ropo.training.distributed.processes import largest_of_all
 from ropo.training.packing.packer import NUMBER
 
 logger = logging.getLogger(__name__)
@@ -147,11 +148,7 @@ class FiniteGuard(TrainerCallback):
 
     def _anywhere(self, lost: bool) -> bool:
         """Tell whether something is lost in any process."""
-        if self.trainer.args.world_size == 1:
-            return lost
-        flag = torch.tensor(float(lost), device=self.trainer.args.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+        return bool(largest_of_all(int(lost), self.trainer.args))
 
     def _explain(self, fault: _Fault) -> str:
         trainer = self.trainer

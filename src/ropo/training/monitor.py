@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ropo.core.errors import UserError
-from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy, layer_weight, linear_layers, triggered
+from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy
 from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, sampled_kl
+from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
-from ropo.diagnostics.signals import FEWEST, advise
+from ropo.diagnostics.signals import FEWEST, advise, triggered
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
 from ropo.training.distributed.sharding import in_step, whole_copy
+from ropo.training.packing.model import evaluating
 from ropo.training.reference import keeps_reference, reference_of, unwrapped
 from ropo.training.remedies.average import as_saved
 from ropo.training.remedies.kl_budget import KlBudget
@@ -272,12 +274,6 @@ def _changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -
 @contextmanager
 def measuring(trainer: Any) -> Iterator[None]:
     """Put the policy into evaluation mode, under the trainer's autocast, without gradients, past its clock."""
-    model = trainer.model
-    training = model.training
-    model.eval()
-    try:
-        untimed = trainer.untimed() if isinstance(trainer, PreferenceTrainer) else nullcontext()
-        with untimed, torch.no_grad(), trainer.accelerator.autocast():
-            yield
-    finally:
-        model.train(training)
+    untimed = trainer.untimed() if isinstance(trainer, PreferenceTrainer) else nullcontext()
+    with evaluating(trainer.model), untimed, torch.no_grad(), trainer.accelerator.autocast():
+        yield

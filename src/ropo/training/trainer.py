@@ -34,7 +34,7 @@ from ropo.training.reference import AdapterReference, reference_of
 from ropo.training.remedies.chosen import Remedies
 from ropo.training.remedies.moving_reference import hidden_from_trl
 from ropo.training.remedies.options import check_unsharded
-from ropo.training.remedies.scores import summed_log_probs
+from ropo.training.remedies.scores import loss_of_pairs, summed_log_probs
 from ropo.training.trainable import trainable
 
 
@@ -239,7 +239,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def _loss_of_pairs(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         theirs = super()._compute_loss
-        return self.remedies.loss_of_pairs(lambda: theirs(model, inputs, return_outputs), inputs)
+        return loss_of_pairs(self, lambda: theirs(model, inputs, return_outputs), inputs, self.remedies.own_loss)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self.holders.average_gradients()

@@ -9,7 +9,7 @@ from ropo.diagnostics.answers import distinct, expectation_adjusted_distinct, se
 from ropo.evaluation.diversity.measure import leave_out_undefined
 from ropo.evaluation.diversity.metrics import distinct_values, diversity_values, embedding_values
 from ropo.evaluation.unit_values import UnitValues, metrics_of
-from ropo.lm.answer import Answer
+from ropo.lm.sampling.settings import Answer
 from tests.tiny.tokenizer import WORDS
 
 GENERATOR = np.random.default_rng(0)

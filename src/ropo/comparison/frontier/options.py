@@ -7,12 +7,13 @@ __all__ = ["lost_checkpoints"]
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ropo.core.names import did_you_mean
+from ropo.core.settings import Settings
 
 
-class Frontier(BaseModel):
+class Frontier(Settings):
     """What is measured along every run: the fields of `ropo.evaluation.path.PathSettings`, and these.
 
     Attributes:
@@ -20,8 +21,6 @@ class Frontier(BaseModel):
         against: Label of the method that the others are compared with at an equal gain; None for the first.
         keep_checkpoints: Whether the checkpoints stay when a run is measured; those of full fine-tuning are large.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoints: int = Field(8, ge=1)
     sampled: int | None = Field(None, ge=1)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ropo.core.errors import UserError
-from ropo.core.files import write_atomically
+from ropo.core.files import check_file, write_atomically
 from ropo.core.json_lines import parse_json, read_json
 from ropo.lm.prompts import PromptRecord
 
@@ -144,8 +144,7 @@ def read_difficulties(path: Path, prompts: Sequence[PromptRecord], order: Sequen
     Raises:
         UserError: If the file is malformed, or lacks a prompt.
     """
-    if not path.is_file():
-        raise UserError(f"difficulties {path}: no such file; check the path")
+    check_file("difficulties", path)
     try:
         if path.suffix.lower() == ".csv":
             known = _by_place(path.read_text(encoding="utf-8-sig"), order)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
+from ropo.core.intervals import Estimate, statistic_interval
 from ropo.evaluation.alpaca_eval.win_rates import LengthControl, fit_length_control, standard_error
 from ropo.evaluation.results import Change, Metric
 from ropo.evaluation.unit_values import UnitValues, changes_of, metrics_of
@@ -108,22 +108,19 @@ def metrics_for(judged: Judged, seed: int) -> list[Metric]:
     wins, orders = judged.verdicts.wins, judged.verdicts.orders
     error = Estimate(standard_error(wins), None, None, len(wins))
     controlled = statistic_interval(lambda rows: judged.fit(rows)[1], len(wins), REFITS, seed)
-    agreement = share_interval(int(orders.agree.sum()), len(orders.agree))
-    first = mean_interval(orders.first_preferred, seed)
+    by_order = {
+        "order_agreement": UnitValues(orders.agree, "share of prompts judged alike in both orders"),
+        "first_preferred": UnitValues(
+            orders.first_preferred, "share of verdicts for the output shown first, over both orders: 0.5 without bias"
+        ),
+    }
     metrics = [
         win,
         Metric.of("standard_error", error, "standard error of win_rate in percentage points; has no interval itself"),
         Metric.of(_LENGTH_CONTROLLED, controlled, f"{_LC_MEANING}; bootstrap over prompts"),
         *metrics_of(_values_by_length(judged), UNITS, seed),
         *others,
-        Metric.of(
-            "order_agreement", agreement, "share of prompts judged alike in both orders; Wilson interval over prompts"
-        ),
-        Metric.of(
-            "first_preferred",
-            first,
-            "share of verdicts for the output shown first, over both orders: 0.5 without bias; bootstrap over prompts",
-        ),
+        *metrics_of(by_order, UNITS, seed),
     ]
     kept = [metric.name for metric in metrics] if judged.heard else ("no_verdict", "average_length")
     nothing = {"value": None, "low": None, "high": None}
@@ -138,9 +135,8 @@ def changes_for(judged: Judged, first: Judged, reference: str, seed: int) -> lis
     found = statistic_interval(
         lambda rows: judged.fit(rows)[1] - first.fit(rows)[1], len(judged.verdicts.wins), REFITS, seed
     )
-    compared = Comparison(found.value, found.low, found.high, found.count)
     meaning = f"change of: {_LC_MEANING}; paired bootstrap over prompts"
-    return [*changes[:1], Change.against(reference, _LENGTH_CONTROLLED, compared, meaning), *changes[1:]]
+    return [*changes[:1], Change.against(reference, _LENGTH_CONTROLLED, found, meaning), *changes[1:]]
 
 
 def details_of(judged: Judged, cost: Mapping[str, Any]) -> dict[str, Any]:

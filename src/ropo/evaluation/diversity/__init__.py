@@ -8,8 +8,9 @@ import argparse
 
 from pydantic import Field
 
+from ropo.core.files import check_file
 from ropo.core.settings import add_flags, settings_from
-from ropo.evaluation.options import SampledOptions, check_file
+from ropo.evaluation.options import SampledOptions
 
 HELP = "variety of sampled answers: distinct-n, EAD, self-BLEU, embeddings, length, repetition"
 

@@ -27,7 +27,7 @@ from ropo.diagnostics.answers import (
     words,
 )
 from ropo.evaluation.unit_values import UnitValues, jackknife_values
-from ropo.lm.answer import Answer
+from ropo.lm.sampling.settings import Answer
 
 _NGRAMS = (1, 2, 3)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ropo.core.files import check_file
 from ropo.core.settings import add_flags, settings_from
-from ropo.evaluation.options import SampledOptions, check_file
+from ropo.evaluation.options import SampledOptions
 
 HELP = "share of sampled answers that follow their prompt's checkable instructions, by kind of instruction"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ropo.core.files import check_file
 from ropo.core.settings import add_flags, settings_from
-from ropo.evaluation.options import TextOptions, check_file
+from ropo.evaluation.options import TextOptions
 
 HELP = "knowledge retention: lm-eval's tasks, local questions, perplexity"
 

@@ -18,7 +18,7 @@ import numpy as np
 from ropo.core.errors import UserError
 from ropo.core.kept import kept_rows
 from ropo.core.names import did_you_mean
-from ropo.diagnostics.measure import Measure
+from ropo.core.record import Measure
 from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.local import PREFIX, LocalTask, read_task

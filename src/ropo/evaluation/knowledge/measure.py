@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 
 from ropo.core.files import read_text
 from ropo.core.record import LIBRARIES, Source, library_versions
-from ropo.evaluation.contestants import Contestant
+from ropo.evaluation.contestants import Contestant, model_results
 from ropo.evaluation.knowledge import KnowledgeSettings
 from ropo.evaluation.knowledge.harness import Outcome, Task, check_data, find_tasks, quiet_harness, run_tasks
 from ropo.evaluation.knowledge.local import LocalTask
 from ropo.evaluation.knowledge.text import TextScores, cut_text, score_windows
-from ropo.evaluation.results import Metric, ModelResult, SuiteResult
+from ropo.evaluation.results import Metric, SuiteResult
 from ropo.evaluation.suites import Workplace
-from ropo.evaluation.unit_values import UnitValues, compare_models
+from ropo.evaluation.unit_values import UnitValues
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.sampling import model_name
 from ropo.lm.tokens import TextWindow
 
 
@@ -40,21 +39,16 @@ def measure(contestants: Sequence[Contestant], settings: KnowledgeSettings, work
     cuts = [] if text is None else [cut_text(each, text, settings.window, settings.max_windows) for each in contestants]
     outcomes = [run_tasks(each, tasks, settings, workplace) if tasks else {} for each in contestants]
     texts = [_score(each, windows, workplace) for each, windows in zip(contestants, cuts, strict=False)]
-    names = [each.name for each in contestants]
-    asked = compare_models(names, [_values_of(found) for found in outcomes], "questions", workplace.seed)
-    read = compare_models(names, [found.by_metric for found in texts] or [{}] * len(names), "windows", workplace.seed)
+    of_models = [_values_of(found) for found in outcomes]
+    asked = model_results(contestants, fingerprints, of_models, "questions", workplace.seed)
+    of_models = [found.by_metric for found in texts] or [{}] * len(contestants)
+    read = model_results(contestants, fingerprints, of_models, "windows", workplace.seed)
     models = []
-    for number, each in enumerate(contestants):
+    for number, (result, other) in enumerate(zip(asked, read, strict=True)):
         comparable = not texts or texts[number].tokens == texts[0].tokens
-        models.append(
-            ModelResult(
-                name=each.name,
-                source=model_name(each.source),
-                fingerprint=fingerprints[number],
-                metrics=_in_order(outcomes[number], asked[number][0]) + read[number][0],
-                changes=asked[number][1] + (read[number][1] if comparable else []),
-            )
-        )
+        metrics = _in_order(outcomes[number], result.metrics) + other.metrics
+        changes = result.changes + (other.changes if comparable else [])
+        models.append(result.model_copy(update={"metrics": metrics, "changes": changes}))
     notes = []
     if len({found.tokens for found in texts}) > 1:
         notes.append("the models' tokenizers differ, so that their text losses per token cannot be compared")

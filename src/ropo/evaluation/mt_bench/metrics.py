@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ropo.core.intervals import Comparison, Estimate, mean_interval, share_interval, statistic_interval
+from ropo.core.intervals import Estimate, share_interval, statistic_interval
 from ropo.evaluation.mt_bench.grading import Grades
 from ropo.evaluation.mt_bench.questions import TURNS, Question
 from ropo.evaluation.results import Change, Metric
+from ropo.evaluation.unit_values import UnitValues, metrics_of
 from ropo.judging.judge import CUT, UNPARSABLE, notes_on_reading
 
 SCORE, WIN_RATE = "score", "win_rate"
@@ -43,9 +44,8 @@ def metrics_for(name: str, grades: Grades, questions: Sequence[Question], seed: 
 def change_of(name: str, grades: Grades, first: Grades, reference: str, seed: int) -> Change:
     """Return the paired change against the first model, over the verdicts that both have."""
     found = mean_of(_scaled(name, grades) - _scaled(name, first), seed)
-    compared = Comparison(found.value, found.low, found.high, found.count)
     meaning = f"change of: {_MEANINGS[name]}, where both have a verdict; paired {_BOOTSTRAP}"
-    return Change.against(reference, name, compared, meaning)
+    return Change.against(reference, name, found, meaning)
 
 
 def mean_of(values: Float[np.ndarray, "questions turns"], seed: int) -> Estimate:
@@ -109,19 +109,13 @@ def _missing(name: str, grades: Grades) -> list[Metric]:
 def _orders(grades: Grades, seed: int) -> list[Metric]:
     if grades.orders is None:
         return []
-    agree, first = grades.orders.agree, grades.orders.first_preferred
-    return [
-        Metric.of(
-            "order_agreement",
-            share_interval(int(agree.sum()), len(agree)),
-            "share of comparisons judged alike in both orders; Wilson interval over comparisons",
+    by_order = {
+        "order_agreement": UnitValues(grades.orders.agree, "share of comparisons judged alike in both orders"),
+        "first_preferred": UnitValues(
+            grades.orders.first_preferred, "share of verdicts for the answer shown first: 0.5 without bias"
         ),
-        Metric.of(
-            "first_preferred",
-            mean_interval(first, seed),
-            "share of verdicts for the answer shown first: 0.5 without bias; bootstrap over comparisons",
-        ),
-    ]
+    }
+    return metrics_of(by_order, "comparisons", seed)
 
 
 def _asked(grades: Grades) -> int:

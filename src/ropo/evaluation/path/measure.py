@@ -19,20 +19,19 @@ from torch.nn.utils.rnn import pad_sequence
 from ropo.core.errors import UserError
 from ropo.core.files import write_atomically
 from ropo.core.kept import content_key
-from ropo.core.record import Source, read_typed
-from ropo.diagnostics.answers import measure_answers
+from ropo.core.record import Measure, Source, read_typed
+from ropo.diagnostics.answers import mean, measure_answers
 from ropo.diagnostics.behaviour import kl_of_answers
-from ropo.diagnostics.measure import Measure, mean
 from ropo.evaluation.path import PathSettings
 from ropo.evaluation.path.held_out import PathData
 from ropo.evaluation.path.results import PathPoint, PathResult, SampledAnswers
 from ropo.evaluation.suites import Workplace
 from ropo.lm.adapters import is_adapter, load_adapter
-from ropo.lm.answer import Answer
 from ropo.lm.fingerprint import fingerprint_folder, fingerprint_source
 from ropo.lm.loading import load_model
 from ropo.lm.log_probs import answer_log_probs, text_losses
 from ropo.lm.sampling import model_name, sample_answers
+from ropo.lm.sampling.settings import Answer
 
 _KEPT = "paths"
 

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from ropo.core.record import Source, read_typed
+from ropo.core.record import Measure, Source, read_typed
 from ropo.diagnostics.answers import AnswerMeasure
 from ropo.diagnostics.behaviour import dpo_margins
-from ropo.diagnostics.measure import Measure
 from ropo.evaluation.results import FILE_NAME, WrittenResult
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 __all__ = ()
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from ropo.core.kept import content_key, kept_rows
+from ropo.core.kept import kept_rows
 from ropo.core.record import Source
 from ropo.diagnostics.behaviour import dpo_margins
 from ropo.evaluation.contestants import Contestant, loaded, model_results
@@ -154,7 +154,6 @@ def _score_pairs(
     Cost: one forward pass over chosen and rejected, through an unmerged adapter, as training computes them.
     """
     tokens = pairs.tokens
-    lengths = [[len(answer) for _, answer in pairs.limits.cut(pair)] for pair in tokens]
     size = max(1, workplace.batch_size // 2)
 
     def compute(start: int) -> Iterator[list[Any]]:
@@ -162,13 +161,9 @@ def _score_pairs(
             for first in range(start, len(tokens), size):
                 yield pair_log_probs(model, tokens[first : first + size], pairs.limits).tolist()
 
-    wanted = {
-        "model": fingerprint_source(contestant.source),
-        "tokens": content_key([[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in tokens]),
-        "limits": asdict(pairs.limits),
-    }
+    wanted = {"model": fingerprint_source(contestant.source), **pairs.content()}
     rows = kept_rows(workplace.cache / "log_probs", wanted, len(tokens), compute, advance)
-    return AnswerScores(np.array(rows, dtype=float), np.array(lengths))
+    return AnswerScores(np.array(rows, dtype=float), pairs.answer_lengths())
 
 
 def read_scores(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ropo.core.files import check_file
 from ropo.core.settings import add_flags, settings_from
-from ropo.evaluation.options import HeldOutOptions, TextOptions, check_file
+from ropo.evaluation.options import HeldOutOptions, TextOptions
 
 HELP = "an adapter at several strengths: gain on held-out pairs, KL, forgetting; the strength within a budget"
 

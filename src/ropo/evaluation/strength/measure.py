@@ -13,6 +13,7 @@ from ropo.core.errors import UserError
 from ropo.core.files import read_text, write_atomically
 from ropo.core.record import Source
 from ropo.diagnostics.behaviour import dpo_margins
+from ropo.diagnostics.table import interval
 from ropo.evaluation.contestants import Contestant
 from ropo.evaluation.knowledge.text import cut_text
 from ropo.evaluation.results import ModelResult, SuiteResult
@@ -89,7 +90,7 @@ def choose(name: str, results: Sequence[ModelResult], budget: float) -> str:
     return (
         f"{name}: of the strengths that forget at most {budget:g} nats per token, {best.details['strength']:g} gains "
         f"most: DPO loss {loss.value:.4g}, margin {margin.value:.3g}, forgetting {forgetting.value:.3g}"
-        f"{_interval(forgetting.low, forgetting.high)}; chosen on these pairs and this text, so measure it on others"
+        f"{interval(forgetting.low, forgetting.high)}; chosen on these pairs and this text, so measure it on others"
     )
 
 
@@ -147,7 +148,3 @@ def _sources(pairs: HeldOutPairs, settings: StrengthSettings, text: str) -> dict
         "pairs": Source(name=model_name(pairs.data.source), sha256=pairs.data.sha256, counts=pairs.counts()),
         "text": Source.of(settings.text.name, text, characters=len(text)),
     }
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"

@@ -6,7 +6,7 @@ __all__ = ()
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,9 @@ from torch import Tensor
 from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.suites import Workplace
-from ropo.lm.capacity import check_ids, fit_sequences, ignores_padding
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
-from ropo.lm.log_probs import BATCH, answer_distributions, text_losses
+from ropo.lm.log_probs import answer_distributions, fitted_batches, text_losses
 from ropo.lm.strength import strength_dial
 from ropo.lm.tokens import TextWindow
 
@@ -73,8 +72,7 @@ def score_strengths(
     Cost: one forward pass over answers and text for the base model and for each strength but 0, which is the base.
     """
     wanted = {"model": fingerprint_source(contestant.source), "strengths": list(strengths)}
-    tokens = content_key([[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in pairs.tokens])
-    about_pairs = {**wanted, "tokens": tokens, "limits": asdict(pairs.limits)}
+    about_pairs = {**wanted, **pairs.content()}
     about_text = {**wanted, "windows": content_key([each.ids for each in windows])}
     size = max(1, workplace.batch_size // 2)
     with ExitStack() as stack:
@@ -96,13 +94,12 @@ def score_strengths(
         folder = workplace.cache / "strength"
         rows = np.array(kept_rows(folder, about_pairs, len(pairs.tokens), of_pairs, advance), dtype=float)
         text = np.array(kept_rows(folder, about_text, len(windows), of_text, advance), dtype=float)
-    lengths = [sum(len(answer) for _, answer in pairs.limits.cut(pair)) for pair in pairs.tokens]
     scores = rows.transpose(1, 0, 2, 3)  # strengths, pairs, answers, log-prob and KL
     return Curve(
         scores[0, :, :, 0],
         scores[1:, :, :, 0],
         scores[1:, :, :, 1].sum(2),
-        np.array(lengths),
+        pairs.answer_lengths().sum(1),
         text[:, 0],
         text[:, 1:].T,
     )
@@ -133,15 +130,10 @@ def _score_pairs(
     dialled: _Dialled, sequences: Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]]
 ) -> Iterator[list[tuple[_Score, _Score]]]:
     """Yield a row for each pair: the scores of both answers, for the base and for each strength."""
-    model = dialled.model
     flat = [each for pair in sequences for each in pair]
-    prompts, answers = fit_sequences(model, [prompt for prompt, _ in flat], [answer for _, answer in flat])
-    check_ids(model, (token for ids in (*prompts, *answers) for token in ids))
-    size = BATCH if ignores_padding(model) else 1
     columns: list[list[_Score]] = []  # one for each answer
-    for start in range(0, len(flat), size):
-        part = slice(start, start + size)
-        columns += _score_batch(dialled, prompts[part], answers[part])
+    for batch in fitted_batches(dialled.model, [prompt for prompt, _ in flat], [answer for _, answer in flat]):
+        columns += _score_batch(dialled, *batch)
     for chosen, rejected in zip(columns[::2], columns[1::2], strict=True):
         yield list(zip(chosen, rejected, strict=True))
 

@@ -1,10 +1,9 @@
 """Sample answers from a causal language model: batched, seeded, one run of the prompt for all its samples."""
 
-from ropo.lm.answer import Answer
 from ropo.lm.prompts import PromptRecord, describe_prompts, encode_prompts, prompts_digest, read_prompts
 from ropo.lm.sampling.batches import Batch, load_sampler_model, plan_batches, sample_answers, sample_batches
 from ropo.lm.sampling.sampler import Sampler, model_name, sample_with_journal
-from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.settings import Answer, SamplingSettings
 from ropo.lm.sampling.vllm_sampler import sampling_backend
 
 __all__ = [

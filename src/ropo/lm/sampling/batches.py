@@ -15,10 +15,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ropo.lm.answer import Answer
 from ropo.lm.loading import load_policy
 from ropo.lm.sampling.decoding import Decoder
-from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.settings import Answer, SamplingSettings
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ropo.lm.capacity import (
     check_ids,
     close_to_rounding,
     ignores_padding,
+    left_padded,
     left_padded_positions,
     position_limit,
     readable_tokens,
@@ -100,7 +101,7 @@ class Decoder:
         self, prompts: Sequence[Sequence[int]], uniforms: Float[Tensor, "rows steps"], most: Int[Tensor, " rows"]
     ) -> list[list[int]]:
         model, samples = self.model, self.settings.samples
-        tokens, mask = _left_pad(prompts, model.device)
+        tokens, mask = left_padded(prompts, model.device)
         output = model(
             input_ids=tokens,
             attention_mask=mask,
@@ -202,16 +203,6 @@ def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, 
     ids = configured if isinstance(configured, list) else [configured]
     known = sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
     return torch.tensor(known, device=model.device, dtype=torch.long)
-
-
-def _left_pad(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Int[Tensor, "prompts length"], Int[Tensor, "prompts length"]]:
-    """Pad token ids on the left with 0, which the mask hides, so that every prompt ends in the last column."""
-    length = max(map(len, prompts))
-    tokens = torch.tensor([[0] * (length - len(ids)) + list(ids) for ids in prompts], device=device)
-    mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    return tokens, mask
 
 
 @torch.no_grad()

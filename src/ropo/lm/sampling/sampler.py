@@ -15,11 +15,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.kept import Journal
-from ropo.lm.answer import Answer
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.prompts import PromptRecord, encode_prompts, prompts_digest
 from ropo.lm.sampling.batches import Batch, load_sampler_model, sample_batches
-from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.settings import Answer, SamplingSettings
 from ropo.lm.sampling.vllm_sampler import open_engine, sample_batches_with_vllm, sampling_backend
 from ropo.lm.strength import split_strength
 

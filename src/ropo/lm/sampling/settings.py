@@ -1,12 +1,27 @@
-"""How answers are sampled."""
+"""How answers are sampled, and what one is."""
 
 from __future__ import annotations
 
-__all__ = ["SamplingSettings"]
+__all__ = ["Answer", "SamplingSettings"]
 
 from dataclasses import dataclass
 
 from ropo.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer.
+
+    Args:
+        text: Without special tokens, stripped.
+        tokens: Its token ids, the end-of-sequence token included.
+        finished: Whether the model ended it; otherwise it was cut at the longest length.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
 
 
 @dataclass(frozen=True)

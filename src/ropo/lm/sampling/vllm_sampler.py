@@ -19,9 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
 from ropo.lm.adapters import is_adapter
-from ropo.lm.answer import Answer
 from ropo.lm.sampling.batches import Batch, batches_to_do, load_sampler_model
-from ropo.lm.sampling.settings import SamplingSettings
+from ropo.lm.sampling.settings import Answer, SamplingSettings
 
 
 def sampling_backend() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ropo.preferences.formats import parts
-from ropo.preferences.formats.columns import BESIDE, MEDIA, QUESTIONS, says_nothing
+from ropo.preferences.formats.columns import BESIDE, MEDIA, QUESTIONS, beside, says_nothing
 from ropo.preferences.formats.table import (
     FORMATS,
     Format,
@@ -32,14 +32,6 @@ from ropo.preferences.formats.turns import (
 __all__ = ["FORMATS", "ROLES", "Format", "as_conversation", "format_of", "is_written_out", "kind", "labels_of"]
 __all__ += ["prompt_columns", "prompt_of", "refuse_unclear", "text_of"]
 
-# What reads the question of a prompt, by the column that it is in.
-_PROMPTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "prompt": parts.trl_prompt_of,
-    "instruction": parts.alpaca_instruction_of,
-    "question": parts.question_of,
-    "query": parts.query_of,
-    **dict.fromkeys(("messages", "conversations", "conversation"), parts.open_conversation_of),
-}
 # Columns of a prompt's record that are content, not labels or answers.
 _CONTENT = ("input", "context", "contexts", "passage", "article", "document", "documents", "passages", "background")
 
@@ -58,19 +50,17 @@ def prompt_of(record: Mapping[str, Any]) -> dict[str, Any]:
     if media := next((name for name in present if name in MEDIA), None):
         raise ValueError(of_media(media, record))
     if found == ["prompt", "messages"]:
-        parts.check_copy(record, {"prompt": _as_turns(_PROMPTS["prompt"](record))})
+        parts.check_copy(record, {"prompt": _as_turns(parts.QUESTION_READERS["prompt"](record))})
     elif len(found) > 1:
         raise ValueError(ambiguous(found[0], found[1]))
     if not found:
         empty = next((name for name in ("prompt", *QUESTIONS) if name in record), None)
         missing = f"{empty} is empty" if empty else f"has no field 'prompt'{renaming('prompt', record)}"
         raise ValueError(f"{missing}; a prompt is one of {', '.join(QUESTIONS)}")
-    idle = next(
-        (name for name in present if name in _CONTENT and not (name == "input" and found == ["instruction"])), None
-    )
+    idle = next((name for name in present if name in _CONTENT and name not in beside(found)), None)
     if idle is not None:
         raise ValueError(unread(record, idle, f"beside {found[0]!r}"))
-    question = _PROMPTS[found[0]](record)
+    question = parts.QUESTION_READERS[found[0]](record)
     if is_open(question):
         parts.refuse_beside(record)
         return {"prompt": open_dialogue_as_messages(question)}
@@ -83,8 +73,7 @@ def prompt_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def prompt_columns(record: Mapping[str, Any]) -> list[str]:
     """Return the columns that make a record's prompt."""
     found = [name for name, value in record.items() if not says_nothing(value)]
-    beside = ("input", *BESIDE) if "instruction" in found else BESIDE
-    return [name for name in (*QUESTIONS, *beside) if name in found]
+    return [name for name in (*QUESTIONS, *beside(found)) if name in found]
 
 
 def text_of(record: Mapping[str, Any]) -> str | None:
@@ -92,7 +81,8 @@ def text_of(record: Mapping[str, Any]) -> str | None:
     columns = prompt_columns(record)
     if not columns or any(name in BESIDE for name in columns):
         return None
-    question = _PROMPTS[columns[0]](record) if columns[0] in _PROMPTS else None
+    read = parts.QUESTION_READERS.get(columns[0])
+    question = read(record) if read else None
     return question if isinstance(question, str) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ()
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ropo.preferences.formats.columns import says_nothing
@@ -31,26 +31,11 @@ _Answers = tuple[Any, Any]
 # Questions
 
 
-def trl_prompt_of(record: _Record) -> Any:
-    """Read TRL's `prompt`."""
-    return answer_of("prompt", record["prompt"])
-
-
-def alpaca_instruction_of(record: _Record) -> Any:
+def _alpaca_instruction_of(record: _Record) -> Any:
     """Read Alpaca's `instruction`, and its `input` on the next line, as LLaMA-Factory and ms-swift join them."""
     return "\n".join(
         _text(name, record[name]) for name in ("instruction", "input") if not says_nothing(record.get(name))
     )
-
-
-def question_of(record: _Record) -> Any:
-    """Read Orca DPO's `question`."""
-    return _text("question", record["question"])
-
-
-def query_of(record: _Record) -> Any:
-    """Read ms-swift's `query`."""
-    return _text("query", record["query"])
 
 
 def _conversation_of(record: _Record) -> Messages:
@@ -67,7 +52,7 @@ def _conversation_of(record: _Record) -> Messages:
     return messages_of(name, turns)
 
 
-def open_conversation_of(record: _Record) -> Messages:
+def _open_conversation_of(record: _Record) -> Messages:
     """Read a conversation that is to be answered.
 
     Raises:
@@ -90,6 +75,16 @@ def earlier_turns_of(record: _Record) -> Messages:
             "the conversation must end with the assistant's turn, which is the chosen answer, after others"
         )
     return turns[:-1]
+
+
+# What reads the question, by the column that it is in.
+QUESTION_READERS: dict[str, Callable[[_Record], Any]] = {
+    "prompt": lambda record: answer_of("prompt", record["prompt"]),
+    "instruction": _alpaca_instruction_of,
+    "question": lambda record: _text("question", record["question"]),
+    "query": lambda record: _text("query", record["query"]),
+    **dict.fromkeys(("messages", "conversations", "conversation"), _open_conversation_of),
+}
 
 
 # Answers

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from ropo.preferences.formats import parts
-from ropo.preferences.formats.columns import BESIDE, MEDIA, QUESTIONS, is_label, says_nothing
+from ropo.preferences.formats.columns import MEDIA, QUESTIONS, beside, is_label, says_nothing
 from ropo.preferences.formats.turns import (
     assistant,
     dialogue_as_messages,
@@ -47,10 +47,10 @@ class Format:
 
     Attributes:
         name: What people call it.
-        needs: The columns that it must have.
-        question: Reads the question; None where the answers bring it.
+        needs: The columns that it must have, the question's first.
+        question: Reads the question where the column's own reader does not.
         answers: Reads chosen and rejected.
-        may: Columns that it may have, beside those of every format.
+        asks: Whether a column is the question; else the answers begin with it.
         fits: Tells it from another format with the same columns.
         wrap: Makes a plain pair a conversation; None where plain texts hold their own markup.
         copy: Whether it may have `messages` that repeat the rest.
@@ -61,7 +61,7 @@ class Format:
     needs: tuple[str, ...]
     question: Callable[[_Record], Any] | None = None
     answers: Callable[[_Record], tuple[Any, Any]] = parts.chosen_and_rejected
-    may: tuple[str, ...] = ()
+    asks: bool = True
     fits: Callable[[_Record], bool] = lambda record: True
     wrap: Callable[[dict[str, Any]], dict[str, Any]] | None = as_conversation
     copy: bool = False
@@ -69,7 +69,7 @@ class Format:
 
     def reads(self, column: str) -> bool:
         """Tell whether the format reads a column."""
-        return column in self.needs or column in (*self.may, *BESIDE) or (self.copy and column == "messages")
+        return column in (*self.needs, *beside(self.needs)) or (self.copy and column == "messages")
 
     def read(self, record: _Record) -> dict[str, Any]:
         """Return TRL's record: `prompt`, `chosen`, `rejected`, and what the chat template gets beside them.
@@ -77,10 +77,11 @@ class Format:
         Raises:
             ValueError: If a column is not of its type, or a text where none can be.
         """
-        if self.question is None:
-            pair = parts.without_question(record, *self.answers(record))
+        if self.asks:
+            question = (self.question or parts.QUESTION_READERS[self.needs[0]])(record)
+            pair = parts.with_question(record, question, *self.answers(record))
         else:
-            pair = parts.with_question(record, self.question(record), *self.answers(record))
+            pair = parts.without_question(record, *self.answers(record))
         if self.copy:
             parts.check_copy(record, pair)
         return pair
@@ -130,56 +131,33 @@ def _not(*others: Callable[[_Record], bool]) -> Callable[[_Record], bool]:
 
 
 _PAIR = ("chosen", "rejected")
-_INPUT = ("input",)
-_TURNS = parts.open_conversation_of
+_RESPONSES = ("chosen_response", "rejected_response")
 
 FORMATS = (
-    Format(
-        "TRL", ("prompt", *_PAIR), parts.trl_prompt_of, copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)
-    ),
-    Format("UltraFeedback binarized", ("prompt", *_PAIR), parts.trl_prompt_of, copy=True, fits=_repeats_its_prompt),
+    Format("TRL", ("prompt", *_PAIR), copy=True, fits=_not(_repeats_its_prompt, _continues_dialogue)),
+    Format("UltraFeedback binarized", ("prompt", *_PAIR), copy=True, fits=_repeats_its_prompt),
     Format("Anthropic HH", ("prompt", *_PAIR), _dialogue_of, fits=_continues_dialogue, wrap=dialogue_as_messages),
     Format("Anthropic HH", _PAIR, _dialogue_before, _dialogue_after, fits=_holds_dialogues, wrap=dialogue_as_messages),
-    Format("TRL, prompt in the answers", _PAIR, fits=_not(_holds_dialogues), wrap=None),
-    Format("TRL, prompt in the answers", ("messages", *_PAIR), fits=_is_whole, wrap=None, copy=True),
-    Format("ropo pairs", ("prompt", *_PAIR, "scorer", "sampling"), parts.trl_prompt_of, open=True),
-    Format("Argilla", ("prompt", "chosen_response", "rejected_response"), parts.trl_prompt_of, parts.responses),
-    Format("LLaMA-Factory ranking", ("instruction", *_PAIR), parts.alpaca_instruction_of, may=_INPUT),
-    Format(
-        "LLaMA-Factory ranking", ("instruction", "output"), parts.alpaca_instruction_of, parts.list_of_two, may=_INPUT
-    ),
-    Format(
-        "Argilla",
-        ("instruction", "chosen_response", "rejected_response"),
-        parts.alpaca_instruction_of,
-        parts.responses,
-        may=_INPUT,
-    ),
-    Format(
-        "AlpacaFarm",
-        ("instruction", "output_1", "output_2", "preference"),
-        parts.alpaca_instruction_of,
-        parts.preferred_of_two,
-        may=_INPUT,
-    ),
-    Format(
-        "ms-swift Alpaca",
-        ("instruction", "output", "rejected_response"),
-        parts.alpaca_instruction_of,
-        parts.response_and_rejected,
-        may=_INPUT,
-    ),
-    Format("ms-swift query", ("query", "response", "rejected_response"), parts.query_of, parts.response_and_rejected),
-    Format("ms-swift query", ("query", *_PAIR), parts.query_of),
-    Format("Orca DPO", ("question", *_PAIR), parts.question_of),
-    Format("ShareGPT ranking", ("conversations", *_PAIR), _TURNS, parts.chosen_and_rejected_turns),
-    Format("ShareGPT ranking", ("conversation", *_PAIR), _TURNS, parts.chosen_and_rejected_turns),
-    Format("messages ranking", ("messages", *_PAIR), _TURNS, parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
+    Format("TRL, prompt in the answers", _PAIR, asks=False, fits=_not(_holds_dialogues), wrap=None),
+    Format("TRL, prompt in the answers", ("messages", *_PAIR), asks=False, fits=_is_whole, wrap=None, copy=True),
+    Format("ropo pairs", ("prompt", *_PAIR, "scorer", "sampling"), open=True),
+    Format("Argilla", ("prompt", *_RESPONSES), answers=parts.responses),
+    Format("LLaMA-Factory ranking", ("instruction", *_PAIR)),
+    Format("LLaMA-Factory ranking", ("instruction", "output"), answers=parts.list_of_two),
+    Format("Argilla", ("instruction", *_RESPONSES), answers=parts.responses),
+    Format("AlpacaFarm", ("instruction", "output_1", "output_2", "preference"), answers=parts.preferred_of_two),
+    Format("ms-swift Alpaca", ("instruction", "output", "rejected_response"), answers=parts.response_and_rejected),
+    Format("ms-swift query", ("query", "response", "rejected_response"), answers=parts.response_and_rejected),
+    Format("ms-swift query", ("query", *_PAIR)),
+    Format("Orca DPO", ("question", *_PAIR)),
+    Format("ShareGPT ranking", ("conversations", *_PAIR), answers=parts.chosen_and_rejected_turns),
+    Format("ShareGPT ranking", ("conversation", *_PAIR), answers=parts.chosen_and_rejected_turns),
+    Format("messages ranking", ("messages", *_PAIR), answers=parts.chosen_and_rejected_turns, fits=_not(_is_whole)),
     *(
         Format("ms-swift", (turns, "rejected_response"), parts.earlier_turns_of, parts.last_turn_and_rejected)
         for turns in ("messages", "conversations", "conversation")
     ),
-    Format("ms-swift", ("messages", "rejected_messages"), None, parts.both_conversations),
+    Format("ms-swift", ("messages", "rejected_messages"), answers=parts.both_conversations, asks=False),
 )
 
 

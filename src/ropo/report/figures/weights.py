@@ -25,7 +25,7 @@ def energy_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, Ma
 
     Runs that keep it to rounding are in `weights_in_words`; a kind of layer that no other run changed is not drawn.
     """
-    runs = [run for run in _diagnosed(methods) if _largest_change(run) >= _ROUNDING]
+    runs = [run for method in methods for run in method.runs if _largest_change(run) >= _ROUNDING]
     kinds = dict.fromkeys(_kind(layer) for run in runs for layer in _layers(run))
     views = [View(f"{kind}: relative change", _changes(runs, kind, marks)) for kind in kinds]
     views += [
@@ -80,10 +80,6 @@ def neurons_chart(key: str, methods: Sequence[MethodRuns], marks: Mapping[str, M
     ]
     caption = "Normalised neurons on the two principal axes of the untrained layer: before hollow, after filled."
     return Chart.of(key, "Neurons on a plane", caption, "Run", views, marks)
-
-
-def _diagnosed(methods: Sequence[MethodRuns]) -> list[RunResult]:
-    return [run for method in methods for run in method.runs if run.diagnosis is not None]
 
 
 def _largest_change(run: RunResult, kind: str | None = None) -> float:

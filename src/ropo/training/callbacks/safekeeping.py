@@ -10,8 +10,9 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ropo.training.distributed.processes import largest_of_all
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _NOTHING, _SAVE, _STOP = 0, 1, 2
@@ -73,16 +74,8 @@ class Safekeeping(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save, and stop, where it is time."""
         due = self.every is not None and time.monotonic() - self.saved >= self.every
-        wish = _agree(_STOP if self.heard else _SAVE if due else _NOTHING, args)
+        # a signal may reach one of the processes first, and clocks differ
+        wish = largest_of_all(_STOP if self.heard else _SAVE if due else _NOTHING, args)
         control.should_save |= wish != _NOTHING
         if wish == _STOP:
             self.stopped = control.should_training_stop = True
-
-
-def _agree(wish: int, args: TrainingArguments) -> int:
-    """Return the greatest wish of all processes: a signal may reach one of them first, and clocks differ."""
-    if args.world_size == 1:
-        return wish
-    wishes = torch.tensor(wish, device=args.device)
-    torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
-    return int(wishes.item())

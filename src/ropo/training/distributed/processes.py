@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -60,6 +60,17 @@ def by_the_first(action: Callable[[], _Result]) -> _Result:
     if outcome[1] is not None:
         raise UserError(outcome[1])
     return outcome[0]
+
+
+def largest_of_all(value: int, args: Any) -> int:
+    """Return the largest of what the processes of a trainer's arguments give; all call it."""
+    if args.world_size == 1:
+        return value
+    import torch
+
+    agreed = torch.tensor(value, device=args.device)
+    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+    return int(agreed.item())
 
 
 @dataclass(frozen=True)

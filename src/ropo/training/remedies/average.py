@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ()
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,21 +46,17 @@ class Average(TrainerCallback):
 
     def finish(self) -> None:
         """Put the average into the model."""
-        with torch.no_grad():
-            for name, each in named_trained(self.trainer):
-                each.copy_(self.values[name])
+        put_values(self.trainer, self.values)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Lend the model its average."""
-        own = [(each, each.detach().clone()) for _, each in named_trained(self.trainer)]
+        own = {name: each.detach().clone() for name, each in named_trained(self.trainer)}
         self.finish()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for each, value in own:
-                    each.copy_(value)
+            put_values(self.trainer, own)
 
     def counters(self) -> dict[str, Any]:
         """Return the average."""
@@ -76,6 +72,13 @@ def named_trained(trainer: Any) -> list[tuple[str, Tensor]]:
     """Return the parameters that a trainer trains, by name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+
+
+@torch.no_grad()
+def put_values(trainer: Any, values: Mapping[str, Tensor]) -> None:
+    """Give what a trainer trains other values, by name."""
+    for name, each in named_trained(trainer):
+        each.copy_(values[name])
 
 
 @contextmanager

@@ -7,11 +7,10 @@ __all__ = ["check_budget"]
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ropo.core.errors import UserError
-from ropo.training.remedies.average import as_saved, named_trained
+from ropo.training.remedies.average import as_saved, named_trained, put_values
 
 
 class KlBudget:
@@ -57,9 +56,7 @@ class KlBudget:
             self._keep(step, kl)
             return False
         self.passed_at = step, kl
-        with torch.no_grad():
-            for name, parameter in named_trained(self.trainer):
-                parameter.copy_(self.kept[name])
+        put_values(self.trainer, self.kept)
         if self.trainer.remedies.average is not None:
             self.trainer.remedies.average.restart()
         return True

@@ -36,8 +36,30 @@ class PairScores:
         return self.policy - self.reference
 
 
+OwnLoss = Callable[[PairScores], Float[Tensor, ""]]
+
+
+def loss_of_pairs(trainer: Any, theirs: Callable[[], Any], inputs: Mapping[str, Any], own: OwnLoss | None) -> Any:
+    """Add the losses that TRL does not have to those that it computes, and log how far a batch's answers drifted.
+
+    Args:
+        trainer: A `ropo.PreferenceTrainer`.
+        theirs: Computes TRL's loss, perhaps with outputs beside it, whose log-probs serve here too.
+        inputs: The padded batch.
+        own: Computes the other losses; None for none.
+    """
+    with _seeing_scores(trainer.model, trainer.ref_model) as seen:
+        result = theirs()
+    scores = _pair_scores(seen, inputs, trainer.ld_alpha)
+    for name, value in _drift_metrics(scores, trainer.accelerator.gather).items():
+        trainer._metrics["train" if trainer.model.training else "eval"][name].append(value)
+    if own is None:
+        return result
+    return (result[0] + own(scores), *result[1:]) if isinstance(result, tuple) else result + own(scores)
+
+
 @contextmanager
-def seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows columns"]]]:
+def _seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows columns"]]]:
     """Collect the log-probs of tokens that models give while the context is open, in the order of the calls."""
     seen: list[Tensor] = []
 
@@ -53,7 +75,7 @@ def seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "row
             hook.remove()
 
 
-def pair_scores(
+def _pair_scores(
     seen: list[Float[Tensor, "rows columns"]], inputs: Mapping[str, Any], ld_alpha: float | None
 ) -> PairScores:
     """Sum the log-probs that TRL's loss has seen, as it sums them.
@@ -96,7 +118,7 @@ def drift(scores: PairScores) -> Float[Tensor, "2 2"]:
     return torch.stack([-scores.ratios.detach().sum(dim=0), scores.lengths.sum(dim=0)], dim=1)
 
 
-def drift_metrics(scores: PairScores, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def _drift_metrics(scores: PairScores, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Return by how many nats per token the answers of all processes have become less likely than under the reference.
 
     Returns:

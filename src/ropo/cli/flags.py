@@ -1,4 +1,4 @@
-"""The flags and the progress bar of the commands that sample answers."""
+"""Flags that several commands have, and what is checked of them before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from ropo.core.errors import UserError
 
 if TYPE_CHECKING:
     from ropo.lm.sampling import SamplingSettings
+
+
+def check_new_file(flag: str, file: Path, overwrite: bool, kind: str) -> None:
+    """Refuse a file to write that is a folder, or that is there already and may not be replaced."""
+    if file.is_dir():
+        raise UserError(f"{flag} {file}: is a folder; name a {kind} file")
+    if file.exists() and not overwrite:
+        raise UserError(f"{flag} {file}: the file exists; choose another name or add --overwrite")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, samples: int, temperature: float, top_p: float) -> None:
@@ -28,13 +36,35 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, samples: int, temper
 
 
 def sampling_settings(args: argparse.Namespace) -> SamplingSettings:
-    """Check the flags that `add_sampling_arguments` added, before anything is loaded or written."""
+    """Check the flags that `add_sampling_arguments` added."""
     from ropo.lm.sampling import SamplingSettings
 
-    if args.output.is_dir():
-        raise UserError(f"output {args.output}: is a folder; name a .jsonl file")
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"output {args.output}: exists; choose another name or add --overwrite")
+    check_new_file("output", args.output, args.overwrite, ".jsonl")
     if args.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {args.batch_size}; change --batch_size")
     return SamplingSettings(args.samples, args.temperature, args.top_p, args.max_new_tokens, args.seed)
+
+
+def add_strength(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag that runs an adapter at another strength than it was trained to."""
+    parser.add_argument(
+        "--strength",
+        metavar="T",
+        help="how far the adapter is turned, 0 (the base model) to 2; as DIR@T (1, as it was trained)",
+    )
+
+
+def at_strength(source: str, strength: str | None) -> str:
+    """Return the model's name with the strength of the flag.
+
+    Raises:
+        UserError: If the strength is none, the model names one already, or it is no adapter.
+    """
+    from ropo.lm.adapters import is_adapter
+    from ropo.lm.strength import with_strength
+
+    if strength is None:
+        return source
+    if not is_adapter(source):
+        raise UserError(f"--strength: {source} is no PEFT adapter, and only an adapter has a strength; leave it out")
+    return with_strength(source, strength)
