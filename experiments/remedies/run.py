@@ -179,10 +179,11 @@ class Experiment:
 
     def pairs(self, plan: dict[str, Any], kind: str) -> tuple[Dataset, Dataset]:
         """Return the pairs of a kind to train on, and those to measure on, the same for every seed."""
-        records = read("train")
+        longest = plan.get("longest", SHORT)
+        records = read("train", longest)
         random.Random(0).shuffle(records)
         part = len(records) // 5  # for validation
-        judged = records[:part] if self.validation else read("test")
+        judged = records[:part] if self.validation else read("test", longest)
         trained = select(records[part:], kind)[: plan.get("trained_pairs", 96)]  # more than its runs read
         held_out = select(judged, plan.get("held_out", plan["pairs"]))[: plan.get("held_out_pairs", 48)]
         return self._columns(trained, "train"), self._columns(held_out, "held-out")
@@ -202,11 +203,11 @@ def turned_back(trainer: Any, monitor: Watch, strengths: list[float]) -> Iterato
         yield {**monitor.path[-1], "strength": strength}
 
 
-def read(part: str) -> list[dict[str, Any]]:
-    """Read the committed verifiable pairs whose answers are short."""
+def read(part: str, longest: int = SHORT) -> list[dict[str, Any]]:
+    """Read the committed verifiable pairs whose answers have so many tokens at most, together."""
     lines = (PAIRS / f"{part}.pairs.jsonl").read_text(encoding="utf-8").splitlines()
     records = map(json.loads, lines)
-    return [record for record in records if record["tokens_chosen"] + record["tokens_rejected"] <= SHORT]
+    return [record for record in records if record["tokens_chosen"] + record["tokens_rejected"] <= longest]
 
 
 def select(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ the compact WY form (Schreiber and Van Loan, 1989) by pairs.
 
 from __future__ import annotations
 
-__all__ = ["compact_reflections", "compact_reflections_gradient"]
+__all__ = ()
 
 from functools import lru_cache
 
