@@ -121,7 +121,7 @@ def methods_of_paths(paths: Sequence[RunPath], data: str) -> list[MethodPaths]:
 
 
 def curves_of(method: MethodPaths, gain: str, cost: str, draws: Draws) -> dict[float, Curve]:
-    """Return gain and cost along the path of each rate, the mean over its seeds, at the steps where all seeds have both.
+    """Return gain and cost along the path of each rate, the mean over its seeds, at the steps where all have both.
 
     A seed may end before the others, by `stop_at_kl` or a warning: a mean beyond its last step would be of other seeds.
 
