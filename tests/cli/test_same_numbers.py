@@ -38,17 +38,24 @@ KINDS: dict[str, tuple[str | None, list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("max_length", [None, 12])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_command_prints_the_same_margin(tmp_path, kind: str, max_length: int | None) -> None:
+CUTS: dict[str, list[Any]] = {
+    "whole": [],
+    "keep_start": ["--max_length", 12, "--skip_long_prompts"],
+    "keep_end": ["--max_length", 4, "--truncation_mode", "keep_end"],  # of some pairs no prompt is left
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut"), [*((kind, cut) for kind in KINDS for cut in ("whole", "keep_start")), ("text", "keep_end")]
+)
+def test_every_command_prints_the_same_margin(tmp_path, kind: str, cut: str) -> None:
     template, records = KINDS[kind]
     model, data, output = tmp_path / "model", write_pairs(tmp_path / "pairs.jsonl", records), tmp_path / "out"
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     tiny_model().save_pretrained(model)
     tokenizer.save_pretrained(model)
-    cut = ["--max_length", max_length, "--skip_long_prompts"] if max_length else []
-    flags = ["--eval_data", data, "--learning_rate", 0.01, "--monitor_steps", 2, "--beta", 0.3, *cut]
+    flags = ["--eval_data", data, "--learning_rate", 0.01, "--monitor_steps", 2, "--beta", 0.3, *CUTS[cut]]
     assert train(str(model), data, output, *flags) == 0
     trained = read_record(output).metrics["held_out"]
 

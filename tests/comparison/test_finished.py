@@ -9,8 +9,11 @@ import pytest
 
 from ropo.cli.main import main
 from ropo.comparison.finished import read_finished
+from ropo.comparison.summary import methods_of
 from ropo.core.errors import UserError
 from ropo.evaluation.results import read_results
+from ropo.report import render_page
+from ropo.report.tables import summary_rows
 from tests.cli.conftest import train, write_pairs
 from tests.report.made import Page, make_result
 from tests.tiny.sampled import save_tiny
@@ -74,6 +77,24 @@ def test_evaluations_and_diagnoses_are_matched(made):
     assert {change.reference for change in suites["others"].models[1].changes} == {"others/reference"}
     assert [run.name for run in result.runs if run.diagnosis] == ["pairs/ropo/seed0"]
     assert result.notes == []
+
+
+def test_a_change_from_another_run_is_none_from_the_untrained_model(made, tmp_path):
+    """Runs that were evaluated without the untrained model are compared with the first of them."""
+    runs = [str(made / name) for name in ("ropo-0", "lora")]
+    flags = ["--data", str(made / "pairs.jsonl"), "--output", str(tmp_path / "two")]
+    assert main(["evaluate", "preference", *runs, *flags]) == 0
+    result = read_finished([*(made / name for name in ("ropo-0", "lora")), tmp_path / "two"])
+    (suite,) = result.suites
+    assert {change.reference for change in suite.result.models[1].changes} == {"pairs/ropo/seed0"}
+    columns, rows = summary_rows(result, "pairs", methods_of(result, "pairs"))
+    assert [row.method.method for row in rows] == ["ropo", "lora"]
+    assert columns
+    assert all(cell.estimate.value is not None and cell.change is None for row in rows for cell in row.cells)
+    page = Page(render_page(result)).text
+    assert "change from pairs/ropo/seed0" in page
+    beside = read_finished([made / "ropo-0", made / "evaluated"])
+    assert "change from" not in Page(render_page(beside)).text.replace("change from the untrained model", "")
 
 
 def test_what_belongs_to_no_run_is_told(made):

@@ -102,6 +102,24 @@ def test_seeds_are_averaged_point_by_point():
     assert np.mean(np.isclose(drawn, 0.4)) == pytest.approx(0.5, abs=0.1)
 
 
+def test_a_seed_that_ended_early_is_averaged_where_it_was():
+    """`stop_at_kl` and warnings end a seed before the others, or between two of their checkpoints."""
+    gains = [([1.0], [0.1], None), ([2.0], [0.2], None), ([3.0], [0.4], None)]
+    whole, short = run_path("m", gains, seed=0), run_path("m", [([3.0], [0.3], None), ([4.0], [0.6], None)], seed=1)
+    between = run_path("m", gains, seed=1)
+    between.path.points[2] = between.path.points[2].model_copy(update={"step": 25})
+    for other, level in ((short, 3.0), (between, 2.0)):
+        (method,) = methods_of_paths([whole, other], "toy")
+        ((gain, cost),) = curves_of(method, "margin", "forgetting", Draws(resamples=1)).values()
+        assert gain.shape == cost.shape == (2, 3)
+        assert float(gain[0, 2]) == pytest.approx(BETA * level)
+        drawn = {line.seed: line.steps for line in lines_of(method, "margin", "forgetting").lines}
+        assert drawn[0] == (0, 10, 20, 30)
+        assert drawn[None] == (0, 10, 20)
+    found = equal_gains([whole, short, run_path("other", gains)], None, Draws(resamples=20))
+    assert [each.level for each in found if (each.gain, each.share) == ("margin", 1.0)] == [pytest.approx(1.5)]
+
+
 def test_the_interval_is_the_bootstrap_over_windows():
     """With two windows a resample has one of them twice with probability 1/4 each, so the ends are the windows."""
     cheap = run_path("cheap", [([2.0, 2.0], [0.1, 0.3], None)])

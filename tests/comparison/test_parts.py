@@ -18,13 +18,14 @@ import pytest
 
 from ropo.comparison import execution
 from ropo.comparison.bench import Bench, SideBySide
-from ropo.comparison.cells import Cell, as_flags, short_key
+from ropo.comparison.cells import Cell, as_flags, evaluation_cell, path_cell, short_key, training_cell
 from ropo.comparison.collect import merge_suite, read_curves
 from ropo.comparison.data import prepare_data, split_by_prompt, steps_of
 from ropo.comparison.execution import EndedCommand, locked, run_in_process_of_its_own
+from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.pictures import pictured_layers
 from ropo.comparison.reading import RecipeFile
-from ropo.comparison.recipe import Budget
+from ropo.comparison.recipe import Budget, Evaluation
 from ropo.comparison.selection import choose_rate, tried_rate
 from ropo.core.errors import UserError
 from ropo.core.intervals import Estimate
@@ -84,6 +85,30 @@ def test_flags():
     assert as_flags(options, switches=True) == ["--beta=0.1", "--names", "a", "b", "--on", "--low=-1"]
     assert short_key("m", "d", {"a": 1, "b": 2}) == short_key("m", "d", {"b": 2, "a": 1})
     assert len({short_key("m", "d", {"a": 1}), short_key("m", "d", {"a": 2}), short_key("n", "d", {"a": 1})}) == 3
+
+
+def test_cells_are_named_by_the_content_of_the_files_that_options_name(tmp_path):
+    """A text that was changed is another text: what was measured on the former is no result on it."""
+    text, copied = tmp_path / "text.txt", tmp_path / "copied.txt"
+    recipe = RecipeFile(write_recipe(tmp_path, save_tiny(tmp_path / "model"))).recipe
+    data = prepare_data(recipe, 0, tmp_path / "data")
+
+    def outputs(file: Path) -> list[Path]:
+        frontier = Frontier(text=str(file))
+        training = recipe.model_copy(update={"training": {"anchor_text": str(file)}})
+        asked = Evaluation(suite="knowledge", tasks=[str(file)], text=str(file))
+        cell = training_cell(training, "m", data, recipe.methods[0], 1e-3, 0, tmp_path)
+        plain = training_cell(recipe, "m", data, recipe.methods[0], 1e-3, 0, tmp_path)
+        path = path_cell(recipe, frontier, data, plain, tmp_path)
+        evaluation = evaluation_cell(recipe, data, asked, "reference", None, "m", tmp_path)
+        return [cell.output, path.output, evaluation.output]
+
+    text.write_text("the cat")
+    copied.write_bytes(text.read_bytes())
+    before = outputs(text)
+    assert outputs(copied) == before
+    text.write_text("the dog")
+    assert all(now != then for now, then in zip(outputs(text), before, strict=True))
 
 
 def test_prompts_may_be_in_any_file_that_is_read(tmp_path):

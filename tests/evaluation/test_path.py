@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,20 @@ class _Open:
 
     def __exit__(self, *error) -> None:
         """Leave it open."""
+
+
+def test_the_line_of_a_checkpoint_says_what_the_result_says(place, tmp_path, capsys):
+    """Windows weigh by their tokens: the last one of a text is shorter."""
+    (place / "uneven.txt").write_text("the cat sat on a mat . one two " * 10 + "fast slow no", encoding="utf-8")
+    flags = ("--text", str(place / "uneven.txt"), "--window", "45", "--checkpoints", "1")
+    assert main(command(place, "full", tmp_path / "out", *flags)) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("step 3: ")]
+    found = read_path(tmp_path / "out")
+    assert found.text_tokens == [44, 44, 2]
+    rises = np.array(found.points[0].text) - np.array(found.reference.text)
+    rise = float(np.average(rises, weights=found.text_tokens))
+    assert f"text loss {rise:+.4f}, " in line
+    assert f"{rise:+.4f}" != f"{rises.mean():+.4f}", "the windows must differ for this test to see it"
 
 
 def test_a_killed_measurement_goes_on_and_measures_nothing_twice(place, tmp_path, capsys):

@@ -44,6 +44,9 @@ def test_pairs_are_cut_as_training_cuts_them() -> None:
     from_the_end = pair_log_probs(model, pairs, Limits(6, "keep_end"))
     expected = one_by_one(model, pairs[2].prompt[3:], pairs[2].rejected).sum()
     assert float(from_the_end[2, 1]) == pytest.approx(float(expected), 1e-5)
+    answers_alone = pair_log_probs(model, pairs, Limits(3, "keep_end"))  # three tokens, of which the first is no guess
+    expected = one_by_one(model, pairs[2].rejected[2:3], pairs[2].rejected[3:]).sum()
+    assert float(answers_alone[2, 1]) == pytest.approx(float(expected), 1e-5)
 
 
 def test_text_loss_is_the_mean_over_tokens_of_all_windows() -> None:

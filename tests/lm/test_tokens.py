@@ -273,7 +273,9 @@ def test_answers_are_cut_as_trl_cuts_them() -> None:
     assert Limits(3).cut(pair) == [([1, 2, 3], []), ([1, 2, 3], [])]
     assert Limits(2).cut(pair) == [([1, 2], []), ([1, 2], [])]
     assert Limits(5, "keep_end").cut(pair) == [([2, 3], [4, 5, 6]), ([1, 2, 3], [7])]
-    assert Limits(2, "keep_end").cut(pair) == [([], [5, 6]), ([3], [7])]
+    assert Limits(2, "keep_end").cut(pair) == [([5], [6]), ([3], [7])]  # TRL scores no first token
+    assert Limits(3, "keep_end").cut(pair) == [([4], [5, 6]), ([2, 3], [7])]
+    assert not Limits(1, "keep_end").leave_room(pair)
 
 
 def test_a_pack_holds_the_prompt_once() -> None:

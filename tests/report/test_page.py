@@ -6,23 +6,29 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from io import StringIO
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from ropo.comparison.frontier.curves import Draws
+from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.frontier.quantities import GAINS, series_of
-from ropo.comparison.results import ComparisonResult, read_comparison
+from ropo.comparison.results import ComparisonResult, EqualGain, read_comparison
 from ropo.comparison.summary import methods_of, over_seeds
 from ropo.core.errors import UserError
 from ropo.report import render_page, write_page
+from ropo.report.console import print_comparison
 from ropo.report.equal_gain import headlines
 from ropo.report.figures.style import COLOURS, GREY
 from ropo.report.figures.svg import frontier_svg
 from ropo.report.figures.training import smoothed
 from ropo.report.tables import summary_rows
 from ropo.report.text import number, setting, visible
+from tests.comparison.made_paths import answers, run_path
 from tests.report.made import COMMIT, DIVERGED, FAILED, HOSTILE, Page, changed, hostile_result, make_result
 
 
@@ -221,6 +227,39 @@ def test_the_head_says_what_an_equal_gain_costs_and_what_is_behind_it(result, pa
     assert "passes (instructions, " in without_paths.text
     assert "3 seeds)" in without_paths.text
     assert "at an equal gain" not in without_paths.text
+
+
+def sparsely_sampled() -> list[EqualGain]:
+    """Return equal gains of two methods whose best checkpoint, the second of three, answered no prompts."""
+    before = answers([0.0], [10.0])
+
+    def points(kl: float):
+        sampled = [answers([0.0], [10.0 + number], [number * kl]) for number in (1, 2)]
+        return [([1.0], [0.1], sampled[0]), ([4.0], [0.3], None), ([2.0], [0.2], sampled[1])]
+
+    runs = [run_path(method, points(kl), reference=before) for method, kl in (("A", 0.1), ("B", 0.2))]
+    return equal_gains(runs, "B", Draws(resamples=20))
+
+
+def test_costs_of_different_gains_are_in_sentences_of_their_own():
+    found = sparsely_sampled()
+    whole = {each.cost: each for each in found if (each.gain, each.share) == ("loss", 1.0)}
+    assert whole["kl"].level == whole["length"].level < whole["forgetting"].level
+    text, of_answers = headlines(found)
+    where = "all that both reach at the checkpoints where this was measured: "
+    level = number(whole["forgetting"].level)
+    assert text.startswith(f"A against B at an equal gain in DPO loss of {level}, {where}forgetting ")
+    assert "KL" not in text
+    assert f"DPO loss of {number(whole['kl'].level)}, {where}KL " in of_answers
+    assert "; growth of answers " in of_answers
+
+
+def test_the_table_of_equal_gains_says_all_that_is_behind_it():
+    result = changed(make_result(data=("toy",)), equal_gains=sparsely_sampled())
+    said = StringIO()
+    print_comparison(result, Console(file=said, width=400))
+    (line,) = [line for line in said.getvalue().splitlines() if "interval excludes 0; " in line]
+    assert line.endswith("; 1 pairs, 1 windows, 1 prompts, 1 seed")
 
 
 def test_where_only_pairs_were_scored_the_head_says_the_margins(result):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["as_flags", "settings_of"]
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,8 +120,22 @@ def settings_of(evaluation: Evaluation, test: str, prompts: str | None) -> dict[
 
 
 def short_key(what: str, data: str, options: Mapping[str, Any]) -> str:
-    """Return a name made from what decides a cell's result; the order of the options does not count."""
-    return content_key([what, data, {name: as_flags({name: value}) for name, value in options.items()}])[:8]
+    """Return a name made from what decides a cell's result.
+
+    The order of the options does not count, and of a file that one names (a text, questions) only the content does.
+    """
+    decided = {name: _with_contents(value) for name, value in options.items()}
+    return content_key([what, data, {name: as_flags({name: value}) for name, value in decided.items()}])[:8]
+
+
+def _with_contents(value: Any) -> Any:
+    """Return an option with the hash of its content in the place of every file."""
+    if isinstance(value, list | tuple):
+        return [_with_contents(each) for each in value]
+    if not isinstance(value, str) or not Path(value).is_file():
+        return value
+    with Path(value).open("rb") as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
 
 
 def as_flags(options: Mapping[str, Any], switches: bool = False) -> list[str]:

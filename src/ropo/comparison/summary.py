@@ -50,12 +50,18 @@ def methods_of(result: ComparisonResult, data: str) -> list[MethodRuns]:
 
 
 def metrics_of_runs(suite: DataSuite, runs: Sequence[RunResult], name: str, change: bool = False) -> dict[str, Metric]:
-    """Return a metric of every run that has it, or its change against the reference, by the run's name."""
+    """Return a metric of every run that has it, or its change from the untrained model, by the run's name.
+
+    A change from another run is none of these: an evaluation that named no untrained model, or measured against it as
+    `--against_first` does, has its changes from the first run.
+    """
     models = {model.name: model for model in suite.result.models}
+    untrained = f"{suite.data}/{REFERENCE}"
     found: dict[str, Metric] = {}
     for run in runs:
         model = models.get(run.name)
-        numbers: Sequence[Metric] = () if model is None else model.changes if change else model.metrics
+        changes = [] if model is None else [each for each in model.changes if each.reference == untrained]
+        numbers: Sequence[Metric] = () if model is None else changes if change else model.metrics
         metric = next((metric for metric in numbers if metric.name == name), None)
         if metric is not None:
             found[run.name] = metric

@@ -57,7 +57,11 @@ class Limits:
         return self.max_length is not None and self.truncation_mode == "keep_start"
 
     def cut(self, pair: TokenPair) -> list[tuple[Sequence[int], Sequence[int]]]:
-        """Return (prompt, answer) of the chosen and of the rejected answer; empty where nothing of it is left."""
+        """Return (prompt, answer) of the chosen and of the rejected answer; empty where nothing of it is left.
+
+        Where nothing of the prompt is left, the answer's first token stands for it: nothing predicts the first token of
+        a sequence, so training does not score it either.
+        """
         return [self._cut(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
 
     def leave_room(self, pair: TokenPair) -> bool:
@@ -81,11 +85,10 @@ class Limits:
 
     def _cut(self, prompt: Sequence[int], answer: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         over = 0 if self.max_length is None else max(0, len(prompt) + len(answer) - self.max_length)
-        if not over:
-            return prompt, answer
-        if self.truncation_mode == "keep_start":
+        if over and self.truncation_mode == "keep_start":
             return prompt[: self.max_length], answer[: max(0, len(answer) - over)]
-        return prompt[over:], answer[max(0, over - len(prompt)) :]
+        prompt, answer = prompt[over:], answer[max(0, over - len(prompt)) :]
+        return (prompt, answer) if prompt else (answer[:1], answer[1:])
 
 
 @dataclass(frozen=True)

@@ -65,27 +65,28 @@ def _paths_table(data: str, runs: Sequence[tuple[RunPath, PathResult]]) -> Table
 
 
 def _print_equal_gains(found: Sequence[EqualGain], console: Console) -> None:
-    first = found[0]
+    shown = [each for each in found if each.share in _SHOWN and each.gain in FIRST]
+    if not shown:
+        return
     rows = []
-    for each in found:
-        if each.share in _SHOWN and each.gain in FIRST:
-            style = _COSTS[each.cost]
-            sure = " *" if verdict(each) in ("less", "more") else ""
-            rows.append(
-                (
-                    f"{each.cost} at {each.gain} {each.level:.2g}",
-                    _number(each.value.value, style),
-                    _number(each.other.value, style),
-                    f"{_number(each.difference.value, f'+{style}')}{sure}",
-                    _number(each.difference.low, style),
-                    _number(each.difference.high, style),
-                )
+    for each in shown:
+        style = _COSTS[each.cost]
+        sure = " *" if verdict(each) in ("less", "more") else ""
+        rows.append(
+            (
+                f"{each.cost} at {each.gain} {each.level:.2g}",
+                _number(each.value.value, style),
+                _number(each.other.value, style),
+                f"{_number(each.difference.value, f'+{style}')}{sure}",
+                _number(each.difference.low, style),
+                _number(each.difference.high, style),
             )
-    title = f"{first.data}: least cost at an equal gain, {first.method} and {first.against}"
+        )
+    title = f"{found[0].data}: least cost at an equal gain, {found[0].method} and {found[0].against}"
     console.print(make_table(title, ("", "former", "latter", "difference", "from", "to"), rows))
     console.print(
         "forgetting and KL in nats per token, length in tokens; at a half and all of the gain that both reach; * where "
-        f"the 95 % interval excludes 0; {behind(first)}",
+        f"the 95 % interval excludes 0; {behind(*shown)}",
         highlight=False,
         markup=False,
     )

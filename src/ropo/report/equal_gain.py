@@ -21,17 +21,22 @@ def equal_gains_of(result: ComparisonResult, data: str) -> list[EqualGain]:
 
 
 def headlines(found: Sequence[EqualGain]) -> list[str]:
-    """Say for each method what it pays for the whole of the gain that it and the other method both reach."""
-    grouped: dict[tuple[str, str], list[EqualGain]] = {}
+    """Say for each method what it pays for the whole of the gain that it and the other method both reach.
+
+    Where fewer checkpoints answered prompts than read text, the gain that both reach differs from cost to cost; costs
+    of one gain are in one sentence.
+    """
+    grouped: dict[tuple[str, str], dict[float, list[EqualGain]]] = {}
     for each in found:
         if each.share == 1.0 and each.gain in FIRST:
-            grouped.setdefault((each.method, each.gain), []).append(each)
-    return [_sentence(each) for each in grouped.values()]
+            grouped.setdefault((each.method, each.gain), {}).setdefault(each.level, []).append(each)
+    return [_sentence(costs, len(levels) > 1) for levels in grouped.values() for costs in levels.values()]
 
 
-def _sentence(costs: Sequence[EqualGain]) -> str:
+def _sentence(costs: Sequence[EqualGain], one_of_several: bool) -> str:
     """Write the costs of one equal gain in words, each with how sure it is and what is behind it."""
     first = costs[0]
+    where = " at the checkpoints where this was measured" if one_of_several else ""
     told = [
         f"{_COST_NAMES[each.cost]} {number(each.value.value)} against {number(each.other.value)}, {verdict(each)} "
         f"({_signed(each.difference.value)}{_interval(each.difference)}; n = {behind(each)})"
@@ -39,7 +44,7 @@ def _sentence(costs: Sequence[EqualGain]) -> str:
     ]
     return (
         f"{first.method} against {first.against} at an equal gain in {GAIN_WORDS[first.gain]} of "
-        f"{number(first.level)}, all that both reach: {'; '.join(told)}."
+        f"{number(first.level)}, all that both reach{where}: {'; '.join(told)}."
     )
 
 
@@ -53,14 +58,19 @@ def verdict(each: EqualGain) -> str:
     return "less" if difference.high < 0 else "more"
 
 
-def behind(each: EqualGain) -> str:
-    """Say how many units and seeds are behind a comparison."""
-    units = ", ".join(f"{count} {unit}" for unit, count in each.units.items())
-    seeds = f"{each.seeds[0]} seed{'s' if each.seeds[0] != 1 else ''}"
-    if each.seeds[0] != each.seeds[1]:
-        seeds += f" against {each.seeds[1]}"
-    lost = "" if each.draws[0] == each.draws[1] else f", defined in {each.draws[0]} of {each.draws[1]} resamples"
-    return f"{units}, {seeds}{lost}"
+def behind(*found: EqualGain) -> str:
+    """Say how many units and seeds are behind a comparison, or behind several of the same two methods."""
+    first = found[0]
+    counts = {unit: count for each in found for unit, count in each.units.items()}
+    units = ", ".join(f"{count} {unit}" for unit, count in counts.items())
+    seeds = f"{first.seeds[0]} seed{'s' if first.seeds[0] != 1 else ''}"
+    if first.seeds[0] != first.seeds[1]:
+        seeds += f" against {first.seeds[1]}"
+    defined = sorted({each.draws[0] for each in found})
+    if defined == [first.draws[1]]:
+        return f"{units}, {seeds}"
+    least_to_most = " to ".join(map(str, dict.fromkeys((defined[0], defined[-1]))))
+    return f"{units}, {seeds}, defined in {least_to_most} of {first.draws[1]} resamples"
 
 
 def _signed(value: float | None) -> str:

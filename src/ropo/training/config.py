@@ -28,6 +28,7 @@ _LOSSES = (
 )
 _DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 _SORTING_LOSSES = {"aot", "aot_unpaired"}
+_UNWEIGHABLE_LOSSES = {"hinge", "sft"}  # TRL multiplies each pair's loss in place, which PyTorch allows of the others
 _TRUNCATIONS = ("keep_start", "keep_end")
 _NOT_NEGATIVE = (
     *("weight_decay", "warmup_steps", "adam_epsilon", "max_grad_norm", "seed", "data_seed", "neftune_noise_alpha"),
@@ -158,6 +159,13 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
             "use_weighting",
             not (self.use_weighting and sorting),
             f"cannot be combined with the loss {', '.join(sorting)}, which sorts the pairs",
+            "leave one of them out",
+        )
+        unweighable = sorted(_UNWEIGHABLE_LOSSES & set(self.loss_type)) + ["rpo_alpha"] * (self.rpo_alpha is not None)
+        self._require(
+            "use_weighting",
+            not (self.use_weighting and unweighable),
+            f"cannot be combined with {', '.join(unweighable)}, whose loss TRL cannot weigh pair by pair",
             "leave one of them out",
         )
         self._require(

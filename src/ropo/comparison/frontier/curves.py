@@ -121,17 +121,19 @@ def methods_of_paths(paths: Sequence[RunPath], data: str) -> list[MethodPaths]:
 
 
 def curves_of(method: MethodPaths, gain: str, cost: str, draws: Draws) -> dict[float, Curve]:
-    """Return gain and cost along the path of each rate, the mean over its seeds, at the steps that have both.
+    """Return gain and cost along the path of each rate, the mean over its seeds, at the steps where all have both.
+
+    A seed may end before the others, by `stop_at_kl` or a warning: a mean beyond its last step would be of other seeds.
 
     Returns:
         Curves by rate; without those that lack either quantity.
     """
     found = {}
     for rate, runs in method.rates.items():
-        each = [_curve(run, gain, cost, draws) for run in runs]
-        both = [curve for curve in each if curve is not None]
-        if not both or len(both) < len(each):
+        steps = common_steps(runs, gain, cost)
+        if len(steps) < 2:
             continue
+        both = [_curve(run, steps, gain, cost, draws) for run in runs]
         weights = draws.weights("seeds", len(both))  # (draws, seeds)
         total = weights.sum(axis=1)[:, None]
         means = (
@@ -141,10 +143,9 @@ def curves_of(method: MethodPaths, gain: str, cost: str, draws: Draws) -> dict[f
     return found
 
 
-def common_steps(run: RunPath, *names: str) -> list[int]:
-    """Return the steps at which a run has all of these quantities."""
-    assert run.path is not None
-    series = [series_of(run.path, name) for name in names]
+def common_steps(runs: Sequence[RunPath], *names: str) -> list[int]:
+    """Return the steps at which all runs have all of these quantities."""
+    series = [series_of(run.path, name) for run in runs if run.path is not None for name in names]
     steps = [set(each.steps) if each is not None else set() for each in series]
     return sorted(set.intersection(*steps))
 
@@ -155,11 +156,8 @@ def quantiles(values: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _curve(run: RunPath, gain: str, cost: str, draws: Draws) -> Curve | None:
+def _curve(run: RunPath, steps: Sequence[int], gain: str, cost: str, draws: Draws) -> Curve:
     assert run.path is not None
-    steps = common_steps(run, gain, cost)
-    if len(steps) < 2:
-        return None
     sides = []
     for name in (gain, cost):
         series = series_of(run.path, name)

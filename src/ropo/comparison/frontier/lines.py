@@ -89,7 +89,7 @@ def lines_of(method: MethodPaths, gain: str, cost: str) -> MethodLines:
 
 def _lines(method: MethodPaths, rate: float, seed: int | None, gain: str, cost: str) -> list[PathLine]:
     curves = curves_of(method, gain, cost, Draws(resamples=0))
-    steps = tuple(common_steps(method.rates[rate][0], gain, cost))
+    steps = tuple(common_steps(method.rates[rate], gain, cost))
     return [
         PathLine(rate, seed, steps, tuple(map(float, gains[0])), tuple(map(float, costs[0])))
         for gains, costs in curves.values()

@@ -29,7 +29,7 @@ from ropo.evaluation.suites import Workplace
 from ropo.lm.adapters import is_adapter, load_adapter
 from ropo.lm.fingerprint import fingerprint_folder, fingerprint_source
 from ropo.lm.loading import load_model
-from ropo.lm.log_probs import answer_log_probs, text_losses
+from ropo.lm.log_probs import answer_log_probs, mean_loss, text_losses
 from ropo.lm.sampling import model_name, sample_answers
 from ropo.lm.sampling.settings import Answer
 
@@ -102,7 +102,7 @@ def measure_path(
         write_atomically(_file_of(workplace.output, step), kept.model_dump_json() + "\n")
         points[step] = point
         seconds = (time.monotonic() - clock) / (number + 1) * (len(left) - number - 1)
-        say(f"{_describe(point, before.text, data.beta)}; {timedelta(seconds=round(seconds))} left")
+        say(f"{_describe(point, before.text, data)}; {timedelta(seconds=round(seconds))} left")
     zeros = [0.0] * len(data.pairs.records)
     return PathResult(
         run=run.name,
@@ -118,14 +118,14 @@ def measure_path(
     )
 
 
-def _describe(point: PathPoint, text: Sequence[float], beta: float) -> str:
+def _describe(point: PathPoint, text: Sequence[float], data: PathData) -> str:
     """Write the means of a checkpoint as one line."""
-    margins = point.margins(beta)
+    margins = point.margins(data.beta)
     loss = float(np.logaddexp(0.0, -margins).mean())
     parts = [f"step {point.step}: DPO loss {loss:.3f}, margin {float(margins.mean()):+.3f}"]
     parts.append(f"chosen {mean(point.chosen):+.2f}, rejected {mean(point.rejected):+.2f} nats")
     if point.text:
-        parts.append(f"text loss {mean(point.text) - mean(text):+.4f}")
+        parts.append(f"text loss {mean_loss(point.text, data.windows) - mean_loss(text, data.windows):+.4f}")
     if point.answers is not None:
         tokens = point.answers.measure.tokens
         parts.append(f"KL {mean(point.answers.kl) / tokens:.4f} nats per token, {tokens:.0f} tokens per answer")

@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropo.core.kept import Journal
+from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.prompts import PromptRecord, encode_prompts, prompts_digest
 from ropo.lm.sampling.batches import Batch, load_sampler_model, sample_batches
@@ -88,16 +89,19 @@ def sample_with_journal(
         batch_size: Answers that are decoded at once.
         path: The journal: a finished batch is on disk before `on_batch` sees it, and never sampled again.
         on_batch: Called with each batch, those of the earlier run first.
-        identity: What the journal calls the model; its name where None.
+        identity: What the journal calls the model; where None, its name and fingerprint, as folders of other models
+            may have one name (`checkpoint-100`), and one folder another model after a while.
 
     Returns:
         The answers to each prompt, in the order of the prompts.
 
     Raises:
-        UserError: If the journal was begun with other settings, the model cannot be loaded or has no chat template.
+        UserError: If the journal was begun with another model or other settings, the model cannot be loaded or has no
+            chat template.
     """
     encoded = encode_prompts(sampler.tokenizer, prompts)
-    journal = Journal(path, _header(identity or model_name(sampler.source), prompts, settings, batch_size))
+    model = _name_and_content(sampler.source) if identity is None else {"model": identity}
+    journal = Journal(path, _header(model, prompts, settings, batch_size))
     answers: dict[int, list[Answer]] = {}
 
     def hand_out(batch: Batch) -> None:
@@ -131,8 +135,14 @@ def model_name(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
 
 
-def _header(model: str, prompts: Sequence[PromptRecord], settings: SamplingSettings, batch_size: int) -> dict[str, Any]:
-    header = {"model": model, "prompts": prompts_digest(prompts)[:16], **asdict(settings), "batch_size": batch_size}
+def _name_and_content(source: str) -> dict[str, str]:
+    return {"model": model_name(source), "fingerprint": fingerprint_source(source)[:16]}
+
+
+def _header(
+    model: dict[str, str], prompts: Sequence[PromptRecord], settings: SamplingSettings, batch_size: int
+) -> dict[str, Any]:
+    header = {**model, "prompts": prompts_digest(prompts)[:16], **asdict(settings), "batch_size": batch_size}
     backend = sampling_backend()
     return header if backend == "transformers" else {**header, "backend": backend}
 
