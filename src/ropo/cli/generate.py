@@ -56,5 +56,5 @@ def run(args: argparse.Namespace) -> None:
         for number, prompt in enumerate(prompts)
     )
     write_atomically(args.output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    journal.unlink()
+    journal.unlink(missing_ok=True)  # another process that did the same may have been first
     print(f"{len(prompts)} prompts, {len(prompts) * settings.samples} answers: {args.output}")
