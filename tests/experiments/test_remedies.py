@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from experiments.remedies.run import HERE, near, read, select, twice
-from experiments.remedies.table import read_off
+from experiments.remedies.table import growth, left, read_off
 from ropo.methods import adapter_config
 
 
@@ -47,6 +47,24 @@ def test_a_symptom_is_read_off_where_the_gain_is_first_reached():
     assert read_off(gains, symptoms, 0.5) == 2.0
     assert read_off(gains, symptoms, 2.0) == 6.0
     assert read_off(gains, symptoms, 3.5) is None
+
+
+def grown(shares):
+    """A run that gains the same in one step, and whose three answers grow by shares of ten tokens."""
+    units = {
+        "chosen_change_per_token": [0.1] * 4,
+        "rejected_change_per_token": [-0.1] * 4,
+        "length_ratio": [10 * share for share in shares],
+    }
+    return {"hack": "hot", "lengths": [[5, 5]] * 4, "reference_tokens": [10.0] * 3, "path": [{"units": units}]}
+
+
+def test_draws_without_a_symptom_count_over_half_and_not_in_the_ratio():
+    found = left([grown([0.8, 0.8, -0.4])], [grown([0.2, 0.2, -0.1])], growth)
+    assert found["left"] == pytest.approx(0.25)
+    assert (found["low"], found["high"]) == pytest.approx((0.25, 0.25))
+    assert found["draws_left_out"] == pytest.approx(7 / 27, abs=0.03)  # two of three prompts or all drawn from the last
+    assert found["over_half"] == pytest.approx([-0.1, -0.2, 0.1])
 
 
 def test_every_remedy_of_the_recipe_has_an_adapter_that_exists():

@@ -128,7 +128,7 @@ def _length_growth(numbers: Numbers) -> tuple[str, str]:
     correlation = numbers.get("length_reward_correlation")
     if correlation is not None and correlation < BY_LENGTH:
         why = f"reward and length correlate by {correlation:+.2f}: it is not what the pairs reward"
-        return f"--rpo_alpha 1 or {_budget(numbers)}", why
+        return f"{_HELD_UP} or {_budget(numbers)}", why
     known = "" if correlation is None else f", reward and length correlate by {correlation:+.2f}"
     return "--rpo_alpha 1 or --rdpo_alpha 0.01", f"{numbers['length_ratio']:.2f} times as long{known}"
 
