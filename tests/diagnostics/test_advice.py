@@ -53,8 +53,8 @@ CASES = [
     (
         "length_growth",
         {"length_ratio": 2.0, "length_reward_correlation": -0.1, "kl_per_token": 0.5},
-        "; try --rpo_alpha 1 with half the --learning_rate or --stop_at_kl 0.2 (reward and length correlate by -0.10: it is not what the pairs "
-        "reward)",
+        "; try --rpo_alpha 1 with half the --learning_rate or --stop_at_kl 0.2 (reward and length correlate by -0.10: "
+        "it is not what the pairs reward)",
     ),
     (
         "length_growth",
