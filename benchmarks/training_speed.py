@@ -127,7 +127,7 @@ def build_trainer(
 @contextmanager
 def sharing(contestant: str) -> Iterator[None]:
     """Let the contestant that only leaves out padding give every answer a prompt of its own; the others share."""
-    from ropo.training.packing import layout as packing
+    from ropo.lm.packing import layout as packing
 
     before, own = packing.share_prompts, _sharing_of(packing)
     packing.share_prompts = _alone if contestant == "padding-free" else own
@@ -189,7 +189,7 @@ def train_one(
 
 def count_tokens(batch: Any) -> dict[str, int]:
     """Count what each way of computing a batch computes: padded, without padding, and each prompt once."""
-    from ropo.training.packing.layout import pack_batch
+    from ropo.lm.packing.layout import pack_batch
 
     layout = batch["input_ids"], batch["attention_mask"], batch["completion_mask"]
     counts = {"padded": batch["input_ids"].numel()}

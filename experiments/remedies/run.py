@@ -37,8 +37,6 @@ from ropo.lm.loading import load_model, load_tokenizer
 from ropo.methods import adapter_config
 from ropo.preferences.data import load_preferences
 from ropo.training.monitor import HackingMonitor
-from ropo.training.packing.packer import without_numbers
-from ropo.training.remedies.scores import summed_log_probs
 
 HERE = Path(__file__).parent
 PAIRS = HERE.parent / "verifiable_pairs" / "full"
@@ -79,21 +77,6 @@ class Watch(HackingMonitor):
             }
         )
         return readings
-
-    def _observe(self, model: Any) -> tuple[Any, Any]:
-        """Observe as the monitor does, but score the pairs in packs, which takes a third of the time."""
-        whole, self.held_out = self.held_out, replace(self.held_out, pairs=())
-        try:
-            found, weights = super()._observe(model)
-        finally:
-            self.held_out = whole
-        scores = []
-        trainer: Any = self.trainer
-        for start in range(0, len(whole.pairs), 8):
-            rows = [trainer.eval_dataset[number] for number in range(start, min(start + 8, len(whole.pairs)))]
-            batch = trainer._prepare_inputs(trainer.data_collator(rows))
-            scores.append(summed_log_probs(model, without_numbers(batch)))
-        return replace(found, log_probs=torch.cat(scores).float()), weights
 
     def _hear(self, line: str) -> None:
         self.said.append(line)
@@ -211,7 +194,7 @@ def read(part: str, longest: int = SHORT) -> list[dict[str, Any]]:
 
 
 def select(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Keep pairs of a kind: all, `longer` chosen answers, `balanced` lengths, or `near` or `twice`, which are made."""
+    """Keep pairs of a kind: all, `long` or `longer` chosen answers, `balanced` lengths, or `near` or `twice`, made."""
     if kind == "near":
         return [made for record in records if (made := near(record)) is not None]
     if kind == "twice":
@@ -219,6 +202,7 @@ def select(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     ratios = [record["tokens_chosen"] / record["tokens_rejected"] for record in records]
     keeps = {
         "all": lambda ratio: True,
+        "long": lambda ratio: ratio > BALANCED,
         "longer": lambda ratio: ratio >= LONGER,
         "balanced": lambda ratio: 1 / BALANCED <= ratio <= BALANCED,
     }[kind]

@@ -13,7 +13,7 @@ from ropo.lm.capacity import ignores_padding, position_limit, readable_tokens
 from ropo.lm.loading import load_model, load_tokenizer
 from ropo.lm.sampling.batches import sample_batches
 from ropo.lm.sampling.settings import SamplingSettings
-from ropo.training.packing.model import enable_packing
+from ropo.training.packing.fused import enable_packing
 
 pytestmark = pytest.mark.slow
 

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from peft import PromptTuningConfig, get_peft_model
 
+from ropo.lm import log_probs
 from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs, text_loss
+from ropo.lm.packing import attention
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 from tests.tiny.adapted import VOCABULARY, tiny_gpt2, tiny_llama
+from tests.tiny.trained import CONFIGS, tiny_model
 
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
 
@@ -22,14 +27,89 @@ def one_by_one(model, prompt, answer):
     return torch.stack([scores[len(prompt) + i - 1, token] for i, token in enumerate(answer)])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_padded_batches_equal_single_sequences(name: str) -> None:
-    model = MODELS[name]()
-    prompts, answers = draw(0, 3, 1, 9, 5, 2, 4), draw(1, 1, 7, 2, 5, 3, 4)
-    found = answer_log_probs(model, prompts, answers)
-    assert [len(scores) for scores in found] == [1, 7, 2, 5, 3, 4]
+def sequences() -> tuple[list[list[int]], list[list[int]]]:
+    """Return prompts, one of which is there three times and not in a row, and answers, two of which are equal."""
+    first, second, third, fourth = draw(0, 3, 1, 9, 5)
+    answers = draw(1, 1, 7, 2, 5, 3, 4)
+    return [first, second, first, third, fourth, first], [*answers[:5], answers[2]]
+
+
+def assert_each_alone(found: list[torch.Tensor], model, prompts, answers) -> None:
+    assert [len(scores) for scores in found] == [len(answer) for answer in answers]
     for scores, prompt, answer in zip(found, prompts, answers, strict=True):
         assert torch.allclose(scores.double(), one_by_one(model, prompt, answer), atol=1e-5)
+
+
+def widths(model) -> list[tuple[int, int]]:
+    """Return a list that gets the shape of the token ids of every forward pass from now on."""
+    seen: list[tuple[int, int]] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return seen
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_packs_equal_single_sequences(name: str) -> None:
+    model = tiny_model(name).eval()
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # sdpa leaves the cap out
+    attention = model.config._attn_implementation
+    prompts, answers = sequences()
+    answer_log_probs(model, prompts, answers)  # tries whether it can
+    seen = widths(model)
+    found = answer_log_probs(model, prompts, answers)
+    assert seen == [(1, 34)]  # 18 of four prompts, 22 of answers, the last of each left out, 2 seams
+    assert_each_alone(found, model, prompts, answers)
+    assert model.config._attn_implementation == attention
+    assert not model.base_model._forward_hooks
+
+
+def test_packs_hold_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_probs, "_PACK", 16)
+    model, (prompts, answers) = tiny_llama(), sequences()
+    seen = widths(model)
+    found = answer_log_probs(model, prompts, answers)
+    assert len(seen) == 5  # the trial's two, padded and packed
+    assert all(tokens <= 16 for _, tokens in seen[2:])
+    assert_each_alone(found, model, prompts, answers)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padded_batches_equal_single_sequences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_probs, "difference", lambda *args: "its packed log-probs differ from its padded ones")
+    model, (prompts, answers) = MODELS[name](), sequences()
+    seen = widths(model)
+    found = [answer_log_probs(model, prompts, answers) for _ in range(2)]
+    assert [rows for rows, _ in seen] == [2, 4, 2, 4, 2]  # a pair to try it with, once; then four answers at once
+    for each in found:
+        assert_each_alone(each, model, prompts, answers)
+
+
+def test_a_model_that_errs_on_packs_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend_across(query, key, value, *args):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+    monkeypatch.setattr(attention, "attend_segments", attend_across)  # as if the whole pack were one answer
+    model, (prompts, answers) = tiny_llama(), sequences()
+    model.load_state_dict({name: 4 * weight for name, weight in model.state_dict().items()})  # not as even as untrained
+    seen = widths(model)
+    found = answer_log_probs(model, prompts, answers)
+    assert [rows for rows, _ in seen] == [2, 1, 4, 2]  # a pair to try it with, padded and packed
+    assert_each_alone(found, model, prompts, answers)
+
+
+def test_virtual_tokens_of_an_adapter_are_seen() -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    prompts, answers = sequences()
+    found = answer_log_probs(model, prompts, answers)
+    plain = answer_log_probs(model.get_base_model(), prompts, answers)
+    assert max(float((a - b).abs().max()) for a, b in zip(found, plain, strict=True)) > 1e-3
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompts[3], *answers[3]]])).logits[0, 3:].double()
+    expected = logits.log_softmax(-1)[len(prompts[3]) - 1 : -1].gather(1, torch.tensor(answers[3])[:, None])[:, 0]
+    assert torch.allclose(found[3].double(), expected, atol=1e-5)
 
 
 def test_pairs_are_cut_as_training_cuts_them() -> None:

@@ -9,7 +9,7 @@ from transformers import (
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
-from ropo.training.packing.layout import pack_batch
+from ropo.lm.packing.layout import pack_batch
 from tests.tiny.trained import VOCABULARY
 
 OUTPUTS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl import DPOConfig, DPOTrainer
 
 from ropo import RopoConfig
+from ropo.lm.packing.attention import no_mask, packed_attention
+from ropo.lm.packing.layout import pack_batch
 from ropo.training.callbacks.trial import GpuMemory, TrialStep
 from ropo.training.config import PreferenceConfig
-from ropo.training.packing.attention import no_mask, packed_attention
-from ropo.training.packing.layout import pack_batch
-from ropo.training.packing.model import enable_packing
+from ropo.training.packing.fused import enable_packing
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import CONFIGS, tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training import trainers

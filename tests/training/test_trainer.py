@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from ropo.core.errors import UserError
+from ropo.lm.packing import attention
 from ropo.training.config import PreferenceConfig
-from ropo.training.packing import attention
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.trainers import LORA, STEPS, logged, options, ours, theirs

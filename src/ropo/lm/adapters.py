@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["adapter_base", "adapter_config_of", "check_trainable", "is_adapter", "load_adapter"]
+__all__ = ["adapter_base", "adapter_config_of", "check_trainable", "evaluating", "is_adapter", "load_adapter"]
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
 from ropo.core.errors import UserError
@@ -144,3 +147,19 @@ def _resize_embeddings(base: PreTrainedModel, source: str) -> None:
         return  # PEFT says what is wrong
     if len(rows) == 1 and rows != {embedding_rows(base)}:
         base.resize_token_embeddings(rows.pop(), mean_resizing=False)
+
+
+def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the model without PEFT's wrapper."""
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch a model to evaluation for the block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cap_length", "check_ids", "position_limit"]
+__all__ = ["cap_length", "check_ids", "position_limit", "virtual_tokens"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -42,7 +43,7 @@ def position_limit(model: Any) -> int | None:
     found = [_rows_of(module, longest) for module in model.modules() if id(module) not in words]
     limits = [rows for rows in found if rows is not None]
     if limits:
-        return min(limits)
+        return min(limits) - virtual_tokens(model)
     rotary = any(name.endswith("inv_freq") for name, _ in model.named_buffers())
     return longest if named[0] is None and not rotary else None  # MPT makes its biases anew, but never longer
 
@@ -177,13 +178,16 @@ def readable_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | Non
 def ignores_padding(model: Any) -> bool:
     """Tell whether a model computes the same for a sequence that is padded on the left.
 
-    Attention with a mask does. A recurrence may take padding for input, as RWKV's does, so other models are tried.
+    Attention with a mask does. A recurrence may take padding for input, as RWKV's does, so other models are tried. With
+    virtual tokens in front PEFT drops the positions, and padding would part the tokens from these.
 
     Args:
         model: A causal language model in evaluation mode.
 
     Cost: nothing where all layers are attention, else two forward passes over a dozen tokens.
     """
+    if virtual_tokens(model):
+        return False
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
     if not model._is_stateful and not others:
@@ -195,6 +199,14 @@ def ignores_padding(model: Any) -> bool:
         padded = model(input_ids=rows, attention_mask=mask, position_ids=left_padded_positions(mask), use_cache=False)
         alone = model(input_ids=rows[:1, 3:], use_cache=False)
     return close_to_rounding(padded.logits[0, -1], alone.logits[0, -1], model.dtype)
+
+
+def virtual_tokens(model: Any) -> int:
+    """Return how many virtual tokens an adapter puts before a model's own, as prompt and prefix tuning do."""
+    if not isinstance(model, PeftModel) or model._adapters_disabled:
+        return 0
+    config: Any = model.active_peft_config
+    return int(config.num_virtual_tokens) if config.is_prompt_learning else 0
 
 
 def close_to_rounding(logits: Float[Tensor, "*shape"], others: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:

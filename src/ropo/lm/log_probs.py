@@ -13,12 +13,15 @@ __all__ = [
 ]
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from ropo.lm.adapters import base_model_of
 from ropo.lm.capacity import (
     check_ids,
     fit_sequences,
@@ -26,10 +29,21 @@ from ropo.lm.capacity import (
     left_padded,
     left_padded_positions,
     position_limit,
+    virtual_tokens,
+)
+from ropo.lm.packing.model import (
+    architecture_reason,
+    difference,
+    packed_log_probs,
+    take_packs,
+    takes_packs,
+    trial_batch,
 )
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 
-_BATCH = 4
+_BATCH = 4  # answers of a padded pass
+_PACK = 2048  # tokens of a pack
+_SAME: WeakKeyDictionary[Any, dict[torch.dtype, bool]] = WeakKeyDictionary()  # by base model, as tried
 _Sequences = Sequence[Sequence[int]]
 
 # Here and in sampling gradients are off, but not by `inference_mode`, in which FSDP2 cannot gather a layer.
@@ -51,11 +65,56 @@ def answer_log_probs(model: Any, prompts: _Sequences, answers: _Sequences) -> li
     Raises:
         UserError: If there is a token that the model has no embedding for.
 
-    Cost: one padded forward pass for 4 answers, or for each where padding would change them; logits of the answer
-    positions only.
+    Cost: a forward pass for 2,048 tokens, as packs: without padding, and a prompt once for all its answers. Where a
+    model computes something else on packs, a padded one for 4 answers. Logits of the answer positions only.
     """
+    prompts, answers = _fitted(model, prompts, answers)
+    with _taking_packs(model) as takes_them:
+        if takes_them:
+            return packed_log_probs(model, prompts, answers, _PACK)
+    return _padded_log_probs(model, prompts, answers)
+
+
+@contextmanager
+def _taking_packs(model: Any) -> Iterator[bool]:
+    """Let a model take packs inside, where it computes the same on them, and tell whether it does."""
+    base: Any = base_model_of(model)
+    if takes_packs(base):  # in training, and tried there
+        yield True
+    elif not _same_on_packs(model, base):
+        yield False
+    else:
+        undo = take_packs(base)
+        try:
+            yield True
+        finally:
+            undo()
+
+
+def _same_on_packs(model: Any, base: Any) -> bool:
+    """Tell whether a model computes the same log-probs on packs as on padded batches, from a tiny pair, tried once."""
+    if virtual_tokens(model) or architecture_reason(base) is not None:
+        return False
+    device = base.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.dtype
+    tried = _SAME.setdefault(base, {})
+    if dtype not in tried:
+        input_ids, _, scored = trial_batch(base)
+        answer = int(scored[0].argmax())
+        trial = input_ids[:, :answer].tolist(), input_ids[:, answer:].tolist()
+        padded = torch.stack(_padded_log_probs(model, *trial))
+        undo = take_packs(base)
+        try:
+            found = difference(lambda: torch.stack(packed_log_probs(model, *trial, _PACK)), padded, dtype)
+        finally:
+            undo()
+        tried[dtype] = found is None
+    return tried[dtype]
+
+
+def _padded_log_probs(model: Any, prompts: _Sequences, answers: _Sequences) -> list[Float32[Tensor, " tokens"]]:
     scores: list[Float32[Tensor, " tokens"]] = []
-    for some, theirs in fitted_batches(model, prompts, answers):
+    for some, theirs in _batches(model, prompts, answers):
         distributions, targets = _distributions(model, some, theirs)
         chosen = distributions.gather(2, targets[:, :, None]).squeeze(2).cpu()
         scores += [row[-len(answer) :] for row, answer in zip(chosen, theirs, strict=True)]
@@ -63,13 +122,21 @@ def answer_log_probs(model: Any, prompts: _Sequences, answers: _Sequences) -> li
 
 
 def fitted_batches(model: Any, prompts: _Sequences, answers: _Sequences) -> Iterator[tuple[_Sequences, _Sequences]]:
-    """Yield the prompts and answers of one forward pass after the other, cut where the model's positions end.
+    """Yield the prompts and answers of one padded forward pass after the other, cut where the model's positions end.
 
     Raises:
         UserError: If there is a token that the model has no embedding for.
     """
+    return _batches(model, *_fitted(model, prompts, answers))
+
+
+def _fitted(model: Any, prompts: _Sequences, answers: _Sequences) -> tuple[_Sequences, _Sequences]:
     prompts, answers = fit_sequences(model, prompts, answers)
     check_ids(model, (token for ids in (*prompts, *answers) for token in ids))
+    return prompts, answers
+
+
+def _batches(model: Any, prompts: _Sequences, answers: _Sequences) -> Iterator[tuple[_Sequences, _Sequences]]:
     size = _BATCH if ignores_padding(model) else 1
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size], answers[start : start + size]
@@ -168,7 +235,7 @@ def hidden_states(model: Any, windows: Sequence[TextWindow]) -> Float[Tensor, "t
         check_ids(model, window.ids)
         ids = torch.tensor([window.ids[: position_limit(model)]], device=model.device)
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        rows.append(output.hidden_states[-1][0].float())
+        rows.append(output.hidden_states[-1][0, -ids.shape[1] :].float())
     return torch.cat(rows)
 
 
@@ -185,7 +252,7 @@ def _distributions(
     logits = model(
         input_ids=tokens,
         attention_mask=mask,
-        position_ids=left_padded_positions(mask),
+        position_ids=None if bool(mask.all()) else left_padded_positions(mask),
         use_cache=False,
         logits_to_keep=longest + 1,
     ).logits[:, -longest - 1 : -1]

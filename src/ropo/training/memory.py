@@ -20,11 +20,12 @@ from torch import nn
 from trl.trainer.utils import add_fused_lm_head
 
 from ropo.core.errors import UserError
+from ropo.lm.packing import layout
+from ropo.lm.packing.layout import Pack, build_pack, split_by_budget
+from ropo.lm.packing.model import architecture_reason
 from ropo.lm.tokens import Limits
 from ropo.training.meta_device import HEAD, PASS, LiveBytes, as_on_device
-from ropo.training.packing import layout
-from ropo.training.packing.layout import Pack, build_pack, split_by_budget
-from ropo.training.packing.model import architecture_reason, take_packs
+from ropo.training.packing.fused import take_packs_of_batches
 
 ROOM = 0.85
 """Share of the free memory that a step may take.
@@ -116,7 +117,7 @@ def estimate(
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     if reason := architecture_reason(model):  # `enable_packing` compares numbers, and there are none
         raise UserError(f"plan: {type(model).__name__} cannot be packed, {reason}; there is no estimate for it")
-    take_packs(model)
+    take_packs_of_batches(model)
     policy = model if adapter is None else get_peft_model(model, adapter)
     trained = [each for each in policy.parameters() if each.requires_grad]
     size = sum(each.numel() for each in trained)

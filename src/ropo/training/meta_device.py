@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as head_utils
 
-from ropo.training.packing.attention import PACKED, packed_attention
+from ropo.lm.packing.attention import PACKED, packed_attention
 
 HEAD, PASS = "head", "activations"
 

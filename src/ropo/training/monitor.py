@@ -21,10 +21,10 @@ from ropo.diagnostics.layers import layer_weight, linear_layers
 from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST, advise, triggered
+from ropo.lm.adapters import evaluating
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
 from ropo.training.distributed.sharding import in_step, whole_copy
-from ropo.training.packing.model import evaluating
 from ropo.training.reference import keeps_reference, reference_of, unwrapped
 from ropo.training.remedies.average import as_saved
 from ropo.training.remedies.kl_budget import KlBudget
@@ -95,7 +95,6 @@ class HackingMonitor(TrainerCallback):
         self.tokenizer = tokenizer
         held_out = _held_out_slice(trainer, pairs)
         options: Any = trainer.args
-        # Measured as `diagnose` measures, not by the trainer's `predict`, so that both print one number.
         self.held_out = HeldOut(
             pairs=held_out,
             prompts=[pair.prompt for pair in held_out],

@@ -36,10 +36,10 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from ropo.core.errors import UserError
 from ropo.core.files import replace_atomically
 from ropo.core.progress import show_progress
+from ropo.lm.adapters import evaluating
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import uses_fsdp
-from ropo.training.packing.model import evaluating
 
 _TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _TRAINING_OPTIONS = ("max_length", "truncation_mode", "ld_alpha", "bf16", "fp16")  # which enter the sums

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import use_adapter
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import base_model_of, evaluating
 from ropo.training.distributed.sharding import is_cut, without_deepspeed
-from ropo.training.packing.model import base_model_of, evaluating
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import GenerationConfig
 
 from ropo.core import once
@@ -116,3 +117,26 @@ def test_what_transformers_cannot_do_is_one_line(monkeypatch):
 
 def test_the_zoo_has_every_kind():
     assert min(map(len, (ATTENTION, LEARNED, HYBRID, RECURRENT))) >= 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_are_put_before_a_prompt_once(name, kind):
+    torch.manual_seed(0)
+    model = get_peft_model(make(name), kind(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    for weight in model.prompt_encoder.parameters():
+        weight.data.mul_(4.0)  # enough to change answers
+    uniforms = draw_uniforms(range(len(PROMPTS)), SETTINGS)
+    found = Decoder(model, tiny_tokenizer(), PROMPTS, SETTINGS).decode(range(len(PROMPTS)), uniforms)
+    rows = [ids for ids in PROMPTS for _ in range(SETTINGS.samples)]
+    assert found == [plain_loop(model, ids, each) for ids, each in zip(rows, uniforms, strict=True)]
+    with model.disable_adapter():
+        without = Decoder(model, tiny_tokenizer(), PROMPTS, SETTINGS).decode(range(len(PROMPTS)), uniforms)
+        assert without == [plain_loop(model, ids, each) for ids, each in zip(rows, uniforms, strict=True)]
+    assert without != found
+
+
+def test_virtual_tokens_without_a_cache_are_refused():
+    model = get_peft_model(make("openai"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    with pytest.raises(UserError, match="virtual tokens"):
+        Decoder(model, tiny_tokenizer(), PROMPTS, SETTINGS).decode([0], draw_uniforms([0], SETTINGS))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from ropo.core.errors import UserError
+from ropo.lm.packing.layout import pack_batch
 from ropo.lm.tokens import Limits
 from ropo.training.distributed.dealing import (
     DealtBatches,
@@ -22,7 +23,6 @@ from ropo.training.distributed.dealing import (
     gathering_unequal,
     packed_tokens,
 )
-from ropo.training.packing.layout import pack_batch
 from tests.training.packing_helpers import draw, padded_batch
 from tests.training.together import run_together
 

@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BloomConfig, GptOssConfig, Lfm2Config, MambaConfig
 from trl.trainer.utils import add_fused_lm_head
 
-from ropo.training.packing.attention import PACKED
-from ropo.training.packing.layout import pack_batch
-from ropo.training.packing.model import enable_packing
+from ropo.lm.packing.attention import PACKED
+from ropo.lm.packing.layout import pack_batch
+from ropo.training.packing.fused import enable_packing
 from tests.tiny.trained import CONFIGS, SHAPE, tiny_model
 from tests.training.packing_helpers import OUTPUTS, edge_cases, padded_batch, with_fused_head
 

@@ -13,8 +13,8 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from ropo.lm.loading import load_model
-from ropo.training.packing.attention import PACKED
-from ropo.training.packing.model import enable_packing
+from ropo.lm.packing.attention import PACKED
+from ropo.training.packing.fused import enable_packing
 from tests.training.packing_helpers import with_fused_head
 from tests.training.trainers import ours
 

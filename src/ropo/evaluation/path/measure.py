@@ -189,7 +189,7 @@ class _Meter:
         return (adapted.merge_and_unload() if merges else adapted).to(self.device).eval()
 
     def _pairs(self, model: Any) -> list[tuple[float, float]]:
-        scores = self._scores(model, self.sequences)
+        scores = answer_log_probs(model, *([each[part] for each in self.sequences] for part in (0, 1)))
         sums = [float(each.double().sum()) for each in scores]
         return list(zip(sums[::2], sums[1::2], strict=True))
 
@@ -206,19 +206,12 @@ class _Meter:
 
     def _kl(self, model: Any, groups: Sequence[Sequence[Answer]]) -> list[float]:
         contexts = [ids for ids, group in zip(self.data.encoded, groups, strict=True) for _ in group]
-        sequences = list(zip(contexts, (answer.tokens for group in groups for answer in group), strict=True))
-        policy, reference = (self._scores(each, sequences) for each in (model, self.base))
+        answers = [answer.tokens for group in groups for answer in group]
+        policy, reference = (answer_log_probs(each, contexts, answers) for each in (model, self.base))
         mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in policy], batch_first=True)
         padded = [pad_sequence(scores, batch_first=True) for scores in (policy, reference)]
         each = kl_of_answers(padded[0], padded[1], mask).view(len(groups), -1)
         return each.mean(dim=1).tolist()
-
-    def _scores(self, model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Any]:
-        """Score answers; those of similar length go together, so that little padding is computed."""
-        order = sorted(range(len(sequences)), key=lambda number: sum(map(len, sequences[number])))
-        found = answer_log_probs(model, *([sequences[number][part] for number in order] for part in (0, 1)))
-        placed = dict(zip(order, found, strict=True))
-        return [placed[number] for number in range(len(sequences))]
 
 
 def _file_of(output: Path, step: int) -> Path:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
-from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import base_model_of
 from ropo.lm.capacity import (
     cap_answers,
     check_ids,
@@ -25,6 +26,7 @@ from ropo.lm.capacity import (
     position_limit,
     readable_tokens,
     telling_of_other_models,
+    virtual_tokens,
 )
 from ropo.lm.sampling.picking import pick_tokens
 from ropo.lm.sampling.settings import SamplingSettings
@@ -105,7 +107,7 @@ class Decoder:
         output = model(
             input_ids=tokens,
             attention_mask=mask,
-            position_ids=left_padded_positions(mask),
+            position_ids=None if bool(mask.all()) else left_padded_positions(mask),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -113,6 +115,8 @@ class Decoder:
         cache = output.past_key_values
         # Not `batch_repeat_interleave`, which layers with a recurrent state lack or inherit from attention's.
         cache.reorder_cache(torch.arange(len(prompts), device=model.device).repeat_interleave(samples))
+        if virtual := virtual_tokens(model):  # in the cache now; PEFT would put them before every new token again
+            mask, model = F.pad(mask, (virtual, 0), value=1), base_model_of(model)
         mask = mask.repeat_interleave(samples, 0)
         logits = output.logits[:, -1].repeat_interleave(samples, 0)
 
@@ -181,7 +185,12 @@ class Decoder:
 
     def _run_generate(self, tokens: Tensor, most: int, stops: list[int] | None, processors: list[Any]) -> Tensor:
         own = GenerationConfig(max_new_tokens=most, do_sample=False, eos_token_id=stops, pad_token_id=0, use_cache=True)
-        model: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        model: Any = base_model_of(self.model)
+        if virtual_tokens(self.model):
+            raise UserError(
+                f"model {type(model).__name__}: keeps no cache that virtual tokens could be put into, so nothing is "
+                "sampled from an adapter that prepends some; use a method that changes weights, such as ropo or lora"
+            )
         theirs = model.generation_config
         model.generation_config = own  # theirs would fill in what ours leaves open: penalties, beams, forced tokens
         try:

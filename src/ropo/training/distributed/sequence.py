@@ -29,16 +29,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from trl.trainer.utils import FusedCausalLMOutput
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import base_model_of
+from ropo.lm.packing.attention import attend_padded, no_mask
+from ropo.lm.packing.model import agree, architecture_reason, trial_batch
 from ropo.training.config import PreferenceConfig
-from ropo.training.packing.attention import attend_padded, no_mask
-from ropo.training.packing.model import (
-    TOKEN_FIELDS,
-    agree,
-    architecture_reason,
-    base_model_of,
-    trial_batch,
-    trial_log_probs,
-)
+from ropo.training.packing.fused import TOKEN_FIELDS, trial_log_probs
 
 SPLIT = "ropo_split"
 _FLAG = "ACCELERATE_USE_PARALLELISM_CONFIG"

@@ -1,1 +1,1 @@
-"""Batches without padding, with every shared prompt once: their layout, their attention and their collator."""
+"""A trainer's batches as packs: their collator, and TRL's fused LM head on them."""

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 
+from ropo.lm.adapters import base_model_of
+from ropo.lm.capacity import virtual_tokens
+from ropo.lm.packing.layout import Pack, find_obstacle, pack_batch
 from ropo.lm.spreading import is_spread
 from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import is_cut, without_deepspeed
-from ropo.training.packing.layout import Pack, find_obstacle, pack_batch
-from ropo.training.packing.model import base_model_of, enable_packing
+from ropo.training.packing.fused import enable_packing
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _obstacle(trainer: Any) -> str | None:
         return "NEFTune draws its noise for the padded batch"
     if trainer.aux_loss_enabled:
         return "its load-balancing loss counts the tokens of the padded batch"
-    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+    if virtual_tokens(trainer.model):
         return "its adapter prepends virtual tokens"
     if is_cut(trainer.model):
         return "DeepSpeed has cut its weights already; load it before the trainer's configuration is made"

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropo.training.packing.layout import Segment, gather_keys, pack_batch, segment_mask
+from ropo.lm.packing.layout import Segment, gather_keys, pack_batch, segment_mask
 from tests.training.packing_helpers import draw, edge_cases, padded_batch
 
 LAYOUT = ("input_ids", "attention_mask", "completion_mask")

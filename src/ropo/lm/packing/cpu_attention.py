@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropo.training.packing.layout import Segment
+from ropo.lm.packing.layout import Segment
 
 _Part = tuple[slice, bool]  # the keys that queries meet, and whether causally
 

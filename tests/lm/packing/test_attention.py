@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ropo.training.packing import attention
-from ropo.training.packing.attention import CannotPackError, attend, no_mask, packed_attention
-from ropo.training.packing.layout import segment_mask
+from ropo.lm.packing import attention
+from ropo.lm.packing.attention import CannotPackError, attend, no_mask, packed_attention
+from ropo.lm.packing.layout import segment_mask
 from tests.training.packing_helpers import dense_mask, one_pack
 
 WINDOWS = [None, 3]

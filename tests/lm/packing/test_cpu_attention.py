@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ropo.training.packing import attention
-from ropo.training.packing.attention import no_mask, packed_attention
-from ropo.training.packing.cpu_attention import SLACK, IdleMemory, attend_segments, idle_memory
-from ropo.training.packing.layout import Segment
+from ropo.lm.packing import attention
+from ropo.lm.packing.attention import no_mask, packed_attention
+from ropo.lm.packing.cpu_attention import SLACK, IdleMemory, attend_segments, idle_memory
+from ropo.lm.packing.layout import Segment
 from tests.training.packing_helpers import dense_mask, one_pack
 
 SEGMENTS = {

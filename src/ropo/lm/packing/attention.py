@@ -7,7 +7,7 @@ Without a pack it is transformers' own scaled dot product attention, so that gen
 
 from __future__ import annotations
 
-__all__ = ()
+__all__ = ["PACKED", "attend_padded", "no_mask", "packed_attention"]
 
 import warnings
 from functools import lru_cache
@@ -21,8 +21,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from ropo.training.packing.cpu_attention import attend_segments, idle_memory
-from ropo.training.packing.layout import GatheredKeys, Pack, Segment
+from ropo.lm.packing.cpu_attention import attend_segments, idle_memory
+from ropo.lm.packing.layout import GatheredKeys, Pack, Segment
 
 PACKED = "ropo_packed"
 

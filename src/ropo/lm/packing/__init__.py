@@ -1,0 +1,1 @@
+"""Rows without padding, with every shared prompt once: their layout, their attention, a model that takes them."""
