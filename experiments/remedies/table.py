@@ -83,6 +83,7 @@ SYMPTOMS: dict[str, dict[str, Measured]] = {
     "length": {"growth": growth, "collapse": collapse},
     "longer": {"growth": growth},
     "hot": {"growth": growth, "displacement": displacement, "forgetting": forgetting},
+    "long": {"growth": growth, "displacement": displacement, "forgetting": forgetting},
     "twice": {"repetition": repetition, "growth": growth},
     "repetition": {"repetition": repetition},
 }
@@ -91,6 +92,7 @@ GAINS: dict[str, Measured] = {
     "length": margin_per_token,
     "longer": margin_per_token,
     "hot": margin,
+    "long": margin,
     "twice": margin_per_token,
     "repetition": margin,
 }
