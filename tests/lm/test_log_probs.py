@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from peft import PromptTuningConfig, get_peft_model
 
 from ropo.lm import log_probs
-from ropo.lm.log_probs import answer_log_probs, hidden_states, pair_log_probs, text_loss
+from ropo.lm.log_probs import answer_distributions, answer_log_probs, hidden_states, pair_log_probs, text_loss
 from ropo.lm.packing import attention
 from ropo.lm.tokens import Limits, TextWindow, TokenPair
 from tests.tiny.adapted import VOCABULARY, tiny_gpt2, tiny_llama
@@ -63,6 +63,18 @@ def test_packs_equal_single_sequences(name: str) -> None:
     assert_each_alone(found, model, prompts, answers)
     assert model.config._attn_implementation == attention
     assert not model.base_model._forward_hooks
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_distributions_are_whole(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if padded:
+        monkeypatch.setattr(log_probs, "difference", lambda *args: "its packed log-probs differ from its padded ones")
+    model, (prompts, answers) = tiny_llama(), sequences()
+    found = answer_distributions(model, prompts, answers)
+    for rows, prompt, answer in zip(found, prompts, answers, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        assert torch.allclose(rows, logits.log_softmax(-1), atol=1e-5)
 
 
 def test_packs_hold_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["adapter_base", "adapter_config_of", "check_trainable", "evaluating", "is_adapter", "load_adapter"]
+__all__ = [
+    "adapter_base",
+    "adapter_config_of",
+    "base_model_of",
+    "check_trainable",
+    "evaluating",
+    "is_adapter",
+    "load_adapter",
+]
 
 import re
 import warnings

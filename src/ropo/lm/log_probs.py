@@ -34,6 +34,7 @@ from ropo.lm.capacity import (
 from ropo.lm.packing.model import (
     architecture_reason,
     difference,
+    packed_distributions,
     packed_log_probs,
     take_packs,
     takes_packs,
@@ -156,8 +157,11 @@ def answer_distributions(
     Returns:
         One float32 tensor per answer, on the model's device.
 
-    Cost: one padded forward pass for all, which are therefore to be few: 4 bytes for each token and vocabulary entry.
+    Cost: one forward pass for all, which are therefore to be few: 4 bytes for each token and vocabulary entry.
     """
+    with _taking_packs(model) as takes_them:
+        if takes_them:
+            return packed_distributions(model, prompts, answers)
     distributions, _ = _distributions(model, prompts, answers)
     return [rows[-len(answer) :] for rows, answer in zip(distributions, answers, strict=True)]
 

@@ -11,7 +11,7 @@ of a further answer go on from its prompt's. The last token of an answer predict
 
 from __future__ import annotations
 
-__all__ = ["Pack", "build_pack", "find_obstacle", "pack_batch"]
+__all__ = ["Pack", "Sequence", "build_pack", "find_obstacle", "pack_batch", "split_by_budget"]
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace

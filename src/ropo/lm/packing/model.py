@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["agree", "architecture_reason", "difference", "take_packs", "trial_batch"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -129,27 +129,45 @@ def packed_log_probs(
 
     Cost: a forward pass per pack; the logits of its answers' tokens, and of 256 of these in float32.
     """
-    lengths = [len(answer) for answer in answers]
-    ends = list(accumulate(lengths, initial=0))
+    scores = torch.empty(sum(map(len, answers)))
+    for pack, logits in _passes(model, prompts, answers, budget):
+        parts = zip(logits.split(_ROWS), pack.targets[0].split(_ROWS), strict=True)
+        found = [rows.float().log_softmax(-1).gather(1, targets[:, None])[:, 0] for rows, targets in parts]
+        scores[pack.cells.cpu()] = torch.cat(found).cpu()
+    return list(scores.split([len(answer) for answer in answers]))
+
+
+def packed_distributions(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Float32[Tensor, "tokens vocabulary"]]:
+    """Compute log pi(. | x, y_<t) over the whole vocabulary at every answer token, in nats, in one pack.
+
+    Arguments are those of `packed_log_probs`.
+
+    Returns:
+        One float32 tensor per answer, on the model's device.
+    """
+    ((pack, logits),) = _passes(model, prompts, answers, None)
+    rows = logits[pack.cells.argsort()].float().log_softmax(-1)
+    return list(rows.split([len(answer) for answer in answers]))
+
+
+def _passes(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], budget: int | None
+) -> Iterator[tuple[Pack, Float[Tensor, "answers vocabulary"]]]:
+    """Yield each pack with the logits of what it scores; its cells number the tokens of all answers."""
+    ends = accumulate(map(len, answers), initial=0)
     sequences = [
         layout.Sequence([*prompt, *answer], 0, len(prompt), list(range(start, start + len(answer))))
         for prompt, answer, start in zip(prompts, answers, ends, strict=False)
     ]
-    scores = torch.empty(ends[-1])
     for run in layout.split_by_budget(layout.share_prompts(sequences), budget):
         pack = layout.build_pack(run, model.device)
-        scores[pack.cells.cpu()] = _target_log_probs(model, pack).cpu()
-    return list(scores.split(lengths))
-
-
-def _target_log_probs(model: Any, pack: Pack) -> Float32[Tensor, " answers"]:
-    """Return the log-probs of a pack's targets."""
-    logits = model(
-        input_ids=pack.input_ids,
-        position_ids=pack.position_ids,
-        attention_mask=no_mask(pack.input_ids.device),
-        pack=pack,
-        use_cache=False,
-    ).logits[0]
-    parts = zip(logits.split(_ROWS), pack.targets[0].split(_ROWS), strict=True)
-    return torch.cat([rows.float().log_softmax(-1).gather(1, each[:, None])[:, 0] for rows, each in parts])
+        output = model(
+            input_ids=pack.input_ids,
+            position_ids=pack.position_ids,
+            attention_mask=no_mask(pack.input_ids.device),
+            pack=pack,
+            use_cache=False,
+        )
+        yield pack, output.logits[0]
