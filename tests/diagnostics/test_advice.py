@@ -48,7 +48,8 @@ CASES = [
     (
         "length_growth",
         {"length_ratio": 2.0, "length_reward_correlation": 0.6},
-        "; try --rpo_alpha 1 or --rdpo_alpha 0.01 (2.00 times as long, reward and length correlate by +0.60)",
+        "; try --rpo_alpha 1 --rdpo_alpha 0.01 (2.00 times as long, reward and length correlate by +0.60; pairs of "
+        "equal lengths would not teach it)",
     ),
     (
         "length_growth",
@@ -59,7 +60,7 @@ CASES = [
     (
         "length_growth",
         {"length_ratio": 2.0},
-        "; try --rpo_alpha 1 or --rdpo_alpha 0.01 (2.00 times as long)",
+        "; try --rpo_alpha 1 --rdpo_alpha 0.01 (2.00 times as long)",
     ),
     (
         "repetition",

@@ -129,8 +129,10 @@ def _length_growth(numbers: Numbers) -> tuple[str, str]:
     if correlation is not None and correlation < BY_LENGTH:
         why = f"reward and length correlate by {correlation:+.2f}: it is not what the pairs reward"
         return f"{_HELD_UP} or {_budget(numbers)}", why
-    known = "" if correlation is None else f", reward and length correlate by {correlation:+.2f}"
-    return "--rpo_alpha 1 or --rdpo_alpha 0.01", f"{numbers['length_ratio']:.2f} times as long{known}"
+    known = f"{numbers['length_ratio']:.2f} times as long"
+    if correlation is not None:
+        known += f", reward and length correlate by {correlation:+.2f}; pairs of equal lengths would not teach it"
+    return "--rpo_alpha 1 --rdpo_alpha 0.01", known
 
 
 def _repetition(numbers: Numbers) -> tuple[str, str]:
