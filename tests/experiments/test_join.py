@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from experiments.evidence.join import join, read
+from ropo.comparison.results import ComparisonResult
 
-FRONTIER = Path(__file__).parents[2] / "experiments" / "evidence" / "frontier.json.gz"
+EVIDENCE = Path(__file__).parents[2] / "experiments" / "evidence"
+FRONTIER = EVIDENCE / "frontier.json.gz"
 
 
 @pytest.fixture(scope="module")
 def whole():
     return read(FRONTIER)
+
+
+@pytest.mark.parametrize("file", sorted(EVIDENCE.glob("*.json.gz")), ids=lambda file: file.name)
+def test_kept_results_can_be_read(file):
+    assert ComparisonResult.model_validate_json(gzip.decompress(file.read_bytes())).runs
 
 
 def part(result, keep):
