@@ -63,6 +63,10 @@ def test_two_parts_are_the_whole(whole):
     assert {(each.method, each.gain, each.cost, each.share): each.difference for each in joined.equal_gains} == at
 
 
+def test_a_result_is_read_whatever_follows_its_folder_in_the_command():
+    assert read(EVIDENCE / "frontier-seeds.json.gz").paths
+
+
 def test_all_runs_are_compared_with_one_sample_of_the_reference(whole):
     other = part(whole, lambda *run: run == ("RoPO", 0.002))
     path = other.paths[0].path
