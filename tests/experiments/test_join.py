@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from experiments.evidence.join import join, read
+from ropo.comparison.results import ComparisonResult
 
-FRONTIER = Path(__file__).parents[2] / "experiments" / "evidence" / "frontier.json.gz"
+EVIDENCE = Path(__file__).parents[2] / "experiments" / "evidence"
+FRONTIER = EVIDENCE / "frontier.json.gz"
 
 
 @pytest.fixture(scope="module")
 def whole():
     return read(FRONTIER)
+
+
+@pytest.mark.parametrize("file", sorted(EVIDENCE.glob("*.json.gz")), ids=lambda file: file.name)
+def test_kept_results_can_be_read(file):
+    assert ComparisonResult.model_validate_json(gzip.decompress(file.read_bytes())).runs
 
 
 def part(result, keep):
@@ -53,6 +61,10 @@ def test_two_parts_are_the_whole(whole):
     assert {each.name for each in joined.runs} == {each.name for each in whole.runs}
     at = {(each.method, each.gain, each.cost, each.share): each.difference for each in whole.equal_gains}
     assert {(each.method, each.gain, each.cost, each.share): each.difference for each in joined.equal_gains} == at
+
+
+def test_a_result_is_read_whatever_follows_its_folder_in_the_command():
+    assert read(EVIDENCE / "frontier-seeds.json.gz").paths
 
 
 def test_all_runs_are_compared_with_one_sample_of_the_reference(whole):

@@ -27,7 +27,8 @@ from transformers import PreTrainedModel
 from ropo.core.errors import UserError
 from ropo.lm.capacity import embedding_rows
 from ropo.lm.checkpoint_checks import check_values, reason_of
-from ropo.lm.strength import ADAPTER_CONFIG, split_strength, strength_dial
+from ropo.lm.dial import strength_dial
+from ropo.lm.strength import ADAPTER_CONFIG, split_strength
 
 
 def is_adapter(source: str) -> bool:

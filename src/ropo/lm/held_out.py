@@ -45,6 +45,7 @@ class HeldOutPairs:
         limits: Where prompt and answer are to be cut.
         cut: Number of these pairs that are longer.
         without_room: Number of pairs left out because `max_length` leaves nothing of an answer.
+        without_tokens: Number of pairs left out because prompt or answer has no tokens of its own.
         unread: What the chat template leaves out of the records, in lines.
         templated: Number of prompts that went through the chat template before they were written down.
     """
@@ -55,13 +56,19 @@ class HeldOutPairs:
     limits: Limits
     cut: int
     without_room: int
+    without_tokens: int
     unread: list[str]
     templated: int
 
     def counts(self) -> dict[str, int]:
         """Count the pairs, and what was left out of the records that were read up to the last one of them."""
         used = len(self.records)
-        return {"pairs": used, **self.data.dropped_before(used + self.without_room)}
+        return {"pairs": used, **self.data.dropped_before(used + self.left_out)}
+
+    @property
+    def left_out(self) -> int:
+        """Number of pairs up to the last one used that are not."""
+        return self.without_room + self.without_tokens
 
     def content(self) -> dict[str, Any]:
         """Return what a model's scores of the pairs depend on beside the model, to keep them by."""
@@ -82,10 +89,12 @@ class HeldOutPairs:
     def notes(self) -> Iterator[str]:
         """Say what a reader of the numbers has to know about the pairs."""
         used = len(self.records)
-        of = "" if used + self.without_room == len(self.data) else f"{used} of "
+        of = "" if used + self.left_out == len(self.data) else f"{used} of "
         yield f"{of}{_pairs(len(self.data) if of else used)}, {self.data.reading}"
         if self.without_room:
             yield f"{_pairs(self.without_room)} left out, whose prompt fills max_length {self.limits.max_length}"
+        if self.without_tokens:
+            yield f"{_pairs(self.without_tokens)} left out, whose prompt or an answer has no tokens, as in training"
         if self.cut:
             yield f"{_pairs(self.cut)} cut to max_length {self.limits.max_length}, as in training"
         yield from self.unread
@@ -126,16 +135,23 @@ def read_held_out(
     data = load_preferences(source, split, wraps_prompts(tokenizer, plain_prompts))
     records: list[dict[str, Any]] = []
     tokens: list[TokenPair] = []
-    without_room = 0
+    without_room = without_tokens = 0
     for record in data.pairs:
         if len(records) == most:
             break
         pair = tokenize_pair(tokenizer, record, f"data {record['where']}")
-        if limits.leave_room(pair):
+        if not pair.is_complete:
+            without_tokens += 1
+        elif limits.leave_room(pair):
             records.append(record)
             tokens.append(pair)
         else:
             without_room += 1
+    if not records and without_tokens:
+        raise UserError(
+            f"data {source}: {without_tokens} of {without_tokens + without_room} pairs have no tokens of prompt or "
+            "answer, and no other has room in max_length; give longer prompts"
+        )
     if not records:
         raise UserError(
             f"max_length: {limits.max_length} tokens leave nothing of the answers in all {without_room} pairs of "
@@ -143,7 +159,8 @@ def read_held_out(
         )
     cut = sum(limits.cut(pair) != Limits().cut(pair) for pair in tokens)
     templated = sum(holds_templated_prompt(tokenizer, record) for record in records)
-    return HeldOutPairs(data, records, tokens, limits, cut, without_room, unread_lines(tokenizer, records), templated)
+    unread = unread_lines(tokenizer, records)
+    return HeldOutPairs(data, records, tokens, limits, cut, without_room, without_tokens, unread, templated)
 
 
 def wraps_prompts(tokenizer: PreTrainedTokenizerBase, plain_prompts: bool) -> bool:

@@ -38,6 +38,11 @@ class TokenPair:
     chosen: Sequence[int]
     rejected: Sequence[int]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is something to train on and to score: a prompt may merge wholly into both answers."""
+        return bool(self.prompt) and bool(self.chosen) and bool(self.rejected)
+
 
 @dataclass(frozen=True)
 class Limits:

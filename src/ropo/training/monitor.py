@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ropo.core.errors import UserError
+from ropo.core.once import say
 from ropo.diagnostics import SIGNALS, Reading, Signal, hyperspherical_energy
 from ropo.diagnostics.comparison import HeldOut, Observation, compare, observe, sampled_kl
 from ropo.diagnostics.layers import layer_weight, linear_layers
@@ -22,6 +23,7 @@ from ropo.diagnostics.movement import cosine_changes
 from ropo.diagnostics.pairs import all_cosines, check_weight, nonzero_rows
 from ropo.diagnostics.signals import FEWEST, advise, triggered
 from ropo.lm.adapters import evaluating
+from ropo.lm.capacity import position_limit
 from ropo.lm.sampling.settings import SamplingSettings
 from ropo.lm.tokens import Limits, TokenPair, text_windows
 from ropo.training.distributed.sharding import in_step, whole_copy
@@ -97,7 +99,7 @@ class HackingMonitor(TrainerCallback):
         options: Any = trainer.args
         self.held_out = HeldOut(
             pairs=held_out,
-            prompts=[pair.prompt for pair in held_out],
+            prompts=_answerable(unwrapped(trainer), held_out),
             windows=text_windows(tokenizer, text, _WINDOW, _WINDOWS) if text is not None else [],
             settings=SamplingSettings(max_new_tokens=max_new_tokens),
             beta=options.beta,
@@ -118,6 +120,11 @@ class HackingMonitor(TrainerCallback):
             raise UserError(
                 "stop_at_kl: needs the reference in training, and its log-probs were computed in advance or it moves; "
                 "leave out precompute_ref_log_probs or sync_ref_model"
+            )
+        if self.budget is not None and not self.held_out.prompts:
+            raise UserError(
+                "stop_at_kl: needs prompts to answer, and every held-out prompt fills the model's positions; give "
+                "shorter ones"
             )
 
     def on_train_begin(
@@ -237,6 +244,18 @@ def _held_out_slice(trainer: Trainer, most: int) -> list[TokenPair]:
         )
     rows = (dataset[index] for index in range(min(most, len(dataset))))
     return [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+
+
+def _answerable(model: Any, pairs: Sequence[TokenPair]) -> list[Sequence[int]]:
+    """Return the prompts that leave a position for an answer; cut from their beginning, longer ones are trained on."""
+    limit = position_limit(model)
+    prompts = [pair.prompt for pair in pairs if limit is None or len(pair.prompt) < limit]
+    if len(prompts) < len(pairs):
+        say(
+            f"monitor: {len(pairs) - len(prompts)} of {len(pairs)} prompts fill the model's {limit} positions and are "
+            "not answered; the log-probs of their answers are measured"
+        )
+    return prompts
 
 
 def trained_layers(model: Any) -> list[str]:

@@ -17,7 +17,7 @@ from trl.trainer.utils import global_then_local_main_first
 from ropo.core.errors import UserError
 from ropo.lm.capacity import check_ids
 from ropo.lm.templating import template_options
-from ropo.lm.tokens import Limits, holds_templated_prompt, tokenize_pair, tokenize_prompt
+from ropo.lm.tokens import Limits, TokenPair, holds_templated_prompt, tokenize_pair, tokenize_prompt
 from ropo.training.packing.packer import NUMBER
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def _keep(dataset: Dataset, name: str, reason: str, condition: Any, options: dic
 
 
 def _is_complete(record: dict[str, Any]) -> bool:
-    return all(len(record[column]) > 0 for column in ("prompt_ids", "chosen_ids", "rejected_ids"))
+    return TokenPair(record["prompt_ids"], record["chosen_ids"], record["rejected_ids"]).is_complete
 
 
 def _fits(record: dict[str, Any], limits: Limits, budget: int) -> bool:

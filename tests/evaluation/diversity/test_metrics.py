@@ -136,8 +136,15 @@ def test_what_a_prompt_does_not_define_is_left_out_for_all_models():
     kept = leave_out_undefined([ours, theirs])
     assert [each["x"].kept.tolist() for each in kept] == [[1.0, 3.0], [1.0, 5.0]]
     assert all(each["y"].used is None for each in kept)
+
+
+def test_a_metric_that_no_prompt_defines_for_all_models_is_left_out():
     empty = values_of([samples("", ""), samples("", "")])
-    metrics = {metric.name: metric for metric in metrics_of(leave_out_undefined([empty])[0], "prompts", 0)}
-    for name in ("distinct_1", "distinct_1_across", "ead_across", "self_bleu", "self_bleu_across"):
-        assert (metrics[name].value, metrics[name].count) == (None, 0)
-    assert metrics["empty"].value == 1.0
+    wordy = values_of([samples("the cat", "a dog"), samples("the cat ran", "yes")])
+    gone = {"distinct_1", "distinct_1_across", "ead_across", "self_bleu", "self_bleu_across"}
+    assert gone <= set(wordy)
+    for models in ([empty], [wordy, empty]):
+        for each in leave_out_undefined(models):
+            assert not gone & set(each)
+            assert all(metric.count == 2 for metric in metrics_of(each, "prompts", 0))
+    assert leave_out_undefined([empty])[0]["empty"].values.tolist() == [1.0, 1.0]

@@ -62,6 +62,14 @@ def test_equal_models_do_not_differ(models, prompts, tmp_path):
     assert {change.value for change in copy.changes} == {0.0}
 
 
+def test_a_metric_without_a_prompt_is_left_out_and_named(models, prompts, tmp_path, capsys):
+    assert evaluate(tmp_path, prompts, models["base"], "--max_prompts", 1) == 0  # no other first answer to compare with
+    (base,) = read_results(tmp_path).models
+    assert {metric.count for metric in base.metrics} == {1}
+    assert "self_bleu_across" not in {metric.name for metric in base.metrics}
+    assert "self_bleu_across: left out, as some model's answers" in capsys.readouterr().out
+
+
 def test_kept_answers_are_not_sampled_again(models, prompts, tmp_path, monkeypatch):
     assert evaluate(tmp_path / "out", prompts, models["base"]) == 0
     monkeypatch.setattr(sampler, "load_sampler_model", None)  # a call would fail

@@ -48,13 +48,16 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
         settings={**settings.shown(), **encoded, "batch_size": workplace.batch_size},
         data={"prompts": data},
         models=model_results(contestants, fingerprints, shared, "prompts", workplace.seed),
-        notes=_notes_on(shared, contestants[0].name, encoder is not None),
+        notes=_notes_on(of_models, shared, contestants[0].name, encoder is not None),
         seed=workplace.seed,
     )
 
 
 def leave_out_undefined(of_models: Sequence[Mapping[str, UnitValues]]) -> list[dict[str, UnitValues]]:
-    """Keep of each metric the prompts that define it for every model, so that all models have the same ones."""
+    """Keep of each metric the prompts that define it for every model, so that all models have the same ones.
+
+    A metric that no prompt defines for all of them is left out.
+    """
     undefined: dict[str, Any] = {}
     for each in of_models:
         for name, values in each.items():
@@ -64,16 +67,24 @@ def leave_out_undefined(of_models: Sequence[Mapping[str, UnitValues]]) -> list[d
         {
             name: replace(values, used=~undefined[name]) if np.any(undefined.get(name, False)) else values
             for name, values in each.items()
+            if not np.all(undefined.get(name, False))
         }
         for each in of_models
     ]
 
 
-def _notes_on(of_models: Sequence[Mapping[str, UnitValues]], tokenizer: str, embedded: bool) -> list[str]:
+def _notes_on(
+    measured: Sequence[Mapping[str, UnitValues]],
+    of_models: Sequence[Mapping[str, UnitValues]],
+    tokenizer: str,
+    embedded: bool,
+) -> list[str]:
     """Say what the numbers rest on, and what they leave out."""
     notes = [f"expectation-adjusted distinct counts tokens of {tokenizer}'s tokenizer, for every model"]
     if embedded:
         notes.append(f"embeddings see the first {LONGEST} tokens of an answer")
+    if missing := [name for name in measured[0] if name not in of_models[0]]:
+        notes.append(f"{', '.join(missing)}: left out, as some model's answers define it for no prompt")
     for name, values in of_models[0].items():
         if values.used is not None:
             notes.append(

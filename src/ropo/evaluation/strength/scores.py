@@ -18,10 +18,10 @@ from torch import Tensor
 from ropo.core.kept import content_key, kept_rows
 from ropo.evaluation.contestants import Contestant, loaded
 from ropo.evaluation.suites import Workplace
+from ropo.lm.dial import strength_dial
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.held_out import HeldOutPairs
 from ropo.lm.log_probs import answer_distributions, fitted_batches, text_losses
-from ropo.lm.strength import strength_dial
 from ropo.lm.tokens import TextWindow
 
 _Score = tuple[float, float]  # of one answer: its log-prob, and the KL divergence summed over its tokens
