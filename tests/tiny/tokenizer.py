@@ -22,3 +22,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer of letters that knows "ab" as one token."""
+    words = {word: number for number, word in enumerate(["<pad>", "<bos>", "<eos>", "a", "b", "c", "d", "ab"])}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(words, [("a", "b")])), pad_token="<pad>", eos_token="<eos>"
+    )
