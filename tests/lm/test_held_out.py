@@ -8,14 +8,13 @@ import logging
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from ropo.core.errors import UserError
 from ropo.lm.held_out import read_held_out
 from ropo.lm.tokens import Limits, tokenize_pair
 from ropo.training.config import PreferenceConfig
 from ropo.training.trainer import PreferenceTrainer
+from tests.tiny.tokenizer import merging_tokenizer
 from tests.tiny.trained import tiny_model
 from tests.training.trainers import LORA
 
@@ -24,12 +23,8 @@ PLAIN = {"prompt": "ca", "chosen": "cc", "rejected": "d"}
 
 
 @pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Make a tokenizer that merges a and b."""
-    words = {word: number for number, word in enumerate(["<pad>", "<bos>", "<eos>", "a", "b", "c", "d", "ab"])}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE(words, [("a", "b")])), pad_token="<pad>", eos_token="<eos>"
-    )
+def tokenizer():
+    return merging_tokenizer()
 
 
 def written(file, *records):

@@ -1,4 +1,4 @@
-"""A word-level tokenizer with a chat template, made on the spot."""
+"""A word-level tokenizer with a chat template, and one that merges letters, made on the spot."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer without a chat template, which merges a and b where they meet."""
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<eos>", "a", "b", "c", "d", "ab"])}
+    merging = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
+    return PreTrainedTokenizerFast(tokenizer_object=merging, pad_token="<pad>", eos_token="<eos>")

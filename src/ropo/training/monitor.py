@@ -151,7 +151,7 @@ class HackingMonitor(TrainerCallback):
 
     def measure_reference(self) -> None:
         """Measure the reference; where training goes on from a checkpoint, to be called before that is loaded."""
-        with measuring(self.trainer), reference_of(self.trainer) as reference:
+        with _measuring(self.trainer), reference_of(self.trainer) as reference:
             self.reference = self._observe(reference)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -193,7 +193,7 @@ class HackingMonitor(TrainerCallback):
         """Measure the policy against the reference: every number by its name, with the sampled units behind it."""
         before: Any = self.reference
         policy = unwrapped(self.trainer)
-        with measuring(self.trainer), as_saved(self.trainer):
+        with _measuring(self.trainer), as_saved(self.trainer):
             found, weights = self._observe(policy)
             kl = None
             if keeps_reference(self.trainer) and self.held_out.allows_kl:
@@ -290,7 +290,7 @@ def _changes_of(weight: Float[Tensor, "n d"], reference: Float[Tensor, "n d"]) -
 
 
 @contextmanager
-def measuring(trainer: Any) -> Iterator[None]:
+def _measuring(trainer: Any) -> Iterator[None]:
     """Put the policy into evaluation mode, under the trainer's autocast, without gradients, past its clock."""
     untimed = trainer.untimed() if isinstance(trainer, PreferenceTrainer) else nullcontext()
     with evaluating(trainer.model), untimed, torch.no_grad(), trainer.accelerator.autocast():
