@@ -8,7 +8,6 @@ import logging
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerFast
 
 from ropo.core.errors import UserError
 from ropo.lm.held_out import read_held_out
@@ -24,7 +23,7 @@ PLAIN = {"prompt": "ca", "chosen": "cc", "rejected": "d"}
 
 
 @pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     return merging_tokenizer()
 
 

@@ -1,4 +1,4 @@
-"""A word-level tokenizer with a chat template, made on the spot."""
+"""A word-level tokenizer with a chat template, and one that merges letters, made on the spot."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a tokenizer of letters that knows "ab" as one token."""
-    words = {word: number for number, word in enumerate(["<pad>", "<bos>", "<eos>", "a", "b", "c", "d", "ab"])}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE(words, [("a", "b")])), pad_token="<pad>", eos_token="<eos>"
-    )
+    """Make a tokenizer without a chat template, which merges a and b where they meet."""
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<eos>", "a", "b", "c", "d", "ab"])}
+    merging = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
+    return PreTrainedTokenizerFast(tokenizer_object=merging, pad_token="<pad>", eos_token="<eos>")

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 
 from ropo.core import once
 from ropo.core.errors import UserError
@@ -61,3 +61,12 @@ def test_without_a_prompt_to_answer_the_rest_is_measured(tmp_path):
     assert not logged(made, "hacking/kl_per_token")
     with pytest.raises(UserError, match="stop_at_kl: needs prompts to answer"):
         HackingMonitor(made, kl_budget=0.1)
+
+
+def test_virtual_tokens_take_positions_from_the_sequences(tmp_path):
+    adapter = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    made = trainer(tmp_path, held_out=[SHORT], mode="keep_start", adapter=adapter)
+    assert made.args.max_length == POSITIONS - 4
+    made = trainer(tmp_path, held_out=[SHORT], adapter=adapter)
+    made.train()  # its long prompts take all that is left
+    assert len(logged(made, "loss")) == 2

@@ -76,7 +76,8 @@ def _measure(arguments: argparse.Namespace) -> Any:
     settings = SamplingSettings(samples=arguments.samples, max_new_tokens=arguments.max_new_tokens, seed=arguments.seed)
     prompts = read_prompts(arguments.prompts)[: arguments.max_prompts] if arguments.prompts else []
     tokenizer = load_tokenizer(arguments.model)
-    limits = trained_limits(arguments.model)
+    models = [each for each in (arguments.model, arguments.reference) if each]
+    limits = trained_limits(arguments.model, models=models)
     pairs = None
     if arguments.pairs:
         pairs = read_held_out(arguments.pairs, "test", tokenizer, limits, arguments.max_pairs)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -84,14 +84,17 @@ def cap_answers(model: Any, lengths: Sequence[int], most: int) -> list[int]:
     return [min(most, limit - length) for length in lengths]
 
 
-def cap_length(model: Any, longest: int | None) -> int | None:
+def cap_length(model: Any, longest: int | None, adapter: PeftConfig | None = None) -> int | None:
     """Return the length to cut sequences at, no more than the model has positions; say so where that is less.
 
     Args:
         model: A causal language model.
         longest: The length that was asked for; None for no limit.
+        adapter: What is still to be put on the model, where that takes positions of its own.
     """
     limit = position_limit(model)
+    if limit is not None and adapter is not None:
+        limit -= _virtual_tokens(adapter)
     if limit is None or (longest is not None and longest <= limit):
         return longest
     say(
@@ -205,8 +208,11 @@ def virtual_tokens(model: Any) -> int:
     """Return how many virtual tokens an adapter puts before a model's own, as prompt and prefix tuning do."""
     if not isinstance(model, PeftModel) or model._adapters_disabled:
         return 0
-    config: Any = model.active_peft_config
-    return int(config.num_virtual_tokens) if config.is_prompt_learning else 0
+    return _virtual_tokens(model.active_peft_config)
+
+
+def _virtual_tokens(adapter: Any) -> int:
+    return int(adapter.num_virtual_tokens) if adapter.is_prompt_learning else 0
 
 
 def close_to_rounding(logits: Float[Tensor, "*shape"], others: Float[Tensor, "*shape"], dtype: torch.dtype) -> bool:

@@ -16,14 +16,21 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ropo.core.cache import SOURCE, cache_root, keep_folder, size_of
 from ropo.core.errors import UserError
@@ -54,6 +61,21 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     model.name_or_path = model.config._name_or_path = str(path)
     model._ropo_rows = embedding_rows(model)
     return model.eval()
+
+
+def load_gguf_config(path: Path) -> PreTrainedConfig:
+    """Read the configuration of a GGUF file, from its converted copy where there is one, as the header takes seconds.
+
+    Raises:
+        UserError: As in `load_gguf_model`.
+    """
+    check_file("model", path)
+    with _telling_of_bad_files(path):
+        copy = cache_root() / "gguf" / _key(path) / "model"
+        with suppress(*_UNREADABLE):
+            if copy.is_dir():
+                return AutoConfig.from_pretrained(copy)
+        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
 
 
 @contextmanager
@@ -107,7 +129,7 @@ def _kept(path: Path, kind: str, convert: Callable[[Path], Any], read: Callable[
             return read(folder)
         except _UNREADABLE:  # damaged since: it can be made again
             shutil.rmtree(folder, ignore_errors=True)
-    with telling_of_bad_files(path):
+    with _telling_of_bad_files(path):
         made = convert(path)
     try:
         keep_folder(folder, functools.partial(_write, made, path))
@@ -175,7 +197,7 @@ def _convert_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def telling_of_bad_files(path: Path) -> Iterator[None]:
+def _telling_of_bad_files(path: Path) -> Iterator[None]:
     """Say in one line why a GGUF file cannot be read."""
     try:
         yield

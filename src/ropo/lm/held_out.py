@@ -25,6 +25,9 @@ from transformers import PreTrainedTokenizerBase
 from ropo.core.errors import UserError
 from ropo.core.kept import content_key
 from ropo.core.record import FILE_NAME, read_record
+from ropo.lm.adapters import adapter_config_of, is_adapter
+from ropo.lm.capacity import cap_length
+from ropo.lm.loading import load_shapes
 from ropo.lm.strength import split_strength
 from ropo.lm.templating import unread_lines
 from ropo.lm.tokens import Limits, TokenPair, holds_templated_prompt, tokenize_pair
@@ -168,15 +171,22 @@ def wraps_prompts(tokenizer: PreTrainedTokenizerBase, plain_prompts: bool) -> bo
     return tokenizer.chat_template is not None and not plain_prompts
 
 
-def trained_limits(source: str, max_length: int | None = None) -> Limits:
+def trained_limits(source: str, max_length: int | None = None, models: Sequence[str] = ()) -> Limits:
     """Return where a model's training cut its sequences; TRL's default where there is no record of it.
 
     Args:
         source: As in `trained_with`.
         max_length: Another length to cut at; None for that of training.
+        models: All that is measured, `source` alone by default: sequences end where the positions of any of them end,
+            as training cuts them, so that all are measured on the same tokens.
+
+    Cost: a model of each without weights.
     """
     mode = trained_with(source, "truncation_mode", "keep_start")
-    return Limits(trained_with(source, "max_length", _MAX_LENGTH) if max_length is None else max_length, mode)
+    longest = trained_with(source, "max_length", _MAX_LENGTH) if max_length is None else max_length
+    for each in dict.fromkeys(models or [source]):
+        longest = cap_length(load_shapes(each), longest, adapter_config_of(each) if is_adapter(each) else None)
+    return Limits(longest, mode)
 
 
 def first_trained(sources: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from ropo.lm.checkpoint_checks import (
     check_weights,
     reason_of,
 )
-from ropo.lm.gguf import load_gguf_model, load_gguf_tokenizer, plain_model, telling_of_bad_files
+from ropo.lm.gguf import load_gguf_config, load_gguf_model, load_gguf_tokenizer, plain_model
 from ropo.lm.strength import split_strength
 
 
@@ -88,8 +88,7 @@ def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code
     path = Path(source)
     if path.suffix == ".gguf":
         check_source(source)
-        with telling_of_bad_files(path):
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        config = load_gguf_config(path)
         dtype = dtype or torch.float32
     else:
         config = _from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)

@@ -77,7 +77,7 @@ class PreferenceTrainer(DPOTrainer):
         check_arguments(model, ref_model, args, kwargs)
         self._untrained = model
         if not isinstance(model, str):
-            args.max_length = cap_length(model, args.max_length)
+            args.max_length = cap_length(model, args.max_length, kwargs.get("peft_config"))
         adapted = is_peft_model(model) or kwargs.get("peft_config") is not None
         self.holders = Holders(self, model, ref_model)
         self._reference = AdapterReference(model, adapted and ref_model is None, self.holders.find_out)

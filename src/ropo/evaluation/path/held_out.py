@@ -69,7 +69,12 @@ def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> P
     """
     tokenizer = load_tokenizer(model)
     pairs = read_held_out(
-        settings.pairs, settings.split, tokenizer, trained_limits(run), settings.max_pairs, settings.plain_prompts
+        settings.pairs,
+        settings.split,
+        tokenizer,
+        trained_limits(run, models=[model]),
+        settings.max_pairs,
+        settings.plain_prompts,
     )
     prompts = read_prompts(settings.prompts)[: settings.max_prompts] if settings.prompts else []
     text = read_text(settings.text, "text") if settings.text else ""

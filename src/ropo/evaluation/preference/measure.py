@@ -51,7 +51,7 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     base = fingerprint_source(reference.source)
     models = dict(zip((base, *fingerprints), (reference, *contestants), strict=True))
     trained = first_trained([each.source for each in contestants])
-    limits = trained_limits(trained, settings.max_length)
+    limits = trained_limits(trained, settings.max_length, [each.source for each in (reference, *contestants)])
     beta = settings.beta or trained_with(trained, "beta", BETA)
     pairs = _read_pairs(models, settings, limits)
     used = pairs[base]

@@ -44,7 +44,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
     """
     for each in contestants:
         _check_adapter(each)
-    limits = trained_limits(contestants[0].source, settings.max_length)
+    limits = trained_limits(contestants[0].source, settings.max_length, [each.source for each in contestants])
     beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
     text = read_text(settings.text, "text")
     models: list[ModelResult] = []

@@ -59,7 +59,7 @@ def loss_of_pairs(trainer: Any, theirs: Callable[[], Any], inputs: Mapping[str, 
 
 
 @contextmanager
-def _seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows columns"]]]:
+def _seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "rows _"]]]:
     """Collect the log-probs of tokens that models give while the context is open, in the order of the calls."""
     seen: list[Tensor] = []
 
@@ -75,9 +75,7 @@ def _seeing_scores(*models: nn.Module | None) -> Iterator[list[Float[Tensor, "ro
             hook.remove()
 
 
-def _pair_scores(
-    seen: list[Float[Tensor, "rows columns"]], inputs: Mapping[str, Any], ld_alpha: float | None
-) -> PairScores:
+def _pair_scores(seen: list[Float[Tensor, "rows _"]], inputs: Mapping[str, Any], ld_alpha: float | None) -> PairScores:
     """Sum the log-probs that TRL's loss has seen, as it sums them.
 
     Args:
