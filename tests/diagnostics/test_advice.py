@@ -48,8 +48,8 @@ CASES = [
     (
         "length_growth",
         {"length_ratio": 2.0, "length_reward_correlation": 0.6},
-        "; try --rpo_alpha 1 --rdpo_alpha 0.01 (2.00 times as long, reward and length correlate by +0.60; pairs of "
-        "equal lengths would not teach it)",
+        "; try --rpo_alpha 1 on pairs of equal lengths or --rpo_alpha 1 --rdpo_alpha 0.01 (2.00 times as long, reward "
+        "and length correlate by +0.60)",
     ),
     (
         "length_growth",
@@ -60,7 +60,7 @@ CASES = [
     (
         "length_growth",
         {"length_ratio": 2.0},
-        "; try --rpo_alpha 1 --rdpo_alpha 0.01 (2.00 times as long)",
+        "; try --rpo_alpha 1 on pairs of equal lengths or --rpo_alpha 1 --rdpo_alpha 0.01 (2.00 times as long)",
     ),
     (
         "repetition",
@@ -123,6 +123,7 @@ def test_the_flags_are_those_of_ropo_train(tmp_path: Path) -> None:
     tried = 0
     for _, _, said in CASES:
         flags = said.removeprefix("; try ").partition(" (")[0].replace("FILE", str(text))
+        flags = flags.replace(" on pairs of equal lengths", "")
         flags = flags.replace("with half the --learning_rate", "--learning_rate 0.1")
         for each in flags.split(" or "):
             if each.startswith("a "):

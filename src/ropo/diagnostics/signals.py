@@ -129,10 +129,9 @@ def _length_growth(numbers: Numbers) -> tuple[str, str]:
     if correlation is not None and correlation < BY_LENGTH:
         why = f"reward and length correlate by {correlation:+.2f}: it is not what the pairs reward"
         return f"{_HELD_UP} or {_budget(numbers)}", why
-    known = f"{numbers['length_ratio']:.2f} times as long"
-    if correlation is not None:
-        known += f", reward and length correlate by {correlation:+.2f}; pairs of equal lengths would not teach it"
-    return "--rpo_alpha 1 --rdpo_alpha 0.01", known
+    known = "" if correlation is None else f", reward and length correlate by {correlation:+.2f}"
+    flags = "--rpo_alpha 1 on pairs of equal lengths or --rpo_alpha 1 --rdpo_alpha 0.01"
+    return flags, f"{numbers['length_ratio']:.2f} times as long{known}"
 
 
 def _repetition(numbers: Numbers) -> tuple[str, str]:
