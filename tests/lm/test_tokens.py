@@ -38,13 +38,14 @@ TOOLS_TEMPLATE = (
     "{% if tools %}<user> {% for t in tools %}{{ t['name'] }} {% endfor %}<eos> {% endif %}{{ date | default('one') }} "
     + CHAT_TEMPLATE
 )
-# Writes an empty thought before the answer where one is asked for, and drops it from the finished conversation.
+# Writes an empty thought before the answer where one is asked for, and drops it from the finished conversation. No
+# answer below begins with its words, or it would be there again.
 THINKING_TEMPLATE = CHAT_TEMPLATE.replace("<assistant> {% endif %}", "<assistant> yes no {% endif %}")
 SYSTEM_TEMPLATE = "{% if messages[0]['role'] != 'system' %}<user> a slow dog <eos> {% endif %}" + CHAT_TEMPLATE
 TEMPLATES = {"plain": CHAT_TEMPLATE, "tools": TOOLS_TEMPLATE, "thinking": THINKING_TEMPLATE, "system": SYSTEM_TEMPLATE}
 
 words = st.lists(
-    st.sampled_from(["a", "the", "cat", "dog", "sat", "ran", "on", "mat", "yes", "no"]), min_size=1, max_size=5
+    st.sampled_from(["a", "the", "cat", "dog", "sat", "ran", "on", "mat", "one", "two"]), min_size=1, max_size=5
 ).map(" ".join)
 
 

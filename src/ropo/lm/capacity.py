@@ -84,16 +84,17 @@ def cap_answers(model: Any, lengths: Sequence[int], most: int) -> list[int]:
     return [min(most, limit - length) for length in lengths]
 
 
-def cap_length(model: Any, longest: int | None, adapter: PeftConfig | None = None) -> int | None:
+def cap_length(model: Any, longest: int | None, adapter: Any = None) -> int | None:
     """Return the length to cut sequences at, no more than the model has positions; say so where that is less.
 
     Args:
         model: A causal language model.
         longest: The length that was asked for; None for no limit.
-        adapter: What is still to be put on the model, where that takes positions of its own.
+        adapter: Configuration of what is still to be put on the model, where that takes positions of its own; anything
+            else is passed over, as TRL refuses it in its words.
     """
     limit = position_limit(model)
-    if limit is not None and adapter is not None:
+    if limit is not None and isinstance(adapter, PeftConfig):
         limit -= _virtual_tokens(adapter)
     if limit is None or (longest is not None and longest <= limit):
         return longest

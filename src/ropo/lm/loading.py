@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["load_model", "load_policy", "load_shapes", "load_tokenizer"]
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,7 @@ def load_shapes(source: str, dtype: torch.dtype | None = None, trust_remote_code
     else:
         config = _from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
-    with torch.device("meta"):
+    with _telling_of_others(source, "model", trust_remote_code), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
@@ -182,8 +184,16 @@ def _quantisation(source: str, bits: int, dtype: torch.dtype | None) -> dict[str
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
     if not Path(source).exists():
         tell_asking("model", source)
-    try:
+    what = "tokenizer" if loader is AutoTokenizer else "model"
+    with _telling_of_others(source, what, options.get("trust_remote_code", False)):
         return loader.from_pretrained(source, **options)
+
+
+@contextmanager
+def _telling_of_others(source: str, what: str, trust_remote_code: bool) -> Iterator[None]:
+    """Say in one line why transformers cannot make a model or tokenizer."""
+    try:
+        yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # damaged files, foreign models and a missing hub raise a dozen unrelated types
@@ -192,12 +202,11 @@ def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
                 f"model {source}: brings code of its own, which is not run unless asked for; read it, then add "
                 "--trust_remote_code (trust_remote_code=True)"
             ) from error
-        if not no_answer(error) and _is_encoder_decoder(source, options):
+        if not no_answer(error) and _is_encoder_decoder(source, trust_remote_code):
             raise UserError(
                 f"model {source}: is an encoder-decoder model, such as T5, and answers here come from "
                 "decoders alone; give a causal language model"
             ) from error
-        what = "tokenizer" if loader is AutoTokenizer else "model"
         if Path(source).is_dir():
             raise UserError(
                 f"model {source}: its {what} cannot be loaded ({reason_of(error)}); copy its files anew, or "
@@ -209,10 +218,9 @@ def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
         ) from error
 
 
-def _is_encoder_decoder(source: str, options: dict[str, Any]) -> bool:
+def _is_encoder_decoder(source: str, trust_remote_code: bool) -> bool:
     """Tell whether what cannot be loaded is a model of another kind."""
-    remote = options.get("trust_remote_code", False)
     try:
-        return bool(AutoConfig.from_pretrained(source, trust_remote_code=remote).is_encoder_decoder)
+        return bool(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code).is_encoder_decoder)
     except Exception:  # then it is something else that is wrong
         return False
