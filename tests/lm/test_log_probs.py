@@ -87,6 +87,18 @@ def test_packs_hold_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_each_alone(found, model, prompts, answers)
 
 
+def test_one_prompt_of_many_answers_is_cut_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the windows of a text, which may all begin with one token."""
+    monkeypatch.setattr(log_probs, "_PACK", 16)
+    model, answers = tiny_llama(), draw(1, 6, 9, 7, 8, 5)
+    prompts = [[5, 6]] * len(answers)
+    seen = widths(model)
+    found = answer_log_probs(model, prompts, answers)
+    assert len(seen) == 2 + 3
+    assert all(tokens <= 16 for _, tokens in seen[2:])
+    assert_each_alone(found, model, prompts, answers)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_padded_batches_equal_single_sequences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_probs, "difference", lambda *args: "its packed log-probs differ from its padded ones")

@@ -197,7 +197,7 @@ def text_losses(model: Any, windows: Sequence[TextWindow]) -> list[float]:
     Returns:
         One loss a window.
 
-    Cost: one forward pass for 4 windows.
+    Cost: see `answer_log_probs`.
     """
     scores = answer_log_probs(model, [each.context for each in windows], [each.tokens for each in windows])
     return [-float(each.double().mean()) for each in scores]

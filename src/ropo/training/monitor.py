@@ -71,9 +71,9 @@ class HackingMonitor(TrainerCallback):
     Raises:
         UserError: If the trainer has no held-out pairs, a number is below 1, or there is a budget and no reference.
 
-    Cost: `pairs` x 2 forward passes, `pairs` short answers one more pass over these answers for the KL
-    divergence, and up to 1,024 tokens of text a measurement; copies of the
-    watched layers' weights where all weights are trained. docs/diagnostics.md has the measured overhead.
+    Cost: a measurement is a forward pass over the pairs, in packs, `pairs` short answers, one more pass over these for
+    the KL divergence, and up to 1,024 tokens of text; copies of the watched layers' weights where all weights are
+    trained. docs/diagnostics.md has the measured overhead.
     """
 
     def __init__(

@@ -208,7 +208,19 @@ def _packed_length(group: list[Sequence]) -> int:
     return group[0].prompt_length - 1 + sum(len(sequence.cells) for sequence in group)
 
 
-def split_by_budget(groups: list[list[Sequence]], budget: int | None) -> Iterator[list[list[Sequence]]]:
+def cut_groups(groups: Iterable[list[Sequence]], budget: int | None) -> Iterator[list[Sequence]]:
+    """Cut groups of more than `budget` packed tokens; each part has the prompt, which windows of a text may share."""
+    for group in groups:
+        part: list[Sequence] = []
+        for sequence in group:
+            if part and budget is not None and _packed_length([*part, sequence]) > budget:
+                yield part
+                part = []
+            part.append(sequence)
+        yield part
+
+
+def split_by_budget(groups: Iterable[list[Sequence]], budget: int | None) -> Iterator[list[list[Sequence]]]:
     """Cut groups, in order, into runs of at most `budget` packed tokens; a larger group makes a run of its own."""
     run: list[list[Sequence]] = []
     for group in groups:

@@ -122,7 +122,7 @@ def packed_log_probs(
         model: One that takes packs, in evaluation mode, with or without PEFT's wrapper.
         prompts: Token ids of each prompt, at least one each.
         answers: Token ids of each answer, at least one each.
-        budget: Most tokens in a pack; answers of one prompt stay together.
+        budget: Most tokens in a pack; a longer prompt and answer make one of their own.
 
     Returns:
         One float32 tensor per answer, on the CPU.
@@ -161,7 +161,8 @@ def _passes(
         layout.Sequence([*prompt, *answer], 0, len(prompt), list(range(start, start + len(answer))))
         for prompt, answer, start in zip(prompts, answers, ends, strict=False)
     ]
-    for run in layout.split_by_budget(layout.share_prompts(sequences), budget):
+    groups = layout.cut_groups(layout.share_prompts(sequences), budget)
+    for run in layout.split_by_budget(groups, budget):
         pack = layout.build_pack(run, model.device)
         output = model(
             input_ids=pack.input_ids,
