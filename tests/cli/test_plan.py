@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -14,10 +15,11 @@ from ropo.cli.main import main
 from ropo.cli.train_options import read_train_options
 from ropo.core.errors import UserError
 from ropo.lm import loading
+from ropo.lm.tokens import Limits, TokenPair
 from ropo.runs import plan as planning
 from ropo.runs.plan import fit
 from ropo.training.config import PreferenceConfig
-from tests.cli.conftest import train
+from tests.cli.conftest import PAIRS, train
 
 
 def plan(model, data, *flags, flag="--plan") -> int:
@@ -45,6 +47,28 @@ def test_a_plan_that_is_too_much_says_what_to_try(model, pairs, capsys, monkeypa
     out = capsys.readouterr().out
     assert "is too much" in out
     assert "try       --gradient_checkpointing --tokens_per_step" in out
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+@pytest.mark.parametrize("lengths", [(3, 4, 5), (9, 2, 6), (14, 1, 3), (3, 12, 15), (3, 4, 40), (8, 40, 50)])
+def test_a_plan_counts_tokens_as_training_packs_them(mode, lengths):
+    limits = Limits(15, mode)
+    prompt, chosen, rejected = lengths
+    pair = TokenPair(range(prompt), range(100, 100 + chosen), range(200, 200 + rejected))
+    counted = planning._lengths(limits, pair)
+    assert counted.packed == limits.packed_tokens(*lengths)
+    assert min(dataclasses.astuple(counted)) >= 1
+
+
+def test_a_plan_leaves_out_what_training_drops(model, pairs, capsys):
+    assert plan(model, pairs, "--tokens_per_step", 10) == 0
+    out = capsys.readouterr().out
+    left = int(re.search(r"(\d+) of them left out in training", out)[1])
+    assert 0 < left < len(PAIRS)
+    longest = int(re.search(r"([\d,]+) in the longest,", out)[1])
+    assert longest <= 10
+    assert plan(model, pairs, "--tokens_per_step", 2) == 2
+    assert "can be trained on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ropo.core.errors import UserError
 from ropo.core.record import device_name
 from ropo.lm.adapters import adapter_config_of, is_adapter
 from ropo.lm.loading import load_shapes, load_tokenizer
-from ropo.lm.tokens import tokenize_pair
+from ropo.lm.tokens import Limits, TokenPair, tokenize_pair
 from ropo.preferences.data import PreferenceData
 from ropo.runs.inputs import choose_method, load_pairs, weights_dtype
 from ropo.runs.options import TrainOptions, trainer_config
@@ -82,7 +82,7 @@ def print_plan(options: TrainOptions, console: Console) -> None:
     config = trainer_config(options, 0.0, options.output)
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config, console)
-    plan = plan_of(options, method, adapter, pairs, tokenizer, config)
+    plan = plan_of(options, method, adapter, pairs, tokenizer, config, console)
     for line in _plan_lines(plan, method, free_memory(plan.device)):
         console.print(line)
 
@@ -94,6 +94,7 @@ def plan_of(
     pairs: PreferenceData,
     tokenizer: PreTrainedTokenizerBase,
     config: PreferenceConfig,
+    console: Console,
 ) -> _Plan:
     """Return what estimates the run's memory."""
     device = "cuda" if config.device.type == "cuda" else "cpu"
@@ -101,9 +102,8 @@ def plan_of(
     if is_adapter(options.model):
         adapter = adapter_config_of(options.model)
         adapter.inference_mode = False
-    return _Plan(
-        options.model, dtype, adapter, _pair_lengths(pairs, tokenizer, config.max_length), config, options.bits, device
-    )
+    lengths = _pair_lengths(pairs, tokenizer, config, console)
+    return _Plan(options.model, dtype, adapter, lengths, config, options.bits, device)
 
 
 def fits_itself(options: TrainOptions, config: PreferenceConfig) -> bool:
@@ -127,15 +127,29 @@ def fitted_to_gpu(options: TrainOptions, make: Callable[[], _Plan], console: Con
     return replace(options, trainer={**options.trainer, **flags})
 
 
-def _pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Lengths]:
-    """Return each pair's tokens, cut where `max_length` cuts them; two thousand pairs per second."""
-    found = []
-    for pair in data.pairs:
-        tokens = tokenize_pair(tokenizer, pair)
-        room = len(tokens.prompt) + max(len(tokens.chosen), len(tokens.rejected)) if max_length is None else max_length
-        answers = (min(len(answer), room - len(tokens.prompt)) for answer in (tokens.chosen, tokens.rejected))
-        found.append(Lengths(len(tokens.prompt), *answers))
+def _pair_lengths(
+    data: PreferenceData, tokenizer: PreTrainedTokenizerBase, config: PreferenceConfig, console: Console
+) -> list[Lengths]:
+    """Return the tokens of the pairs that training would keep, cut as it cuts them; two thousand pairs per second."""
+    pairs = [tokenize_pair(tokenizer, pair) for pair in data.pairs]
+    found = [_lengths(config.limits, pair) for pair in pairs if pair.is_complete and config.limits.leave_room(pair)]
+    if config.tokens_per_step is not None:
+        found = [each for each in found if each.packed <= config.tokens_per_step]
+    if not found:
+        raise UserError(
+            f"data: none of the {len(pairs)} pairs can be trained on: they have no tokens, or exceed max_length or "
+            "tokens_per_step; raise these"
+        )
+    if left := len(pairs) - len(found):
+        console.print(f"          {left} of them left out in training: without tokens, or longer than tokens_per_step")
     return found
+
+
+def _lengths(limits: Limits, pair: TokenPair) -> Lengths:
+    """Count what is left of a pair; where its answers keep different parts of their prompt, they share none."""
+    (prompt, chosen), (other, rejected) = limits.cut(pair)
+    shared = len(prompt) if len(prompt) == len(other) else len(prompt) + len(other) - 1
+    return Lengths(shared, len(chosen), len(rejected))
 
 
 def free_memory(device: str) -> int:
