@@ -1,8 +1,9 @@
-"""Train RoPO and LoRA on the real SmolLM2-135M-Instruct, and show what changed on prompts that neither has seen.
+"""Train the real SmolLM2-135M-Instruct with RoPO, and show what changed on prompts that it has not seen.
 
 Every step is a command of `ropo`, printed before it runs, so each can be tried on another model. The pairs are the
 model's own answers: chosen ones follow an instruction that a program checks, rejected ones do not. A stopped demo goes
-on where it was. Run it with `make demo`; about ten minutes on two cores.
+on where it was. Run it with `make demo`; some ten minutes on two slow cores. To set methods beside each other, there is
+`ropo compare`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.table import Table
 from ropo.cli.main import main as ropo
 from ropo.core.record import read_record
 from ropo.evaluation.contestants import Contestant, answer_prompts
-from ropo.evaluation.results import Change, SuiteResult, read_results
+from ropo.evaluation.results import SuiteResult, read_results
 from ropo.instructions import satisfied
 from ropo.lm.sampling import PromptRecord, SamplingSettings, read_prompts
 
@@ -32,9 +33,9 @@ PLACE = Path(os.path.relpath(Path(__file__).parents[1]))  # short in the command
 DATA = PLACE / "experiments" / "verifiable_pairs" / "full"
 TEXT = PLACE / "docs" / "diagnostics.md"  # plain text that no pair is about
 OUTPUT = Path("runs/demo")
-METHODS = {"RoPO": "ropo", "LoRA": "lora"}
+RUN = OUTPUT / "ropo"
 STEPS, BATCH = 40, 8
-PROMPTS, SHOWN = 160, 2
+PROMPTS, SHOWN = 200, 2
 SAMPLING = SamplingSettings(samples=1, temperature=0.8, top_p=0.95, max_new_tokens=96, seed=0)
 ANSWERS_AT_ONCE = 64
 
@@ -48,8 +49,8 @@ def model_path() -> str:
 
 
 def commands(contestants: Sequence[Contestant]) -> list[list[str]]:
-    """Return the commands in their order: train each method, measure all, draw the page."""
-    runs, measured = [OUTPUT / method for method in METHODS.values()], [OUTPUT / "instructions", OUTPUT / "knowledge"]
+    """Return the commands in their order: train, measure both models, draw the page."""
+    measured = [OUTPUT / "instructions", OUTPUT / "knowledge"]
     models = [f"{each.name}={each.source}" for each in contestants]
     files = ["--model", contestants[0].source, "--data", str(DATA / "train.pairs.jsonl")]
     batches = ["--max_steps", str(STEPS), "--per_device_train_batch_size", str(BATCH), "--max_length", "256"]
@@ -60,30 +61,37 @@ def commands(contestants: Sequence[Contestant]) -> list[list[str]]:
     text = ["--text", str(TEXT), "--window", "256", "--max_windows", "8"]
     again = ["--overwrite", "--output"]
     return [
-        *(["train", *files, "--method", run.name, "--output", str(run), *batches, *kept] for run in runs),
+        ["train", *files, "--output", str(RUN), *batches, *kept],
         ["evaluate", "instructions", *models, *prompts, "--batch_size", str(ANSWERS_AT_ONCE), *again, str(measured[0])],
         ["evaluate", "knowledge", *models, *text, *again, str(measured[1])],
-        ["report", *map(str, runs + measured), "--title", "RoPO and LoRA, a demo", *again, str(OUTPUT / "report.html")],
+        ["report", *map(str, [RUN, *measured]), "--title", "RoPO, a demo", *again, str(OUTPUT / "report.html")],
     ]
 
 
 def results_table(followed: SuiteResult, forgotten: SuiteResult) -> Table:
-    """Return what was measured before and after training, with each method's change and its 95 % interval."""
-    table = Table(title="Held-out prompts, change and its 95 % interval", box=box.SIMPLE, show_edge=False)
-    for heading in ("", "before", *METHODS):
-        table.add_column(heading)
+    """Return what was measured before and after training, with each change and its 95 % interval."""
+    table = Table(title="Held-out prompts, before and after", box=box.SIMPLE, show_edge=False)
+    for heading in ("", "before", "after", "change", "95 % interval"):
+        table.add_column(heading, no_wrap=True)
     for suite, metric, label, style in (
         (followed, "passes", "instructions followed", ".0%"),
         (followed, "tokens", "tokens per answer", ".3g"),
         (forgotten, "text/loss", "loss on other text", ".3f"),
     ):
-        before, *after = suite.models
-        cells = [_change(each.change(metric), style) for each in after]
-        table.add_row(label, _number(before.metric(metric).value, style), *map(escape, cells))
-    metrics = [read_record(OUTPUT / method).metrics for method in METHODS.values()]
-    table.add_row("parameters trained", "", *(f"{each['trainable_parameters']:,}" for each in metrics))
-    table.add_row("minutes of training", "", *(f"{each['train_runtime'] / 60:.1f}" for each in metrics))
+        before, after = (_number(model.metric(metric).value, style) for model in suite.models)
+        change = suite.models[1].change(metric)
+        interval = f"[{_number(change.low, style)}, {_number(change.high, style)}]"
+        table.add_row(label, before, after, _number(change.value, f"+{style}"), escape(interval))
     return table
+
+
+def cost() -> str:
+    """Say what the training took."""
+    metrics = read_record(RUN).metrics
+    return (
+        f"{metrics['trainable_parameters']:,} parameters, {metrics['trainable_share']:.2%} of the model's, "
+        f"were trained on {STEPS * BATCH} pairs in {metrics['train_runtime'] / 60:.1f} minutes."
+    )
 
 
 def answers_table(contestants: Sequence[Contestant], prompts: Sequence[PromptRecord]) -> Table:
@@ -101,19 +109,12 @@ def answers_table(contestants: Sequence[Contestant], prompts: Sequence[PromptRec
 
 
 def verdict(followed: SuiteResult) -> str:
-    """Say what the intervals show of each method."""
-    said = [f"{model.name} {_verdict(model.change('passes'))}" for model in followed.models[1:]]
-    return f"{'; '.join(said)}. One seed and a few minutes show each at work; they do not rank them."
-
-
-def _verdict(change: Change) -> str:
+    """Say whether the interval leaves a gain."""
+    change = followed.models[1].change("passes")
     if change.value is None or change.low is None or change.high is None or change.low <= 0 <= change.high:
-        return "is not told apart from before by so few prompts"
-    return f"follows {abs(change.value):.0%} of the instructions {'more' if change.value > 0 else 'less'} than before"
-
-
-def _change(change: Change, style: str) -> str:
-    return f"{_number(change.value, f'+{style}')} [{_number(change.low, style)}, {_number(change.high, style)}]"
+        return "So many prompts do not tell the trained model from the one before."
+    more = "more" if change.value > 0 else "fewer"
+    return f"It follows {abs(change.value):.0%} {more} of the instructions than before."
 
 
 def _number(value: float | None, style: str) -> str:
@@ -124,8 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure, show."""
     argparse.ArgumentParser(prog="demo", description=__doc__).parse_args(arguments)
     started, console = time.monotonic(), Console()
-    contestants = [Contestant("before", model_path())]
-    contestants += [Contestant(name, str(OUTPUT / method)) for name, method in METHODS.items()]
+    contestants = [Contestant("before", model_path()), Contestant("after", str(RUN))]
     for number, command in enumerate(steps := commands(contestants), start=1):
         console.print(f"\n[bold][{number}/{len(steps)}][/] ropo {escape(shlex.join(command))}", soft_wrap=True)
         if status := ropo(command):
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     followed, forgotten = (read_results(OUTPUT / suite) for suite in ("instructions", "knowledge"))
     console.print(answers_table(contestants, read_prompts(DATA / "test.prompts.jsonl")[:PROMPTS]))
     console.print(results_table(followed, forgotten))
-    console.print(verdict(followed))
+    console.print(f"{verdict(followed)} {cost()}", soft_wrap=True)
     minutes = (time.monotonic() - started) / 60
     console.print(f"{minutes:.1f} minutes. Pictures: {OUTPUT / 'report.html'}. Remove {OUTPUT} to begin anew.")
 
