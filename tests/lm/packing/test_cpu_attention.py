@@ -60,6 +60,23 @@ def test_half_precision_is_as_near_as_plain_attention():
     assert (found.double() - truth).abs().max() < 2e-2  # bf16 keeps 8 bits of values up to 3
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gradients_of_half_precision_are_summed_in_float32(seed):
+    pack = Layout((Segment(9), Segment(5, 0, 4), Segment(6, 0, 9), Segment(6, 0, 9)))
+    generator = torch.Generator().manual_seed(seed)
+    halves = [
+        torch.randn(1, heads, pack.tokens, 8, generator=generator).bfloat16().requires_grad_() for heads in (4, 2, 2)
+    ]
+    exact = [tensor.detach().double().requires_grad_() for tensor in halves]
+    truth = F.scaled_dot_product_attention(*exact, dense_mask(pack, None), enable_gqa=True).transpose(1, 2)
+    weights = torch.randn(truth.shape, generator=generator).bfloat16().double()
+    wanted = torch.autograd.grad((truth * weights).sum(), exact)
+    found = attend_segments(*halves, pack.segments, None)
+    for gradient, true in zip(torch.autograd.grad((found * weights).sum(), halves), wanted, strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert (gradient.double() - true).norm() < 3e-3 * true.norm()  # rounded once; summed in bfloat16, 4e-3
+
+
 def test_autocast_computes_in_its_precision_as_plain_attention_does():
     pack = Layout(SEGMENTS["a pair"])
     query, key, value = inputs = [torch.randn(1, heads, pack.tokens, 8, requires_grad=True) for heads in (4, 2, 2)]
