@@ -1,32 +1,38 @@
 """Print the tables of docs/evidence.md from the results of `ropo compare` on the frontier's recipes.
 
-python experiments/evidence/frontier.py experiments/evidence/frontier*.json.gz
+python experiments/evidence/frontier.py experiments/evidence/frontier*.json.gz [--against OFT]
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ropo.comparison.frontier import quantities
+from ropo.comparison.frontier.equal_gain import equal_gains as compare_paths
 from ropo.comparison.results import Bounds, ComparisonResult, EqualGain, RunPath
 
 SHOWN = {"pass": "+.2f", "loss": ".3f", "chosen": "+.1f", "kl": ".3f", "forgetting": "+.3f", "tokens": ".0f"}
 COSTS = ("forgetting", "kl", "length")
 
 
-def main(files: Iterable[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print what every run reached, and each method's costs at equal gains."""
-    for file in files:
-        result = ComparisonResult.model_validate_json(gzip.decompress(Path(file).read_bytes()))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="RESULTS.json.gz")
+    parser.add_argument("--against", metavar="METHOD", help="compare anew with this one (default: as it was compared)")
+    options = parser.parse_args(arguments)
+    for file in options.files:
+        result = ComparisonResult.model_validate_json(gzip.decompress(file.read_bytes()))
         print(f"\n# {result.title}\n")
         show(["run", "step", *SHOWN], map(best_point, result.paths))
-        for method in dict.fromkeys(each.method for each in result.equal_gains):
-            found = [each for each in result.equal_gains if each.method == method]
+        gains = compare_paths(result.paths, options.against) if options.against else result.equal_gains
+        for method in dict.fromkeys(each.method for each in gains):
+            found = [each for each in gains if each.method == method]
             print(f"{method} - {found[0].against}\n")
             show(["gain", *COSTS], equal_gains(found))
 
@@ -65,4 +71,4 @@ def number(found: Bounds) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
