@@ -20,6 +20,7 @@ from peft import (
     IA3Config,
     LoraConfig,
     PeftModel,
+    PrefixTuningConfig,
     PromptTuningConfig,
     RoadConfig,
     VeraConfig,
@@ -211,11 +212,22 @@ ADAPTERS = {
     "road": lambda: RoadConfig(group_size=8, **TARGETS),
     "ia3": lambda: IA3Config(feedforward_modules=[], **TARGETS),
     "prompt": lambda: PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
     "tokens": lambda: LoraConfig(r=4, trainable_token_indices=[5, 6], **TARGETS),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Vera:UserWarning")
+@pytest.mark.parametrize("method", ["dora", "vera", "road", "ia3", "tokens", "prompt", "prefix"])
+def test_other_methods_of_peft_train_as_in_trl(tmp_path, method):
+    trainers = []
+    for trainer in (PreferenceTrainer, DPOTrainer):
+        torch.manual_seed(3)  # of the adapter's own initial values
+        trainers.append(build(trainer, tmp_path / trainer.__name__, peft_config=ADAPTERS[method](), learning_rate=1e-2))
+    assert_alike(*trainers)
+
+
+@pytest.mark.filterwarnings("ignore:Vera:UserWarning", "ignore:Adapter name 'ref' should not be contained:UserWarning")
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_the_reference_of_an_adapter_trained_further_is_that_adapter(tmp_path, method):
     """For every method of PEFT: TRL's copy by names leaves out HRA's reflections, and the first loss is not ln 2."""
