@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Two test processes on two cores: more threads would only get in each other's way.
 test: export OMP_NUM_THREADS = 1
 test: lint docs
-	PYTHONPATH=$(BESIDE) $(RUN) -m pytest -m "not slow and not gpu" -k "quantised or deepspeed"
+	PYTHONPATH=$(BESIDE) $(RUN) -m pytest -m "not slow and not gpu" -k "quantised or deepspeed" -n 2
 	$(RUN) -m pytest -m "not slow and not gpu" -n 2
 
 test-all: lint
