@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ropo.comparison.frontier import quantities
-from ropo.comparison.frontier.equal_gain import equal_gains as compare_paths
+from ropo.comparison.frontier.equal_gain import equal_gains
 from ropo.comparison.results import Bounds, ComparisonResult, EqualGain, RunPath
 
 SHOWN = {"pass": "+.2f", "loss": ".3f", "chosen": "+.1f", "kl": ".3f", "forgetting": "+.3f", "tokens": ".0f"}
@@ -30,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = ComparisonResult.model_validate_json(gzip.decompress(file.read_bytes()))
         print(f"\n# {result.title}\n")
         show(["run", "step", *SHOWN], map(best_point, result.paths))
-        gains = compare_paths(result.paths, options.against) if options.against else result.equal_gains
+        gains = equal_gains(result.paths, options.against) if options.against else result.equal_gains
         for method in dict.fromkeys(each.method for each in gains):
             found = [each for each in gains if each.method == method]
             print(f"{method} - {found[0].against}\n")
-            show(["gain", *COSTS], equal_gains(found))
+            show(["gain", *COSTS], cost_rows(found))
 
 
 def show(heads: list[str], rows: Iterable[list[str]]) -> None:
@@ -52,7 +52,7 @@ def best_point(run: RunPath) -> list[str]:
     return [f"{run.method} {run.learning_rate:g} seed {run.seed}", str(step), *cells]
 
 
-def equal_gains(compared: list[EqualGain]) -> Iterator[list[str]]:
+def cost_rows(compared: list[EqualGain]) -> Iterator[list[str]]:
     """Yield for each level of gain the costs of both methods, and their difference with its interval."""
     levels = {(each.gain, each.share): each.level for each in compared}
     for (gain, share), level in levels.items():

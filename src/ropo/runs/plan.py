@@ -36,7 +36,8 @@ class _Plan:
     source: str
     dtype: torch.dtype | None
     adapter: PeftConfig | None
-    lengths: Sequence[Lengths]
+    pairs: int  # in the data
+    lengths: Sequence[Lengths]  # of those that training keeps
     config: PreferenceConfig
     bits: int | None
     device: str
@@ -82,7 +83,7 @@ def print_plan(options: TrainOptions, console: Console) -> None:
     config = trainer_config(options, 0.0, options.output)
     tokenizer = load_tokenizer(options.model, config.trust_remote_code)
     pairs = load_pairs(options, "data", tokenizer, config, console)
-    plan = plan_of(options, method, adapter, pairs, tokenizer, config, console)
+    plan = plan_of(options, method, adapter, pairs, tokenizer, config)
     for line in _plan_lines(plan, method, free_memory(plan.device)):
         console.print(line)
 
@@ -94,7 +95,6 @@ def plan_of(
     pairs: PreferenceData,
     tokenizer: PreTrainedTokenizerBase,
     config: PreferenceConfig,
-    console: Console,
 ) -> _Plan:
     """Return what estimates the run's memory."""
     device = "cuda" if config.device.type == "cuda" else "cpu"
@@ -102,8 +102,8 @@ def plan_of(
     if is_adapter(options.model):
         adapter = adapter_config_of(options.model)
         adapter.inference_mode = False
-    lengths = _pair_lengths(pairs, tokenizer, config, console)
-    return _Plan(options.model, dtype, adapter, lengths, config, options.bits, device)
+    lengths = _pair_lengths(pairs, tokenizer, config)
+    return _Plan(options.model, dtype, adapter, len(pairs), lengths, config, options.bits, device)
 
 
 def fits_itself(options: TrainOptions, config: PreferenceConfig) -> bool:
@@ -127,9 +127,7 @@ def fitted_to_gpu(options: TrainOptions, make: Callable[[], _Plan], console: Con
     return replace(options, trainer={**options.trainer, **flags})
 
 
-def _pair_lengths(
-    data: PreferenceData, tokenizer: PreTrainedTokenizerBase, config: PreferenceConfig, console: Console
-) -> list[Lengths]:
+def _pair_lengths(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, config: PreferenceConfig) -> list[Lengths]:
     """Return the tokens of the pairs that training would keep, cut as it cuts them; two thousand pairs per second."""
     pairs = [tokenize_pair(tokenizer, pair) for pair in data.pairs]
     found = [_lengths(config.limits, pair) for pair in pairs if pair.is_complete and config.limits.leave_room(pair)]
@@ -140,8 +138,6 @@ def _pair_lengths(
             f"data: none of the {len(pairs)} pairs can be trained on: they have no tokens, or exceed max_length or "
             "tokens_per_step; raise these"
         )
-    if left := len(pairs) - len(found):
-        console.print(f"          {left} of them left out in training: without tokens, or longer than tokens_per_step")
     return found
 
 
@@ -159,6 +155,8 @@ def free_memory(device: str) -> int:
 
 def _plan_lines(plan: _Plan, method: str, free: int) -> Iterator[str]:
     """Say what would be trained, on how much, and what of the memory it takes."""
+    if left := plan.pairs - len(plan.lengths):
+        yield f"          {left} of them left out in training: without tokens, or longer than tokens_per_step"
     model = plan.shapes()
     size, dtype = model.num_parameters(), str(model.dtype).removeprefix("torch.")
     trained = trained_parameters(model, plan.adapter)

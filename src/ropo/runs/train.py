@@ -75,9 +75,7 @@ def train(options: TrainOptions, console: Console) -> RunRecord | None:
             console.print(f"          {shared} of their prompts occur in the training pairs too")
     fits = fits_itself(options, config)
     if fits:
-        options = fitted_to_gpu(
-            options, lambda: plan_of(options, method, adapter, pairs, tokenizer, config, console), console
-        )
+        options = fitted_to_gpu(options, lambda: plan_of(options, method, adapter, pairs, tokenizer, config), console)
         config = trainer_config(options, learning_rate, working_folder(options.output))
     with without_deepspeed(config):
         model, reference = load_models(options, method, config)
