@@ -117,7 +117,7 @@ def estimate(
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     if reason := architecture_reason(model):  # `enable_packing` compares numbers, and there are none
         raise UserError(f"plan: {type(model).__name__} cannot be packed, {reason}; there is no estimate for it")
-    take_packs_of_batches(model)
+    take_packs_of_batches(model, device)
     policy = model if adapter is None else get_peft_model(model, adapter)
     trained = [each for each in policy.parameters() if each.requires_grad]
     size = sum(each.numel() for each in trained)
@@ -130,7 +130,7 @@ def estimate(
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     packs = tuple(build_pack(run, _META) for run in split_by_budget(_groups(pairs), budget))
     live = LiveBytes(policy)
-    with as_on_device(device, live, model.config.vocab_size):
+    with as_on_device(device, live):
         _step(policy, packs, len(pairs), live)
     at_peak = live.at_peak([each.grad for each in trained if each.grad is not None])
     in_float32 = 4 * size

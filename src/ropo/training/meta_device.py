@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface
 from trl.kernels import chunked_logprob
-from trl.trainer import utils as head_utils
 
 from ropo.lm.packing.attention import PACKED, packed_attention
 
@@ -73,9 +72,8 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def as_on_device(device: str, live: LiveBytes, vocabulary: int) -> Iterator[None]:
+def as_on_device(device: str, live: LiveBytes) -> Iterator[None]:
     """Let attention and LM head keep and spare what they do on the device."""
-    tile_width = head_utils._CHUNKED_LOGPROB_CHUNK_SIZE
     names = ("_forward_tile", "_backward_tile", "_addmm_fp32")
     tiles = {name: getattr(chunked_logprob, name) for name in names}
     function = chunked_logprob.ChunkedLogProbFunction
@@ -99,8 +97,6 @@ def as_on_device(device: str, live: LiveBytes, vocabulary: int) -> Iterator[None
 
     try:
         AttentionInterface.register(PACKED, attention)
-        if device == "cpu":  # the columns of a tile that no word falls into take no pages
-            setattr(head_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", min(tile_width, vocabulary))  # noqa: B010
         if device == "cuda":  # Triton folds a tile without another one beside it
             for name in names:
                 setattr(chunked_logprob, name, lambda *args, **kwargs: None)
@@ -110,7 +106,6 @@ def as_on_device(device: str, live: LiveBytes, vocabulary: int) -> Iterator[None
             yield
     finally:
         AttentionInterface.register(PACKED, packed_attention)
-        setattr(head_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", tile_width)  # noqa: B010
         for name, call in tiles.items():
             setattr(chunked_logprob, name, call)
         for name, call in passes.items():

@@ -25,6 +25,7 @@ from ropo.lm.adapters import evaluating
 from ropo.lm.packing.attention import no_mask
 from ropo.lm.packing.layout import Pack, pack_batch
 from ropo.lm.packing.model import architecture_reason, difference, take_packs, trial_batch
+from ropo.training.packing.tiles import fitting_tiles
 
 TOKEN_FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
@@ -63,15 +64,20 @@ def enable_packing(
     return reason
 
 
-def take_packs_of_batches(model: Any) -> Callable[[], None]:
-    """Let a model that has TRL's fused LM head take the packs of a padded batch beside it; see `take_packs`."""
+def take_packs_of_batches(model: Any, device: str | None = None) -> Callable[[], None]:
+    """Let a model that has TRL's fused LM head take the packs of a padded batch beside it; see `take_packs`.
+
+    Args:
+        model: The base model; changed in place.
+        device: The type of the device whose tiles the head shall use; None for that of each pack.
+    """
     forward = model.forward
     undo = take_packs(model)
-    model.forward = types.MethodType(_packed_forward(forward, type(model).forward), model)
+    model.forward = types.MethodType(_packed_forward(forward, type(model).forward, device), model)
     return undo
 
 
-def _packed_forward(fused_forward: Any, original_forward: Any) -> Any:
+def _packed_forward(fused_forward: Any, original_forward: Any, device: str | None) -> Any:
     """Wrap the forward that `trl.trainer.utils.add_fused_lm_head` made."""
 
     @functools.wraps(original_forward)  # `generate` reads the signature to know which inputs the model takes
@@ -87,14 +93,15 @@ def _packed_forward(fused_forward: Any, original_forward: Any) -> Any:
             return fused_forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
 
         def score(pack: Pack) -> FusedCausalLMOutput:
-            return fused_forward(
-                input_ids=pack.input_ids,
-                position_ids=pack.position_ids,
-                attention_mask=no_mask(pack.input_ids.device),
-                pack=pack,
-                shift_labels=pack.targets,
-                fused_lm_head=True,
-            )
+            with fitting_tiles(device or pack.input_ids.device.type, len(pack.cells)):
+                return fused_forward(
+                    input_ids=pack.input_ids,
+                    position_ids=pack.position_ids,
+                    attention_mask=no_mask(pack.input_ids.device),
+                    pack=pack,
+                    shift_labels=pack.targets,
+                    fused_lm_head=True,
+                )
 
         if len(packs) == 1 or not torch.is_grad_enabled():
             outputs = [score(pack) for pack in packs]
