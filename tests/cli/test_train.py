@@ -107,6 +107,18 @@ def test_pairs_that_no_step_takes_are_not_counted(model, pairs, tmp_path, capsys
     assert f"on 3 pairs of `{pairs}`" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_pre_pass_says_how_far_it_is(model, pairs, tmp_path, capsys, monkeypatch):
+    """It takes as long as a third of a run, and the libraries' notices are off."""
+    monkeypatch.setattr("ropo.core.progress._PAUSE", 0.0)  # else a line every half a minute
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")  # nothing computed before
+    flags = ["--precompute_ref_log_probs", "--max_steps", "1", "--per_device_train_batch_size", "1"]
+    assert train(model, pairs, tmp_path / "shown", *flags) == 0
+    assert "reference log-probs, train: " in capsys.readouterr().err
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "another")
+    assert train(model, pairs, tmp_path / "silent", *flags, "--disable_tqdm", "true") == 0
+    assert "reference log-probs" not in capsys.readouterr().err
+
+
 def test_text_prompts_go_through_the_chat_template_unless_told(model, pairs, tmp_path, capsys):
     assert train(model, pairs, tmp_path / "chat") == 0
     assert "text prompts go through the chat template" in capsys.readouterr().out

@@ -15,9 +15,10 @@ from ropo.training.remedies.kl_budget import check_budget
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # What replaces TRL's defaults. Checkpoints in the output only on request; a hundred log lines per run; a NaN shown as a
-# NaN; and no search of every step's graph for parameters without gradient, which adapters do not have.
+# NaN; no search of every step's graph for parameters without gradient, which adapters do not have; and the progress of
+# reference log-probs, which transformers hides where its notices are (`quiet_libraries`).
 TRAINER_DEFAULTS: dict[str, Any] = {"logging_steps": 0.01, "save_strategy": "no", "logging_nan_inf_filter": False}
-TRAINER_DEFAULTS |= {"ddp_find_unused_parameters": False}
+TRAINER_DEFAULTS |= {"ddp_find_unused_parameters": False, "disable_tqdm": False}
 
 MONITOR_STEPS = 100
 _RESUME_CHECKPOINTS = 2  # the last, and one to fall back on
