@@ -31,6 +31,19 @@ def test_numbers_and_page_are_written(model, tmp_path, capsys, monkeypatch):
     assert {repr(value) for value in values} <= shown
 
 
+def test_a_run_that_failed_is_told_and_ends_with_1(model, tmp_path, capsys, monkeypatch):
+    """The others are in the report; a script that goes on from there has to know."""
+    monkeypatch.setattr(execution, "run_in_process_of_its_own", partial(run_here, InThisProcess()))
+    broken = {"label": "broken", "method": "lora", "target_modules": ["q_prj"], "learning_rate": 1e-3}
+    methods = [broken, {"label": "fine", "method": "lora", "learning_rate": 1e-3}]
+    recipe = write_recipe(tmp_path, model, methods=methods, seeds=[0], diagnose=False)
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "report.html" in printed.out.splitlines()[-1]
+    assert printed.err.splitlines()[-1].startswith("ropo compare: 1 of 3 runs failed")
+    assert [run.status for run in read_comparison(tmp_path / "out").runs] == ["finished", "failed", "finished"]
+
+
 def run_here(execute, command, log, kept_open=(), tell=None, ended=None):
     return execute(command, log)
 

@@ -14,7 +14,7 @@ from ropo.cli.extras import libraries_of
 from ropo.cli.parser import Parser
 from ropo.cli.quiet import quiet_libraries
 from ropo.cli.report import page_writer
-from ropo.core.errors import UserError
+from ropo.core.errors import RunStoppedError, UserError
 from ropo.evaluation.suites import load_suite
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what is not finished yet, and write `results.json` and `report.html`."""
+    """Do what is not finished yet, and write `results.json` and `report.html`.
+
+    Raises:
+        RunStoppedError: If a run failed; one that diverged is a result.
+    """
     from ropo.comparison.bench import SideBySide
     from ropo.comparison.compare import compare_methods
     from ropo.comparison.execution import locked, run_in_process_of_its_own  # Unix only; help is not
@@ -68,6 +72,12 @@ def run(arguments: argparse.Namespace) -> None:
         written = [output / "results.json", output / PAGE, *_write_figures(result, output)]
     _print_end(result)
     print(f"written to {', '.join(map(str, written))}; each command's lines are in {output / 'logs'}")
+    runs = result.paths or result.runs  # those of a frontier are among its paths
+    if failed := sum(run.status == "failed" for run in runs):
+        raise RunStoppedError(
+            f"{failed} of {len(runs)} runs failed, for the reasons above, and are missing "
+            "from the tables; the same command tries them again"
+        )
 
 
 def _write_figures(result: ComparisonResult, output: Path) -> list[Path]:
