@@ -12,6 +12,8 @@ from trl.trainer.utils import add_fused_lm_head
 from ropo.lm.packing.layout import pack_batch
 from tests.tiny.trained import VOCABULARY
 
+LOG_PROB_TOLERANCE = 1e-4  # float32; the issue's bound, measured 1e-6
+GRADIENT_TOLERANCE = 1e-4  # relative to each tensor's largest gradient; the issue's bound
 OUTPUTS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
@@ -72,3 +74,36 @@ def dense_mask(pack, window: int | None) -> torch.Tensor:
             mask[start + query, past[-window:] if window else past] = True
         start += segment.length
     return mask
+
+
+def packs_of(batch: dict, budget: int | None = None):
+    return pack_batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"], budget=budget)
+
+
+def score(model, batch: dict, packs=()):
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return model(**inputs, labels=labels, fused_lm_head=True, **({"packs": packs} if packs else {}))
+
+
+def scores_and_gradients(model, batch: dict, packs=()):
+    """Score a batch and differentiate a sum that weighs every token differently."""
+    model.zero_grad()
+    scores = score(model, batch, packs)
+    weights = torch.linspace(0.5, 1.5, scores.log_probs.numel()).view_as(scores.log_probs)
+    (scores.log_probs * weights).sum().backward()
+    return scores, {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def assert_same(found, expected):
+    scores, gradients = found
+    expected_scores, expected_gradients = expected
+    assert expected_scores.log_probs.abs().sum() > 0
+    for name in OUTPUTS:
+        difference = (scores[name].float() - expected_scores[name].float()).abs().max()
+        assert difference <= LOG_PROB_TOLERANCE, name
+    assert gradients.keys() == expected_gradients.keys()
+    assert expected_gradients
+    for name, expected_gradient in expected_gradients.items():
+        scale = expected_gradient.abs().max()
+        assert (gradients[name] - expected_gradient).abs().max() <= GRADIENT_TOLERANCE * scale + 1e-6, name

@@ -10,8 +10,7 @@ from trl.trainer import utils
 from ropo.training.packing.fused import enable_packing
 from ropo.training.packing.tiles import fitting_tiles, tile_width
 from tests.tiny.trained import SHAPE
-from tests.training.packing.test_model import assert_same, packs_of, scores_and_gradients
-from tests.training.packing_helpers import edge_cases, with_fused_head
+from tests.training.packing_helpers import assert_same, edge_cases, packs_of, scores_and_gradients, with_fused_head
 
 THEIRS = utils._CHUNKED_LOGPROB_CHUNK_SIZE
 
