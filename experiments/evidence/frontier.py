@@ -1,4 +1,4 @@
-"""Print the tables of docs/evidence.md from the results of `ropo compare` on the frontier's recipes.
+"""Print the tables of docs/frontiers.md from the results of `ropo compare` on the frontier's recipes.
 
 python experiments/evidence/frontier.py experiments/evidence/frontier*.json.gz [--against OFT]
 """

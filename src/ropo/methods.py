@@ -25,8 +25,8 @@ class _Method:
 
     Attributes:
         adapter: Class of the adapter's configuration; None trains every weight.
-        learning_rate: The rate that `ropo train` starts from, for Adam. RoPO's and LoRA's are the lowest whose loss on
-            validation pairs is within a standard error of the best, on a model of 135M (docs/evidence.md).
+        learning_rate: The rate that `ropo train` starts from, for Adam. RoPO's, LoRA's and OFT's are the lowest whose
+            loss on validation pairs is within a standard error of the best, on a model of 135M (docs/evidence.md).
         options: The adapter's own options, with their defaults.
     """
 
@@ -38,7 +38,7 @@ class _Method:
 METHODS: dict[str, _Method] = {
     "ropo": _Method(RopoConfig, 1e-3, {"reflections": 2, "givens": "bidirectional", "magnitude": True}),
     "lora": _Method(LoraConfig, 5e-4, {"r": 8, "lora_alpha": 16, "use_dora": False}),
-    "oft": _Method(OFTConfig, 2e-4, {"oft_block_size": 32}),
+    "oft": _Method(OFTConfig, 1e-4, {"oft_block_size": 32}),
     "hra": _Method(HRAConfig, 2e-4, {"r": 8}),
     "full": _Method(None, 1e-6, {}),
 }
