@@ -53,7 +53,7 @@ def test_two_parts_are_the_whole(whole):
     joined = join([first, part(whole, lambda *run: run in later)])
     rates = {method["label"]: method["learning_rates"] for method in whole.recipe["methods"]}
     assert {method["label"]: method["learning_rates"] for method in joined.recipe["methods"]} == rates
-    chosen = {"RoPO": 0.002, "LoRA": 0.001, "RoPO without magnitude": 0.004}
+    chosen = {"RoPO": 0.002, "LoRA": 0.001, "RoPO without magnitude": 0.004, "OFT": 0.0004}
     assert {each.method: each.chosen for each in joined.selections} == chosen
     assert joined.selections == whole.selections
     runs = {(each.method, each.learning_rate): each for each in whole.paths}
