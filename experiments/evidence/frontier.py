@@ -43,12 +43,12 @@ def show(heads: list[str], rows: Iterable[list[str]]) -> None:
 
 
 def best_point(run: RunPath) -> list[str]:
-    """Return what a run had reached at its best pass rate: changes from the reference, but for loss and tokens."""
+    """Return what a run had reached where it gained most: changes from the reference, but for loss and tokens."""
     if run.path is None:
         return [f"{run.method} {run.learning_rate:g} seed {run.seed}", run.reason or run.status]
     step, found = quantities.best_point(run.path)
     found["loss"] = np.log(2) - found["loss"]
-    cells = [f"{found[name]:{style}}" for name, style in SHOWN.items()]
+    cells = [f"{found[name]:{style}}" if name in found else "" for name, style in SHOWN.items()]  # nothing sampled
     return [f"{run.method} {run.learning_rate:g} seed {run.seed}", str(step), *cells]
 
 
@@ -57,12 +57,16 @@ def cost_rows(compared: list[EqualGain]) -> Iterator[list[str]]:
     levels = {(each.gain, each.share): each.level for each in compared}
     for (gain, share), level in levels.items():
         found = {each.cost: each for each in compared if (each.gain, each.share) == (gain, share)}
-        cells = [
-            f"{number(each.value)} - {number(each.other)}: {number(each.difference)} "
-            f"({each.difference.low:.3f} to {each.difference.high:.3f})"
-            for each in (found[cost] for cost in COSTS)
-        ]
+        cells = [cost_cell(found[cost]) if cost in found else "" for cost in COSTS]
         yield [f"{gain} {level:.3f}", *cells]
+
+
+def cost_cell(each: EqualGain) -> str:
+    """Write what both methods pay, and the difference."""
+    return (
+        f"{number(each.value)} - {number(each.other)}: {number(each.difference)} "
+        f"({each.difference.low:.3f} to {each.difference.high:.3f})"
+    )
 
 
 def number(found: Bounds) -> str:
