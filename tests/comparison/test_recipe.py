@@ -158,6 +158,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "experiments" / "recipes").glob("*
 def test_the_recipes_are_there():
     assert [file.stem for file in SHIPPED] == [
         "frontier-grid",
+        "frontier-hh",
         "frontier-seeds",
         "frontier",
         "llama3-8b-ultrafeedback",
