@@ -93,7 +93,7 @@ def summarise(steps: list[dict[str, float]]) -> dict[str, Any]:
         "limit": sums["tokens_alone"] / sums["tokens"],
         "share_of_limit": found.value,
         "interval": [found.low, found.high],
-        "steps": steps,
+        "timed": steps,
     }
 
 
