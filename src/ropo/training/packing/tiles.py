@@ -20,8 +20,8 @@ _NARROWEST, _WIDEST = 256, 2048  # words; a product with fewer columns is slow
 
 def tile_width(tokens: int) -> int:
     """Return how many words a tile should have for these tokens on a CPU: a power of two."""
-    fitting = _NUMBERS // max(tokens, 1)
-    return min(max(2 ** max(fitting.bit_length() - 1, 0), _NARROWEST), _WIDEST)
+    fitting = min(max(_NUMBERS // max(tokens, 1), _NARROWEST), _WIDEST)
+    return 2 ** (fitting.bit_length() - 1)
 
 
 @contextmanager
