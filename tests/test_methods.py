@@ -31,6 +31,8 @@ def test_adapters_have_their_defaults_and_adapt_the_same_layers(method):
 def test_options_reach_the_adapter():
     config = adapter_config("ropo", {"reflections": 4, "target_modules": ["o_proj"], "layers_to_transform": [1]})
     assert (config.reflections, set(config.target_modules), config.layers_to_transform) == (4, {"o_proj"}, [1])
+    assert not adapter_config("ropo", {}).magnitude
+    assert adapter_config("ropo", {"magnitude": True}).magnitude
     assert adapter_config("full", {}) is None
     assert adapter_config("lora", {"use_dora": True}).use_dora
 

@@ -70,9 +70,8 @@ def main() -> None:
         output = RUNS / f"{arguments.method}-{rate:g}"
         flags = ["--data", str(train), "--eval_data", str(validation), "--output", str(output), "--overwrite"]
         schedule = ["--learning_rate", str(rate), "--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
-        status = ropo(
-            ["train", "--model", model, "--method", arguments.method, *flags, *schedule, "--max_length", "256"]
-        )
+        method = ["--method", arguments.method, *(["--magnitude", "true"] if arguments.method == "ropo" else [])]
+        status = ropo(["train", "--model", model, *method, *flags, *schedule, "--max_length", "256"])
         if status:
             raise SystemExit(status)
         held_out = read_record(output).metrics["held_out"]

@@ -10,4 +10,4 @@ mkdir -p runs
 head -n 128 "$data/ultrafeedback.test.jsonl" > runs/ultrafeedback.held_out.jsonl
 exec .venv/bin/ropo train --model "$model" --data "$data/ultrafeedback.train.jsonl" \
   --eval_data runs/ultrafeedback.held_out.jsonl --output runs/ultrafeedback --overwrite --skip_long_prompts \
-  --max_length 384 --max_steps 48 --per_device_train_batch_size 8 --per_device_eval_batch_size 8 --logging_steps 1 "$@"
+  --max_length 384 --magnitude true --max_steps 48 --per_device_train_batch_size 8 --per_device_eval_batch_size 8 --logging_steps 1 "$@"

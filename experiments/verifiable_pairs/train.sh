@@ -10,7 +10,7 @@ mkdir -p runs
 head -n 120 "$pairs/test.pairs.jsonl" > runs/verifiable.held_out.jsonl
 .venv/bin/ropo train --model "$model" --data "$pairs/train.pairs.jsonl" --eval_data runs/verifiable.held_out.jsonl \
   --output runs/verifiable --overwrite --num_train_epochs 1 --per_device_train_batch_size 8 --per_device_eval_batch_size 8 \
-  --max_length 384 --bf16 true --logging_steps 4 --seed 0
+  --max_length 384 --magnitude true --bf16 true --logging_steps 4 --seed 0
 for split in test family; do
   .venv/bin/ropo evaluate instructions base="$model" ropo=runs/verifiable --prompts "$pairs/$split.prompts.jsonl" \
     --samples 2 --max_new_tokens 96 --output "runs/verifiable-$split" --overwrite

@@ -27,7 +27,8 @@ class _Method:
         adapter: Class of the adapter's configuration; None trains every weight.
         learning_rate: The rate that `ropo train` starts from, for Adam. RoPO's, LoRA's and OFT's are the lowest whose
             loss on validation pairs is within a standard error of the best, on a model of 135M (docs/evidence.md).
-        options: The adapter's own options, with their defaults.
+        options: The adapter's own options, with their defaults. RoPO's magnitudes are left out where `RopoConfig` has
+            them, as the paper does: rotations alone forget less at the same gain (docs/evidence.md).
     """
 
     adapter: type[PeftConfig] | None
@@ -36,7 +37,7 @@ class _Method:
 
 
 METHODS: dict[str, _Method] = {
-    "ropo": _Method(RopoConfig, 1e-3, {"reflections": 2, "givens": "bidirectional", "magnitude": True}),
+    "ropo": _Method(RopoConfig, 1e-3, {"reflections": 2, "givens": "bidirectional", "magnitude": False}),
     "lora": _Method(LoraConfig, 5e-4, {"r": 8, "lora_alpha": 16, "use_dora": False}),
     "oft": _Method(OFTConfig, 1e-4, {"oft_block_size": 32}),
     "hra": _Method(HRAConfig, 2e-4, {"r": 8}),

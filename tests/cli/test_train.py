@@ -92,10 +92,10 @@ def test_training_goes_on_from_an_adapter_with_that_as_reference(model, pairs, t
 
 def test_the_adapter_options_reach_the_adapter(model, pairs, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("reflections: 4\ngivens: forward\nmagnitude: false\ntarget_modules: [o_proj]\n")
+    recipe.write_text("reflections: 4\ngivens: forward\nmagnitude: true\ntarget_modules: [o_proj]\n")
     assert train(model, pairs, tmp_path / "out", "--config", recipe, "--layers_to_transform", 1) == 0
     adapter = read_record(tmp_path / "out").config["adapter"]
-    assert (adapter["reflections"], adapter["givens"], adapter["magnitude"]) == (4, "forward", False)
+    assert (adapter["reflections"], adapter["givens"], adapter["magnitude"]) == (4, "forward", True)
     assert (adapter["target_modules"], adapter["layers_to_transform"]) == (["o_proj"], [1])
 
 

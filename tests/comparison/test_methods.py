@@ -18,7 +18,7 @@ METHODS = {
     "RoPO": {"method": "ropo"},
     "RoPO without reflections": {"method": "ropo", "reflections": 0},
     "RoPO without the reverse tree": {"method": "ropo", "givens": "forward"},
-    "RoPO without magnitude": {"method": "ropo", "magnitude": False},
+    "RoPO with magnitude": {"method": "ropo", "magnitude": True},
     "IPO": {"method": "lora", "loss_type": "ipo"},
     "length-normalised": {"method": "lora", "loss_type": "sigmoid_norm"},
     "length-desensitised": {"method": "lora", "ld_alpha": 0.5},
@@ -65,8 +65,8 @@ def test_methods_train_what_they_name(runs):
     size = {label: runs[label].record.metrics["trainable_parameters"] for label in METHODS}
     assert size["full"] == size["SFT"] > size["LoRA"]
     assert size["DoRA"] > size["LoRA"] == size["IPO"]
-    ablations = ("without reflections", "without the reverse tree", "without magnitude")
-    assert all(size[f"RoPO {ablation}"] < size["RoPO"] for ablation in ablations)
+    ablations = ("without reflections", "without the reverse tree")
+    assert all(size[f"RoPO {ablation}"] < size["RoPO"] < size["RoPO with magnitude"] for ablation in ablations)
     adapted = [label for label in METHODS if METHODS[label]["method"] == "lora"]
     ends = {label: runs[label].curves[3]["logps/chosen"] for label in adapted}
     assert len(set(ends.values())) == len(ends), "two losses gave the same step"

@@ -31,7 +31,7 @@ _ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
     "layers_to_transform": {"nargs": "+", "type": int, "metavar": "N", "help": "transformer layers to adapt (all)"},
     "reflections": {"type": int, "metavar": "N", "help": "ropo: Householder reflections, an even number (2)"},
     "givens": {"help": "ropo: trees of rotations: bidirectional, forward or none (bidirectional)"},
-    "magnitude": {**_SWITCH, "help": "ropo: train each neuron's length (true)"},
+    "magnitude": {**_SWITCH, "help": "ropo: train each neuron's length, as the paper does (false)"},
     "r": {"type": int, "metavar": "N", "help": "lora: rank (8); hra: reflections (8)"},
     "lora_alpha": {"type": int, "metavar": "N", "help": "lora: scale of the update times r (16)"},
     "use_dora": {**_SWITCH, "help": "lora: DoRA, which trains each neuron's length beside its direction (false)"},
