@@ -16,7 +16,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 def test_the_example_trains_and_saves_an_adapter(tmp_path, monkeypatch) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len([line for line in example.splitlines() if line.strip()]) == 10
+    assert len([line for line in example.splitlines() if line.strip()]) == 11
     tiny_llama().save_pretrained(tmp_path / "tiny")
     tiny_tokenizer().save_pretrained(tmp_path / "tiny")
     pairs = [{"prompt": "the cat ", "chosen": "sat on the mat .", "rejected": "ran ."}] * 8
