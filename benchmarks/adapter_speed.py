@@ -33,6 +33,7 @@ TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, Callable[[], PeftConfig | None]] = {
     "lora r=8": lambda: LoraConfig(r=8, target_modules=TARGETS),
     "ropo": lambda: ropo.RopoConfig(target_modules=TARGETS),
+    "ropo rotations": lambda: ropo.RopoConfig(target_modules=TARGETS, magnitude=False),  # what `ropo train` trains
     "oft block 32": lambda: OFTConfig(oft_block_size=32, r=0, target_modules=TARGETS),
     "road": lambda: RoadConfig(variant="road_1", target_modules=TARGETS),
     "psoft r=46": lambda: PsoftConfig(r=46, target_modules=TARGETS),

@@ -157,6 +157,9 @@ SHIPPED = sorted((Path(__file__).parents[2] / "experiments" / "recipes").glob("*
 
 def test_the_recipes_are_there():
     assert [file.stem for file in SHIPPED] == [
+        "frontier-b32",
+        "frontier-epochs",
+        "frontier-gemma",
         "frontier-grid",
         "frontier-hh",
         "frontier-seeds",
