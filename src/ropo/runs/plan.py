@@ -6,6 +6,7 @@ __all__ = ["print_plan"]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from typing import Any
 
 import psutil
@@ -56,8 +57,12 @@ class _Plan:
         """Return the model without numbers, a new one each time."""
         return load_shapes(self.source, self.dtype, self.config.trust_remote_code)
 
-    def memory(self, checkpointing: bool, budget: int | None) -> Memory:
-        """Estimate the peak of a step with these settings."""
+    @cached_property
+    def memory(self) -> Callable[[bool, int | None], Memory]:
+        """What estimates the peak of a step by checkpointing and a budget of tokens, each of them once."""
+        return cache(self._memory)
+
+    def _memory(self, checkpointing: bool, budget: int | None) -> Memory:
         model = self.shapes()
         half = {True: torch.bfloat16, False: model.dtype}[bool(self.config.bf16)]
         return estimate(
