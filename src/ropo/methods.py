@@ -27,8 +27,8 @@ class _Method:
         adapter: Class of the adapter's configuration; None trains every weight.
         learning_rate: The rate that `ropo train` starts from, for Adam. RoPO's, LoRA's and OFT's are the lowest whose
             loss on validation pairs is within a standard error of the best, on a model of 135M (docs/evidence.md).
-        options: The adapter's own options, with their defaults. RoPO's magnitudes are left out where `RopoConfig` has
-            them, as the paper does: rotations alone forget less at the same gain (docs/evidence.md).
+        options: The adapter's own options, with their defaults. RoPO's leave out the magnitudes that the paper and
+            `RopoConfig` have: rotations alone forget less at the same gain (docs/evidence.md).
     """
 
     adapter: type[PeftConfig] | None
