@@ -64,7 +64,7 @@ def test_a_frontier_ends_with_tables_and_a_figure(model, tmp_path, capsys, monke
     assert (tmp_path / "out" / "frontier.svg").is_file()
     assert any("left" in line for line in lines if line.startswith("[2/"))  # the first path, with the time to come
     text = "\n".join(lines)
-    assert "toy: change from the untrained model, 95 % interval, n" in text
+    assert "toy: beside the untrained model, 95 % interval, n" in text
     assert "toy: change of each run where it gained most" in text
     assert all(any(line.split("│")[1:2] == [f" {name} 0.01, seed 0 "] for line in lines) for name in ("LoRA", "RoPO"))
     assert "toy: least cost at an equal gain" in text

@@ -16,7 +16,7 @@ from tests.comparison.tiny import InThisProcess, numbers, run_comparison, write_
 
 RUNS = ["toy/reference", "toy/ropo/seed0", "toy/ropo/seed1", "toy/full/seed0", "toy/full/seed1"]
 TRAININGS = 2 + 1 + 2  # two rates and one more seed; two seeds
-EVALUATIONS = 2 * len(RUNS)
+EVALUATIONS = 2 * len(RUNS) - 1  # on pairs the reference is measured beside each run
 DIAGNOSES = 4
 
 
@@ -77,6 +77,27 @@ def test_suites_compare_every_run_with_the_reference(whole):
             assert {change.reference for change in model.changes} == {RUNS[0]}
     margins = [model.metric("margin").value for model in result.suites[0].result.models[1:]]
     assert all(margin > 0 for margin in margins)
+
+
+def test_all_runs_are_measured_with_one_beta_and_one_cut(model, tmp_path):
+    """The untrained model is cut as the runs are, and a run that trained with another beta has margins like theirs."""
+    methods = [
+        {"label": label, "method": "lora", "learning_rate": 1e-3, "beta": beta}
+        for label, beta in (("weak", 0.1), ("strong", 0.5))
+    ]
+    training = {"use_cpu": True, "monitor_steps": 0, "max_length": 9, "truncation_mode": "keep_end"}
+    changes = {"methods": methods, "training": training, "seeds": [0], "evaluations": [{"suite": "preference"}]}
+    result = run_comparison(write_recipe(tmp_path, model, **changes), tmp_path / "out")
+    (suite,) = result.suites
+    assert (suite.result.settings["beta"], suite.result.settings["max_length"]) == (0.1, 9)
+    reference, weak, strong = suite.result.models
+    before = reference.metric("chosen_log_prob").value
+    for each in (weak, strong):
+        gain = each.metric("chosen_gain").value
+        assert each.metric("chosen_log_prob").value - before == pytest.approx(gain, abs=1e-6)
+        gains = gain - each.metric("rejected_gain").value
+        assert each.metric("margin").value == pytest.approx(0.1 * gains, rel=1e-6)
+    assert "margins and DPO losses are measured with beta 0.1; trained otherwise: strong with 0.5" in result.notes
 
 
 def test_samples_stand_side_by_side(whole):

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ropo.cli.main import main
 from ropo.comparison.finished import read_finished
@@ -95,6 +96,55 @@ def test_a_change_from_another_run_is_none_from_the_untrained_model(made, tmp_pa
     assert "change from pairs/ropo/seed0" in page
     beside = read_finished([made / "ropo-0", made / "evaluated"])
     assert "change from" not in Page(render_page(beside)).text.replace("change from the untrained model", "")
+
+
+def test_another_model_is_not_the_untrained_one(made, tmp_path):
+    """A first model that is neither a run nor their base model keeps its name, and changes are from that."""
+    flags = ["--reference", str(made / "model"), "--data", str(made / "pairs.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", "preference", f"tuned={made / 'lora-hot'}", str(made / "ropo-0"), *flags]) == 0
+    result = read_finished([made / "ropo-0", tmp_path / "out"])
+    assert [run.name for run in result.runs] == ["pairs/ropo/seed0"]
+    assert result.notes == ["preference: its first model, tuned, is not the base model of pairs's runs"]
+    (suite,) = result.suites
+    assert {change.reference for change in suite.result.models[0].changes} == {"tuned"}
+    assert "before training)" not in Page(render_page(result)).text.replace("0 before training)", "")
+
+
+def test_runs_of_different_base_models_are_no_seeds_of_one_method(made, tmp_path):
+    other = save_tiny(tmp_path / "other")
+    file = tmp_path / "other" / "model.safetensors"
+    save_file({name: 1.01 * each for name, each in load_file(file).items()}, file, {"format": "pt"})
+    assert train(other, made / "pairs.jsonl", tmp_path / "run", *PLAIN, "--seed", 1) == 0
+    result = read_finished([made / "ropo-0", tmp_path / "run"])
+    assert [(run.name, run.data) for run in result.runs] == [
+        ("pairs on model/ropo/seed0", "pairs on model"),
+        ("pairs on other/ropo/seed1", "pairs on other"),
+    ]
+    assert "pairs on other" in Page(render_page(result)).text
+
+
+def test_a_rerun_is_no_further_seed(made, tmp_path):
+    shutil.copytree(made / "ropo-0", tmp_path / "copy")
+    result = read_finished([made / "ropo-0", made / "ropo-1", tmp_path / "copy"])
+    assert [run.name for run in result.runs] == ["pairs/ropo/seed0", "pairs/ropo/seed1"]
+    (note,) = result.notes
+    assert note.startswith(f"{tmp_path / 'copy'} has settings, data and seed of {made / 'ropo-0'}")
+
+
+def test_a_run_without_its_whole_journal_is_shown_all_the_same(made, tmp_path):
+    for name, cut in (("torn", '{"step": 1}\n{"st'), ("gone", None)):
+        run = shutil.copytree(made / "ropo-0", tmp_path / name)
+        (run / "metrics.jsonl").unlink() if cut is None else (run / "metrics.jsonl").write_text(cut)
+        assert [dict(line) for line in read_finished([run]).runs[0].curves] == ([] if cut is None else [{"step": 1}])
+    (tmp_path / "torn" / "metrics.jsonl").write_text('{"st\n{"step": 1}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl:1: is no JSON"):
+        read_finished([tmp_path / "torn"])
+
+
+def test_a_merged_model_is_no_run(made, tmp_path):
+    assert main(["merge", str(made / "ropo-0"), "--output", str(tmp_path / "merged")]) == 0
+    with pytest.raises(UserError, match="merged: is no run of `ropo train`"):
+        read_finished([tmp_path / "merged"])
 
 
 def test_what_belongs_to_no_run_is_told(made):

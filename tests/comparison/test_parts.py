@@ -111,6 +111,17 @@ def test_cells_are_named_by_the_content_of_the_files_that_options_name(tmp_path)
     assert all(now != then for now, then in zip(outputs(text), before, strict=True))
 
 
+def test_paths_of_runs_with_another_beta_are_measured_with_that_of_all(tmp_path):
+    recipe = RecipeFile(write_recipe(tmp_path, save_tiny(tmp_path / "model"))).recipe
+    recipe = recipe.model_copy(update={"training": {"beta": 0.2}})
+    data = prepare_data(recipe, 0, tmp_path / "data")
+    other = recipe.methods[0].model_copy(update={"beta": 0.5})
+    for method, told in ((recipe.methods[0], []), (other, ["--beta=0.2"])):
+        training = training_cell(recipe, "m", data, method, 1e-3, 0, tmp_path)
+        command = path_cell(recipe, Frontier(text="t"), data, training, tmp_path).command
+        assert [flag for flag in command if flag.startswith("--beta")] == told
+
+
 def test_prompts_may_be_in_any_file_that_is_read(tmp_path):
     recipe = RecipeFile(write_recipe(tmp_path, save_tiny(tmp_path / "model"))).recipe
     plain = tmp_path / "prompts.jsonl"

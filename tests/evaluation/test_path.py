@@ -66,6 +66,10 @@ def test_the_numbers_are_those_of_each_checkpoint_alone(place, tmp_path, method)
     assert [point.step for point in found.points] == [1, 2, 3]
     assert [point.answers is not None for point in found.points] == [False, True, True]
     assert found.beta == 0.3
+    flags = ["--checkpoints", "1", "--sampled", "0", "--beta", "0.6"]
+    assert main(command(place, method, tmp_path / "other", *flags)) == 0
+    other = read_path(tmp_path / "other")
+    assert other.points[0].margins(other.beta) == pytest.approx(2 * found.points[2].margins(found.beta), rel=1e-5)
     base, tokenizer = load_model(str(place / "model")).eval(), load_tokenizer(str(place / "model"))
     pairs = read_held_out(
         str(place / "pairs.jsonl"), "test", tokenizer, trained_limits(str(place / method)), found.settings["max_pairs"]

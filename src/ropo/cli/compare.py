@@ -128,7 +128,7 @@ def check_commands(file: RecipeFile) -> None:
         for data in recipe.data:
             if evaluation.only and data.name not in evaluation.only:
                 continue
-            settings = settings_of(evaluation, data.test.source, data.prompts)
+            settings = settings_of(recipe, evaluation, data.test.source, data.prompts)
             try:
                 _check_evaluation(evaluation.suite, as_flags(settings, switches=True))
             except UserError as error:

@@ -69,7 +69,7 @@ def _measure(arguments: argparse.Namespace) -> Any:
 
     from ropo.diagnostics.comparison import HeldOut
     from ropo.diagnostics.report import diagnose
-    from ropo.lm.held_out import BETA, read_held_out, trained_limits, trained_with
+    from ropo.lm.held_out import BETA, read_held_out, trained_limits, trained_plainly, trained_with
     from ropo.lm.loading import load_model, load_policy, load_tokenizer
     from ropo.lm.sampling import SamplingSettings, encode_prompts, read_prompts
 
@@ -80,7 +80,9 @@ def _measure(arguments: argparse.Namespace) -> Any:
     limits = trained_limits(arguments.model, models=models)
     pairs = None
     if arguments.pairs:
-        pairs = read_held_out(arguments.pairs, "test", tokenizer, limits, arguments.max_pairs)
+        pairs = read_held_out(
+            arguments.pairs, "test", tokenizer, limits, arguments.max_pairs, trained_plainly(arguments.model)
+        )
         for note in pairs.notes():
             print(f"data      {note}")
     held_out = HeldOut(

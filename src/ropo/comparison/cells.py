@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["as_flags", "settings_of"]
+__all__ = ["as_flags", "beta_of", "settings_of"]
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ from ropo.comparison.frontier.options import Frontier
 from ropo.comparison.places import typed
 from ropo.comparison.recipe import REFERENCE, Evaluation, MethodRecipe, Recipe, slug
 from ropo.core.kept import content_key
+from ropo.lm.held_out import BETA
 
 CACHE = "cache"
 
@@ -79,6 +80,8 @@ def path_cell(recipe: Recipe, frontier: Frontier, data: PreparedData, training: 
     if data.prompts:
         settings |= {"prompts": data.prompts, "max_prompts": frontier.prompts, "samples": frontier.samples}
         settings |= {"max_new_tokens": frontier.max_new_tokens, "sampled": frontier.sampled}
+    if beta_of(recipe, training.method) != beta_of(recipe):
+        settings |= {"beta": beta_of(recipe)}
     settings |= {"bf16": frontier.bf16, "plain_prompts": bool(recipe.training.get("plain_prompts"))}
     key = short_key("path" + training.output.name + recipe.model, data.held_out, settings)
     folder = output / "paths" / data.name / f"{training.output.name}-{key}"
@@ -94,7 +97,7 @@ def evaluation_cell(
 
     One run a command: what a suite says of one must not depend on which others there are. `mark` names its content.
     """
-    settings = settings_of(evaluation, data.test, data.prompts)
+    settings = settings_of(recipe, evaluation, data.test, data.prompts)
     models = [f"{data.name}/{REFERENCE}={recipe.model}"] + ([f"{name}={typed(run)}"] if run else [])
     key = short_key(evaluation.suite + mark + recipe.model, data.held_out, settings)
     folder = output / "evaluations" / data.name / f"{evaluation.suite}-{slug(name)}-{key}"
@@ -111,9 +114,14 @@ def diagnosis_cell(recipe: Recipe, training: Training, output: Path) -> Cell:
     return Cell("diagnose", training.run, tuple(command), file)
 
 
-def settings_of(evaluation: Evaluation, test: str, prompts: str | None) -> dict[str, Any]:
-    """Return a suite's settings with the data set's own pairs and prompts filled in."""
-    own: dict[str, Any] = {"data": test} if evaluation.suite == "preference" else {}
+def beta_of(recipe: Recipe, method: MethodRecipe | None = None) -> float:
+    """Return the beta that a method trains with; without a method that which the margins of all are measured with."""
+    return float((method.options if method else {}).get("beta", recipe.training.get("beta", BETA)))
+
+
+def settings_of(recipe: Recipe, evaluation: Evaluation, test: str, prompts: str | None) -> dict[str, Any]:
+    """Return a suite's settings with the data set's own pairs and prompts filled in, and one beta for all runs."""
+    own: dict[str, Any] = {"data": test, "beta": beta_of(recipe)} if evaluation.suite == "preference" else {}
     if evaluation.suite in ("diversity", "instructions", "alpaca-eval") and prompts:
         own["prompts"] = prompts
     return {**own, **evaluation.options}

@@ -16,6 +16,7 @@ from ropo.comparison.pictures import Pictures
 from ropo.comparison.places import without_folders
 from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import DataSuite, RunResult, SideBySideAnswers
+from ropo.core.errors import UserError
 from ropo.core.record import RunRecord, read_record, read_typed
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.contestants import Contestant, answer_prompts
@@ -70,9 +71,13 @@ def portable_record(folder: Path) -> RunRecord:
 def read_curves(file: Path) -> list[dict[str, float | None]]:
     """Read what a trainer logged, one mapping a line; what is not finite is None.
 
-    Of a run that was carried on from a checkpoint, the steps that were done twice count once, the later ones.
+    Of a run that was carried on from a checkpoint, the steps that were done twice count once, the later ones. A last
+    line that a kill cut off is left out; without a file nothing was logged.
+
+    Raises:
+        UserError: If another line is no JSON.
     """
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = _json_lines(file) if file.is_file() else []
     kept: dict[Any, dict[str, Any]] = {}
     for line in lines:
         kept[(line.get("step"), frozenset(line))] = line
@@ -86,6 +91,18 @@ def read_curves(file: Path) -> list[dict[str, float | None]]:
     ]
 
 
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    texts = [text for text in file.read_text(encoding="utf-8").splitlines() if text.strip()]
+    found = []
+    for number, text in enumerate(texts, 1):
+        try:
+            found.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            if number < len(texts):
+                raise UserError(f"{file}:{number}: is no JSON ({error.msg}); remove the line") from error
+    return found
+
+
 def read_diagnosis(file: Path) -> DiagnosticReport:
     """Read what `ropo diagnose` wrote."""
     return read_typed(DiagnosticReport, file, "a diagnosis of schema 1", "compare again", "delete it and compare again")
@@ -96,8 +113,8 @@ def merge_suite(data: str, alone: SuiteResult | None, runs: Mapping[str, SuiteRe
 
     Args:
         data: Name of the data set.
-        alone: The result of the reference alone; None where the suite needs a second model, and the reference then
-            stands as it was measured beside the first run.
+        alone: The result of the reference alone; None where the suite measures it beside each run only, and it then
+            stands as it was measured beside the first.
         runs: The result of each run beside the reference, by the run's name.
 
     Returns:
@@ -108,7 +125,8 @@ def merge_suite(data: str, alone: SuiteResult | None, runs: Mapping[str, SuiteRe
         return None
     first = everything[0]
     models = [first.models[0], *(each.models[1] for each in runs.values())]
-    commands = {result.models[-1].name: result.command for result in everything}
+    commands = {first.models[0].name: first.command}
+    commands |= {result.models[-1].name: result.command for result in everything}
     merged = first.model_copy(update={"models": models, "notes": _notes(everything)})
     return DataSuite(data=data, result=merged, commands=commands)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ropo.comparison.bench import Bench, End, SideBySide
 from ropo.comparison.cells import (
     Training,
+    beta_of,
     diagnosis_cell,
     evaluation_cell,
     path_cell,
@@ -76,7 +77,7 @@ def compare_methods(
     """
     bench = Bench(output, execute, _count_cells(recipe), say, side or SideBySide())
     model = fingerprint_source(recipe.model)
-    found = _Findings()
+    found = _Findings(notes=_notes_on_beta(recipe))
     for each in data:
         trained = _train_all(recipe, model, each, bench, found)
         found.notes += each.notes
@@ -93,6 +94,14 @@ def compare_methods(
         equal_gains=equal_gains(found.paths, recipe.frontier.against if recipe.frontier else None),
         **vars(found),
     )
+
+
+def _notes_on_beta(recipe: Recipe) -> list[str]:
+    """Say which methods train with another beta than their margins are measured with."""
+    common = beta_of(recipe)
+    others = {each.label: own for each in recipe.methods if (own := beta_of(recipe, each)) != common}
+    told = ", ".join(f"{label} with {beta:g}" for label, beta in others.items())
+    return [f"margins and DPO losses are measured with beta {common:g}; trained otherwise: {told}"] if told else []
 
 
 def _count_cells(recipe: Recipe) -> Counter[str]:
@@ -195,10 +204,16 @@ def evaluate(
     bench: Bench,
     found: _Findings,
 ) -> None:
-    """Evaluate the reference and every finished run, and keep a few answers side by side."""
+    """Evaluate the reference and every finished run, and keep a few answers side by side.
+
+    On pairs the reference is measured beside each run, cut as in its training, and needs no cell of its own.
+    """
     reference = f"{data.name}/{REFERENCE}"
-    sources: dict[str, tuple[Path | None, str]] = {reference: (None, model)}
-    sources |= {each.run: (each.output, each.output.name) for each in measured}
+    sources: dict[str, tuple[Path | None, str]] = {each.run: (each.output, each.output.name) for each in measured}
+    if evaluation.suite == "preference" and measured:
+        bench.leave_out("evaluate", 1)
+    else:
+        sources = {reference: (None, model), **sources}
     results: dict[str, SuiteResult] = {}
     cells = [
         evaluation_cell(recipe, data, evaluation, name, folder, mark, bench.output)
@@ -214,7 +229,7 @@ def evaluate(
     if merged is None:
         return
     found.suites.append(merged)
-    prompts = settings_of(evaluation, data.test, data.prompts).get("prompts")
+    prompts = settings_of(recipe, evaluation, data.test, data.prompts).get("prompts")
     if evaluation.suite in SAMPLED and prompts and all(each.data != data.name for each in found.samples):
         answered = [reference] * (alone is not None) + list(results)
         models = {name: recipe.model if (folder := sources[name][0]) is None else str(folder) for name in answered}

@@ -14,7 +14,7 @@ from ropo.comparison.recipe import REFERENCE
 from ropo.comparison.results import ComparisonResult, DataSuite, RunResult, read_comparison
 from ropo.core.errors import UserError
 from ropo.core.record import FILE_NAME as RECORD
-from ropo.core.record import RunRecord
+from ropo.core.record import RunRecord, Source, read_record
 from ropo.diagnostics.report import DiagnosticReport
 from ropo.evaluation.results import FILE_NAME as RESULTS
 from ropo.evaluation.results import ModelResult, SuiteResult, read_results
@@ -39,9 +39,9 @@ class _Found:
 def read_finished(places: Sequence[Path], title: str | None = None) -> ComparisonResult:
     """Read a comparison from the folder of one, or put it together from finished runs; nothing is measured anew.
 
-    An evaluation's models are matched to the runs by the content of their weights; its first model, where it is none of
-    the runs, is the reference. A diagnosis is matched by the folder that it names. Runs trained on the same data are
-    shown together, and those that differ in nothing but their seed are one method.
+    An evaluation's models are matched to the runs, and its first model to their base model, by the content of their
+    weights. A diagnosis is matched by the folder that it names. Runs of one base model on the same data are shown
+    together, and those that differ in nothing but their seed are one method; a second one of one seed is left out.
 
     Args:
         places: The folder or `results.json` of one comparison; or folders of `ropo train`, with folders of
@@ -68,6 +68,8 @@ def _sort_places(places: Iterable[Path]) -> _Found:
     for place in places:
         folder = place.parent if place.name in (RESULTS, RECORD) else place
         if (folder / RECORD).is_file():
+            if "train" not in read_record(folder).data:
+                raise UserError(f"{folder}: is no run of `ropo train`, but of another command; name the run itself")
             found.runs.append(folder)
         elif (folder / RESULTS).is_file():
             if "suite" in _keys(folder / RESULTS):
@@ -86,15 +88,16 @@ def _sort_places(places: Iterable[Path]) -> _Found:
 
 def _put_together(found: _Found, title: str) -> ComparisonResult:
     """Put runs, evaluations and diagnoses together."""
-    folders = list(dict.fromkeys(found.runs))
-    records = {folder: portable_record(folder) for folder in folders}
+    records = {folder: portable_record(folder) for folder in dict.fromkeys(found.runs)}
+    twins = _twins(records)
+    folders = [folder for folder in records if folder not in twins]
+    records = {folder: records[folder] for folder in folders}
     data, methods = _names_of_data(records), _names_of_methods(records)
     names = {folder: f"{data[folder]}/{methods[folder]}/seed{records[folder].seed}" for folder in folders}
-    for folder, name in list(names.items()):
-        if list(names.values()).count(name) > 1:
-            names[folder] = f"{name} ({folder.name})"
     prints = {fingerprint_source(str(folder)): folder for folder in folders} if found.evaluations else {}
-    suites, notes = _match_suites(found.evaluations, prints, names, data)
+    bases = {data[folder]: _base_of(records[folder]) for folder in folders}
+    suites, notes = _match_suites(found.evaluations, prints, names, data, bases)
+    notes += [f"{twin} has settings, data and seed of {first}, and is left out" for twin, first in twins.items()]
     measured = {suite.data for suite in suites if suite.result.models[0].name == f"{suite.data}/{REFERENCE}"}
     runs = []
     for name in dict.fromkeys(data.values()):
@@ -111,8 +114,20 @@ def _put_together(found: _Found, title: str) -> ComparisonResult:
 
 
 def _names_of_data(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
-    """Name the training data of every run; equal names of different content get a part of their hash."""
+    """Name the training data of every run, with its base model where there are several.
+
+    Equal names of different content get a part of their hash.
+    """
     sources = {folder: record.data["train"] for folder, record in records.items()}
+    data = _names(sources)
+    models = {folder: record.model for folder, record in records.items() if record.model is not None}
+    if len({model.sha256 for model in models.values()}) < 2:
+        return data
+    bases = _names(models)
+    return {folder: f"{name} on {bases[folder]}" if folder in bases else name for folder, name in data.items()}
+
+
+def _names(sources: Mapping[Path, Source]) -> dict[Path, str]:
     contents: dict[str, set[str]] = {}
     for source in sources.values():
         contents.setdefault(_stem(source.name), set()).add(source.sha256)
@@ -146,10 +161,34 @@ def _settings_key(record: RunRecord) -> str:
     return json.dumps([config, trainer, adapter], sort_keys=True, default=str)
 
 
+def _base_of(record: RunRecord) -> str | None:
+    """Return the fingerprint of the model that a run started from."""
+    return record.model.sha256 if record.model else None
+
+
+def _twins(records: Mapping[Path, RunRecord]) -> dict[Path, Path]:
+    """Return the runs that have all of an earlier one, its seed too, with that one: they are no further seed."""
+    first: dict[tuple[str | int | None, ...], Path] = {}
+    twins = {}
+    for folder, record in records.items():
+        whole = _settings_key(record), _base_of(record), record.data["train"].sha256, record.seed
+        if first.setdefault(whole, folder) != folder:
+            twins[folder] = first[whole]
+    return twins
+
+
 def _match_suites(
-    results: Sequence[SuiteResult], prints: Mapping[str, Path], names: Mapping[Path, str], data: Mapping[Path, str]
+    results: Sequence[SuiteResult],
+    prints: Mapping[str, Path],
+    names: Mapping[Path, str],
+    data: Mapping[Path, str],
+    bases: Mapping[str, str | None],
 ) -> tuple[list[DataSuite], list[str]]:
-    """Split every evaluation by the data of its runs, and call its models what the runs are called."""
+    """Split every evaluation by the data of its runs, and call its models what the runs are called.
+
+    Its first model is the untrained one only where it is the base model of these runs; changes from another are shown
+    as changes from that.
+    """
     suites, notes = [], []
     for result in results:
         if result.suite == STRENGTH:
@@ -161,8 +200,11 @@ def _match_suites(
             notes.append(f"{result.suite}: {', '.join(others) or 'no model'} is none of the runs, and is left out")
         for name in dict.fromkeys(data[folder] for folder in known.values()):
             mine = {model: names[folder] for model, folder in known.items() if data[folder] == name}
-            if result.models[0].name not in known:
-                mine[result.models[0].name] = f"{name}/{REFERENCE}"
+            first = result.models[0]
+            if first.name not in known and first.fingerprint is not None and first.fingerprint == bases[name]:
+                mine[first.name] = f"{name}/{REFERENCE}"
+            elif first.name not in known:
+                notes.append(f"{result.suite}: its first model, {first.name}, is not the base model of {name}'s runs")
             models = [_renamed(model, mine) for model in result.models if model.name in mine]
             suites.append(DataSuite(data=name, result=result.model_copy(update={"models": models})))
     return suites, notes

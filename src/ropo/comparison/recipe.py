@@ -43,7 +43,7 @@ _DECIDED = {
     "per_device_train_batch_size": "budget",
     "gradient_accumulation_steps": "budget",
 }
-_SHARED = {"max_length": "training", "skip_long_prompts": "training", "plain_prompts": "training"}
+_SHARED = dict.fromkeys(("max_length", "truncation_mode", "skip_long_prompts", "plain_prompts"), "training")
 
 
 class _OpenPart(Settings):

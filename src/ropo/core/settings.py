@@ -44,10 +44,11 @@ def add_flags(
     for name, field in settings.model_fields.items():
         if name in but:
             continue
-        if field.annotation is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=field.description)
-            continue
         kind = _type_of(field.annotation)
+        if kind is bool:  # a bare flag, with a `--no-` beside it where what is not given is found out later
+            action = "store_true" if field.default is False else argparse.BooleanOptionalAction
+            parser.add_argument(f"--{name}", action=action, default=field.default, help=field.description)
+            continue
         default = None if field.is_required() else field.default
         shown = (said or {}).get(name, "" if default is None else "%(default)s")
         parser.add_argument(

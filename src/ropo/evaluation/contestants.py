@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -119,6 +120,17 @@ def loaded(contestant: Contestant, merged: bool = True) -> Iterator[tuple[Any, P
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def finite(numbers: list[Any]) -> list[Any]:
+    """Return what a model says, before it is kept on disk.
+
+    Raises:
+        UserError: If a number is NaN or infinity.
+    """
+    if not np.isfinite(numbers).all():
+        raise UserError("log-probs: must be finite, got NaN or infinity; the model is broken on this data")
+    return numbers
 
 
 def answer_with_progress(

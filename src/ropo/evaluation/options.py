@@ -25,14 +25,14 @@ class HeldOutOptions(Settings):
     max_pairs: int | None = Field(None, ge=1, description="pairs to use, the first N (all)")
     beta: float | None = Field(None, gt=0, description="strength of the pull to the reference (as trained, or 0.1)")
     max_length: int | None = Field(None, ge=2, description="most tokens of prompt and answer (as trained, or 1024)")
-    plain_prompts: bool = Field(False, description="keep text prompts past the chat template")
+    plain_prompts: bool | None = Field(None, description="keep text prompts past the chat template (as trained, or no)")
 
-    def pairs_for(self, source: str, limits: Limits) -> HeldOutPairs:
+    def pairs_for(self, source: str, limits: Limits, plain_prompts: bool) -> HeldOutPairs:
         """Read the pairs, tokenised for a model and cut at limits."""
         from ropo.lm.held_out import read_held_out
         from ropo.lm.loading import load_tokenizer
 
-        return read_held_out(self.data, self.split, load_tokenizer(source), limits, self.max_pairs, self.plain_prompts)
+        return read_held_out(self.data, self.split, load_tokenizer(source), limits, self.max_pairs, plain_prompts)
 
 
 class TextOptions(Settings):

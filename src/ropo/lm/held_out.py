@@ -9,6 +9,7 @@ __all__ = [
     "read_held_out",
     "trained_limits",
     "trained_otherwise",
+    "trained_plainly",
     "trained_with",
     "wraps_prompts",
 ]
@@ -195,23 +196,34 @@ def first_trained(sources: Sequence[str]) -> str:
     return next(recorded, sources[0])
 
 
-def trained_otherwise(models: Mapping[str, str], limits: Limits, beta: float) -> Iterator[str]:
+def trained_otherwise(models: Mapping[str, str], limits: Limits, beta: float, plain_prompts: bool) -> Iterator[str]:
     """Say in a line which models were trained otherwise than all of them are measured, if there are such.
 
     Args:
         models: Sources as in `trained_with`, by name.
         limits: Where sequences are cut in the measurement.
         beta: Its strength of the pull to the reference.
+        plain_prompts: Whether text prompts are measured past the chat template.
     """
     measured = {"beta": beta, "max_length": limits.max_length, "truncation_mode": limits.truncation_mode}
+    how = [f"beta {beta:g}", f"max_length {limits.max_length} ({limits.truncation_mode})"]
+    flags = ["--beta", "--max_length"]
     others = []
     for name, source in models.items():
         trained = {option: trained_with(source, option, value) for option, value in measured.items()}
-        if differing := [f"{option} {value}" for option, value in trained.items() if value != measured[option]]:
+        differing = [f"{option} {value}" for option, value in trained.items() if value != measured[option]]
+        if (plainly := trained_plainly(source, plain_prompts)) != plain_prompts:
+            differing.append(_template(plainly))
+            how[2:], flags[2:] = [_template(plain_prompts)], ["--plain_prompts"]
+        if differing:
             others.append(f"{name} was trained with {' and '.join(differing)}")
     if others:
-        how = f"beta {beta:g} and max_length {limits.max_length} ({limits.truncation_mode})"
-        yield f"{'; '.join(others)}; everything here is measured with {how}, which --beta and --max_length set"
+        measure = f"everything here is measured with {' and '.join(how)}, which {' and '.join(flags)} set"
+        yield f"{'; '.join(others)}; {measure}"
+
+
+def _template(plain_prompts: bool) -> str:
+    return f"text prompts {'past' if plain_prompts else 'in'} the chat template"
 
 
 def trained_with(source: str, option: str, default: Any) -> Any:
@@ -222,7 +234,20 @@ def trained_with(source: str, option: str, default: Any) -> Any:
         option: Its name in `trl.DPOConfig`.
         default: For a model that has no record of such a run.
     """
+    return _recorded(source).get("trainer", {}).get(option, default)
+
+
+def trained_plainly(source: str, default: bool = False) -> bool:
+    """Tell whether a model of `ropo train` was trained with text prompts past the chat template (`--plain_prompts`).
+
+    Args:
+        source: As in `trained_with`.
+        default: For a model that has no record of such a run.
+    """
+    return bool(_recorded(source).get("plain_prompts", default))
+
+
+def _recorded(source: str) -> dict[str, Any]:
+    """Return the options in the record of a run of `ropo train`; none where there is no record."""
     folder = Path(split_strength(source)[0])
-    if not (folder / FILE_NAME).is_file():
-        return default
-    return read_record(folder).config.get("trainer", {}).get(option, default)
+    return read_record(folder).config if (folder / FILE_NAME).is_file() else {}

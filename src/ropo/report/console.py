@@ -41,7 +41,7 @@ def print_comparison(result: ComparisonResult, console: Console) -> None:
                 [f"{column.title} ({column.suite.result.suite})", *(_text(row.cells[place]) for row in part)]
                 for place, column in enumerate(columns)
             ]
-            title = f"{data}: change from the untrained model, 95 % interval, n"
+            title = f"{data}: beside the untrained model, 95 % interval, n"
             console.print(make_table(title, ["", *(row.method.method for row in part)], lines))
         if measured := [(run, run.path) for run in result.paths if run.data == data and run.path is not None]:
             console.print(_paths_table(data, measured))

@@ -145,6 +145,42 @@ def test_models_that_were_trained_otherwise_are_named_in_a_line(models, data, tm
     assert "first was trained with beta 0.3; everything" in " ".join(capsys.readouterr().out.split())
 
 
+def test_prompts_go_through_the_template_as_in_training(models, data, tmp_path, capsys):
+    """A run past the chat template is measured past it, unless told otherwise, and the line says which."""
+
+    def margin(name, *arguments):
+        assert evaluate(tmp_path / name, data, *arguments) == 0
+        return read_results(tmp_path / name).models[-1].metric("margin").value
+
+    runs = {}
+    for name, plain in (("plain", True), ("usual", False)):
+        runs[name] = shutil.copytree(models["tuned"], tmp_path / f"run-{name}")
+        record = {"command": [], "config": {"plain_prompts": plain, "trainer": {}}, "status": "finished"}
+        (runs[name] / "run.json").write_text(json.dumps(record))
+    past, through = margin("past", runs["usual"], "--plain_prompts"), margin("through", runs["usual"])
+    assert past != pytest.approx(through, rel=1e-3)
+    assert margin("plain", runs["plain"]) == past
+    assert read_results(tmp_path / "plain").settings["plain_prompts"] is True
+    assert margin("told", runs["plain"], "--no-plain_prompts") == through
+    capsys.readouterr()
+    assert margin("both", runs["plain"], runs["usual"]) == past
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "run-usual was trained with text prompts in the chat template; everything here is measured with" in shown
+    assert "and text prompts past the chat template, which --beta and --max_length and --plain_prompts set" in shown
+    diagnosed = ["diagnose", str(runs["plain"]), "--pairs", data, "--output", str(tmp_path / "diagnosis.json")]
+    assert main(diagnosed) == 0
+    pairs = json.loads((tmp_path / "diagnosis.json").read_text())["behaviour"]
+    assert pairs["margin"] == pytest.approx(past, abs=1e-5)
+
+
+def test_a_broken_model_is_told_in_a_line_and_nothing_of_it_is_kept(models, data, tmp_path, monkeypatch, one_error):
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "pair_log_probs", lambda model, pairs, limits: torch.full((len(pairs), 2), torch.nan))
+        assert evaluate(tmp_path / "out", data, models["base"]) == 2
+    assert "log-probs: must be finite, got NaN or infinity" in one_error()
+    assert evaluate(tmp_path / "out", data, models["base"]) == 0
+
+
 def test_counts_are_those_of_the_pairs_that_were_used(models, tmp_path):
     first, second, third = ({"prompt": "the cat", "chosen": "cat sat", "rejected": each} for each in WORDS[:3])
     tie = {"prompt": "the", "chosen": "cat", "rejected": "cat"}

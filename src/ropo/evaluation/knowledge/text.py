@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ropo.core.kept import content_key, kept_rows
-from ropo.evaluation.contestants import Contestant, loaded
+from ropo.evaluation.contestants import Contestant, finite, loaded
 from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import UnitValues
 from ropo.lm.fingerprint import fingerprint_source
@@ -47,7 +47,7 @@ def score_windows(
     and the perplexity exp(mean loss).
 
     Raises:
-        UserError: If the model cannot be loaded.
+        UserError: If the model cannot be loaded, or a loss is NaN or infinity.
 
     Cost: one forward pass over the text.
     """
@@ -56,7 +56,7 @@ def score_windows(
         with loaded(contestant) as (model, _):
             for first in range(start, len(windows), workplace.batch_size):
                 batch = windows[first : first + workplace.batch_size]
-                yield text_losses(model, batch)
+                yield finite(text_losses(model, batch))
 
     wanted = {"model": fingerprint_source(contestant.source), "windows": content_key([each.ids for each in windows])}
     rows = kept_rows(workplace.cache / "text", wanted, len(windows), compute, advance)

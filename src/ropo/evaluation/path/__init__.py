@@ -21,6 +21,7 @@ class PathSettings(Settings):
     pairs: str = Field(description="held-out pairs: DPO loss, margin, log-probs")
     split: str = Field("test", description="split of --pairs, where it has splits")
     max_pairs: int = Field(64, ge=1, description="pairs to use, the first N")
+    beta: float | None = Field(None, gt=0, description="strength of the pull to the reference (as trained)")
     prompts: Path | None = Field(None, description="prompts to answer: KL, pass rate, length, variety")
     max_prompts: int = Field(48, ge=1, description="prompts to use, the first N")
     samples: int = Field(1, ge=1, description="answers per prompt, at temperature 1")
@@ -31,4 +32,4 @@ class PathSettings(Settings):
     checkpoints: int | None = Field(None, ge=1, description="checkpoints to measure, spread evenly (all)")
     sampled: int | None = Field(None, ge=0, description="of those, how many answer prompts (all)")
     bf16: bool = Field(False, description="sample in bfloat16 (autocast); scoring stays as it is")
-    plain_prompts: bool = Field(False, description="keep text prompts past the chat template")
+    plain_prompts: bool | None = Field(None, description="keep text prompts past the chat template (as trained)")

@@ -16,7 +16,7 @@ from ropo.core.files import read_text
 from ropo.core.record import Source
 from ropo.evaluation.path import PathSettings
 from ropo.instructions import satisfied
-from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_with
+from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_plainly, trained_with
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import Answer, PromptRecord, SamplingSettings, encode_prompts, model_name, read_prompts
 from ropo.lm.tokens import TextWindow, text_windows
@@ -29,7 +29,7 @@ class PathData:
     Args:
         tokenizer: The run's own.
         pairs: Held-out pairs.
-        beta: Of the run's training.
+        beta: What margins are multiplied by.
         prompts: Prompts to answer, perhaps none.
         encoded: Their tokens.
         sampling: How they are answered.
@@ -74,7 +74,7 @@ def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> P
         tokenizer,
         trained_limits(run, models=[model]),
         settings.max_pairs,
-        settings.plain_prompts,
+        trained_plainly(run) if settings.plain_prompts is None else settings.plain_prompts,
     )
     prompts = read_prompts(settings.prompts)[: settings.max_prompts] if settings.prompts else []
     text = read_text(settings.text, "text") if settings.text else ""
@@ -82,7 +82,7 @@ def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> P
     data = PathData(
         tokenizer=tokenizer,
         pairs=pairs,
-        beta=trained_with(run, "beta", BETA),
+        beta=settings.beta or trained_with(run, "beta", BETA),
         prompts=prompts,
         encoded=encode_prompts(tokenizer, prompts),
         sampling=SamplingSettings(settings.samples, 1.0, 1.0, settings.max_new_tokens, seed),

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from ropo.core.kept import kept_rows
 from ropo.core.record import Source
 from ropo.diagnostics.behaviour import dpo_margins
-from ropo.evaluation.contestants import Contestant, loaded, model_results
+from ropo.evaluation.contestants import Contestant, finite, loaded, model_results
 from ropo.evaluation.preference import PreferenceSettings
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
@@ -28,6 +28,7 @@ from ropo.lm.held_out import (
     first_trained,
     trained_limits,
     trained_otherwise,
+    trained_plainly,
     trained_with,
 )
 from ropo.lm.log_probs import pair_log_probs
@@ -53,7 +54,8 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
     trained = first_trained([each.source for each in contestants])
     limits = trained_limits(trained, settings.max_length, [each.source for each in (reference, *contestants)])
     beta = settings.beta or trained_with(trained, "beta", BETA)
-    pairs = _read_pairs(models, settings, limits)
+    plain = trained_plainly(trained) if settings.plain_prompts is None else settings.plain_prompts
+    pairs = _read_pairs(models, settings, limits, plain)
     used = pairs[base]
     lengths = _answer_lengths(used.records)
     scores: dict[str, AnswerScores] = {}
@@ -72,12 +74,13 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
             "reference": reference.name,
             "max_length": limits.max_length,
             "beta": beta,
+            "plain_prompts": plain,
         },
         data={"pairs": Source(name=name, sha256=used.data.sha256, counts=used.counts())},
         models=model_results(contestants, fingerprints, of_models, "pairs", workplace.seed),
         notes=[
             *used.notes(),
-            *trained_otherwise({each.name: each.source for each in contestants}, limits, beta),
+            *trained_otherwise({each.name: each.source for each in contestants}, limits, beta, plain),
             *_notes_on(reference, lengths, any(each != base for each in fingerprints)),
         ],
         seed=workplace.seed,
@@ -85,10 +88,10 @@ def measure(contestants: Sequence[Contestant], settings: PreferenceSettings, wor
 
 
 def _read_pairs(
-    models: Mapping[str, Contestant], settings: PreferenceSettings, limits: Limits
+    models: Mapping[str, Contestant], settings: PreferenceSettings, limits: Limits, plain_prompts: bool
 ) -> dict[str, HeldOutPairs]:
     """Read the pairs for each model by its fingerprint, the same pairs for all, whatever their tokenizers."""
-    found = {fingerprint: settings.pairs_for(each.source, limits) for fingerprint, each in models.items()}
+    found = {print_: settings.pairs_for(each.source, limits, plain_prompts) for print_, each in models.items()}
     places = [{record["where"] for record in pairs.records} for pairs in found.values()]
     return {fingerprint: pairs.only(set.intersection(*places)) for fingerprint, pairs in found.items()}
 
@@ -149,7 +152,7 @@ def _score_pairs(
         advance: Called with the number of pairs just done.
 
     Raises:
-        UserError: If the model cannot be loaded.
+        UserError: If the model cannot be loaded, or says NaN or infinity of a pair.
 
     Cost: one forward pass over chosen and rejected, through an unmerged adapter, as training computes them.
     """
@@ -159,7 +162,7 @@ def _score_pairs(
     def compute(start: int) -> Iterator[list[Any]]:
         with loaded(contestant, merged=False) as (model, _):
             for first in range(start, len(tokens), size):
-                yield pair_log_probs(model, tokens[first : first + size], pairs.limits).tolist()
+                yield finite(pair_log_probs(model, tokens[first : first + size], pairs.limits).tolist())
 
     wanted = {"model": fingerprint_source(contestant.source), **pairs.content()}
     rows = kept_rows(workplace.cache / "log_probs", wanted, len(tokens), compute, advance)

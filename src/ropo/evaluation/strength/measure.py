@@ -24,7 +24,7 @@ from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import UnitValues, metrics_of, ratio_values
 from ropo.lm.adapters import is_adapter
 from ropo.lm.fingerprint import fingerprint_source
-from ropo.lm.held_out import BETA, HeldOutPairs, trained_limits, trained_otherwise, trained_with
+from ropo.lm.held_out import BETA, HeldOutPairs, trained_limits, trained_otherwise, trained_plainly, trained_with
 from ropo.lm.sampling import model_name
 from ropo.lm.strength import split_strength, with_strength
 
@@ -46,6 +46,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         _check_adapter(each)
     limits = trained_limits(contestants[0].source, settings.max_length, [each.source for each in contestants])
     beta = settings.beta or trained_with(contestants[0].source, "beta", BETA)
+    plain = trained_plainly(contestants[0].source) if settings.plain_prompts is None else settings.plain_prompts
     text = read_text(settings.text, "text")
     models: list[ModelResult] = []
     notes = [
@@ -53,7 +54,7 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         "these answers, exact over the vocabulary, and says nothing of answers that the adapter would give itself"
     ]
     for each in contestants:
-        pairs = settings.pairs_for(each.source, limits)
+        pairs = settings.pairs_for(each.source, limits, plain)
         windows = cut_text(each, text, settings.window, settings.max_windows)
         with workplace.progress(f"turning {each.name}", len(pairs.tokens) + len(windows)) as advance:
             curve = score_strengths(each, settings.strengths, pairs, windows, workplace, advance)
@@ -62,12 +63,18 @@ def measure(contestants: Sequence[Contestant], settings: StrengthSettings, workp
         if settings.forgetting_budget is not None:
             notes.append(choose(each.name, found, settings.forgetting_budget))
         models += found
-    notes += trained_otherwise({each.name: each.source for each in contestants}, limits, beta)
+    notes += trained_otherwise({each.name: each.source for each in contestants}, limits, beta, plain)
     workplace.output.mkdir(parents=True, exist_ok=True)
     write_atomically(workplace.output / _PICTURE, draw_curves(models))
     return SuiteResult(
         suite="strength",
-        settings={**settings.shown(), "data": model_name(settings.data), "max_length": limits.max_length, "beta": beta},
+        settings={
+            **settings.shown(),
+            "data": model_name(settings.data),
+            "max_length": limits.max_length,
+            "beta": beta,
+            "plain_prompts": plain,
+        },
         data=_sources(pairs, settings, text),
         models=models,
         notes=[*dict.fromkeys(notes), f"the curves are drawn in {_PICTURE}"],
