@@ -196,10 +196,22 @@ def test_an_option_that_changed_is_named(model, data, whole, tmp_path, capsys, n
     assert (tmp_path / "out.incomplete" / "checkpoint-12").is_dir()
 
 
+def test_losses_in_another_order_are_others(model, data, tmp_path, capsys):
+    """Their weights go by their places."""
+    losses = ("--max_steps", 1, "--loss_weights", 1, 0.1, "--loss_type")
+    assert main(command(model, data, tmp_path / "out", *losses, "sigmoid", "sft")) == 0
+    (tmp_path / "out").rename(tmp_path / "out.incomplete")
+    assert main(command(model, data, tmp_path / "out", *losses, "sft", "sigmoid", "--resume")) == 2
+    assert "error: loss_type: the run in" in capsys.readouterr().err
+
+
 def test_data_that_changed_is_named_and_other_logging_is_not(model, data, whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / "out.incomplete")
     other = write_pairs(tmp_path / "other.jsonl", MANY[:-1])
     assert main(command(model, other, tmp_path / "out", "--resume")) == 2
+    assert "error: train data (content): the run in" in capsys.readouterr().err
+    turned = write_pairs(tmp_path / "turned.jsonl", MANY[::-1])
+    assert main(command(model, turned, tmp_path / "out", "--resume")) == 2
     assert "error: train data (content): the run in" in capsys.readouterr().err
     assert main(command(model, data, tmp_path / "out", "--resume", "--save_steps", 5, "--report_to", "none")) == 0
 

@@ -84,6 +84,20 @@ def test_full_fine_tuning_equals_trl(tmp_path, packed_calls):
         assert torch.allclose(packed.model.get_parameter(name), weight, atol=1e-4), name
 
 
+def test_the_reference_of_full_fine_tuning_is_the_model_that_was_given(tmp_path):
+    """And not the checkpoint that it was loaded from, which TRL would read again."""
+    tiny_model().save_pretrained(tmp_path / "saved")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(2)
+    trainer = ours(tmp_path / "out", model=model, lora=False, max_steps=2, learning_rate=1e-2)
+    before = [each.clone() for each in trainer.ref_model.parameters()]
+    trainer.train()
+    assert logged(trainer, "loss")[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert logged(trainer, "loss")[1] != pytest.approx(math.log(2), abs=1e-3)
+    assert all(map(torch.equal, before, trainer.ref_model.parameters()))
+
+
 def test_first_loss_is_ln_2_also_when_training_continues_from_an_adapter(tmp_path):
     def adapted():
         torch.manual_seed(3)

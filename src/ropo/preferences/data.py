@@ -40,7 +40,7 @@ class PreferenceData:
         pairs: Columns prompt, chosen, rejected, and `where` (the place of the record).
         repeated: Of each record dropped because the same pair stands further up, how many pairs stand before it.
         tied: The same of each record dropped because chosen and rejected are equal.
-        sha256: Hash of the pairs that were kept, whatever format they were stored in.
+        sha256: Hash of the pairs that were kept, in their order, whatever format they were stored in.
         reading: What the records were recognised as, and which columns were left out as labels, in a line.
         places: Of the records whose plain prompt became a user turn.
     """
@@ -103,10 +103,10 @@ def load_preferences(source: str, split: str = "train", wrap_prompts: bool = Tru
 
 def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_prompts: bool) -> PreferenceData:
     """Check records, each behind its place, one by one and gather the pairs worth training on."""
-    seen: set[str] = set()
+    seen: dict[str, None] = {}  # a set that keeps its order
     rows: list[Pair] = []
     formats: Counter[str] = Counter()
-    labels: dict[str, None] = {}  # a set that keeps its order
+    labels: dict[str, None] = {}  # the same
     places: set[str] = set()
     repeated: list[int] = []
     tied: list[int] = []
@@ -130,7 +130,7 @@ def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_pro
         if key in seen:
             repeated.append(len(rows))
             continue
-        seen.add(key)
+        seen[key] = None
         rows.append({**pair, "where": where})
     read = formats.total()
     if not read:
@@ -138,7 +138,7 @@ def collect(source: str, records: Iterable[tuple[str, dict[str, Any]]], wrap_pro
     if not rows:
         raise UserError(f"data {source}: chosen equals rejected in all {read} records; nothing can be learnt from them")
     _check_one_kind(rows)
-    sha256 = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
+    sha256 = hashlib.sha256("\n".join(seen).encode()).hexdigest()
     dropped = tuple(repeated), tuple(tied)
     return PreferenceData(source, as_dataset(rows), *dropped, sha256, _reading(formats, labels), frozenset(places))
 

@@ -31,6 +31,7 @@ FREE |= {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "disab
 FREE |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "project", "_n_gpu"}
 FREE |= {"anchor_text"}
 FREE |= {"skip_non_finite"}  # or a run that met such a step could not go on
+_SETS = {"target_modules", "exclude_modules", "modules_to_save"}  # names in no order; losses have one, their weights'
 _SHARE = "per_device_train_batch_size"
 _FREE_PREFIXES = ("ddp_", "logging_", "log_", "save_", "hub_", "trackio_", "dataloader_prefetch")
 
@@ -133,8 +134,7 @@ def _comparable(record: RunRecord, processes: int) -> dict[str, Any]:
     options = {**config, **(config.get("adapter") or {}), **(config.get("trainer") or {})}
     for name, value in options.items():
         if name not in FREE and name not in ("adapter", "trainer") and not name.startswith(_FREE_PREFIXES):
-            names = isinstance(value, list) and all(isinstance(each, str) for each in value)
-            values[name] = sorted(value) if names else value
+            values[name] = sorted(value) if name in _SETS and isinstance(value, list) else value
     share = values.pop(_SHARE, None)
     if share is not None:
         values[f"{_SHARE} (all processes)"] = share * (values.pop("processes", None) or processes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 __all__ = ()
 
+import copy
 import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,12 +32,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo.core.errors import UserError
 from ropo.core.files import replace_atomically
 from ropo.core.progress import show_progress
 from ropo.lm.adapters import evaluating
+from ropo.lm.spreading import is_spread
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.processes import by_the_first
 from ropo.training.distributed.sharding import uses_fsdp
@@ -57,10 +60,19 @@ class _NoReference(FSDPModule, nn.Module):
         return object.__new__(cls)
 
 
-def given_or_stand_in(reference: Any, config: PreferenceConfig, adapted: bool) -> Any:
-    """Return a reference model, or a stand-in where TRL would load one under FSDP that nobody runs."""
-    idle = uses_fsdp(config) and config.precompute_ref_log_probs and not adapted and reference is None
-    return _NoReference() if idle else reference
+def reference_for(model: Any, reference: Any, config: PreferenceConfig, adapted: bool) -> Any:
+    """Return the reference model that TRL is to have: the one that was given, or none where it needs none.
+
+    For full fine-tuning TRL would load the checkpoint that the model came from, but the reference is the model that
+    training starts from, which may have been trained or merged since: so it is copied. Only what is cut or spread over
+    devices already is left to TRL. Under FSDP a stand-in takes the place of one that nobody runs.
+    """
+    if adapted or reference is not None:
+        return reference
+    if config.precompute_ref_log_probs:
+        return _NoReference() if uses_fsdp(config) else None
+    cut = is_spread(model) or is_deepspeed_zero3_enabled() or getattr(model, "hf_device_map", None) is not None
+    return copy.deepcopy(model) if isinstance(model, nn.Module) and not cut else None
 
 
 class PrecomputedReference(TrainerCallback):

@@ -29,7 +29,7 @@ from ropo.training.distributed.holders import Holders
 from ropo.training.distributed.sequence import SplitSequences, processes_of_a_pair, without_accelerates
 from ropo.training.finite import FiniteGuard
 from ropo.training.packing.packer import NUMBER, Packer, without_numbers
-from ropo.training.precomputed import PrecomputedReference, given_or_stand_in
+from ropo.training.precomputed import PrecomputedReference, reference_for
 from ropo.training.reference import AdapterReference, reference_of
 from ropo.training.remedies.chosen import Remedies
 from ropo.training.remedies.moving_reference import hidden_from_trl
@@ -86,7 +86,7 @@ class PreferenceTrainer(DPOTrainer):
         self._split: SplitSequences | None = None
         self._together = processes_of_a_pair(args)
         with hidden_from_trl(args, adapted):
-            super().__init__(model, given_or_stand_in(ref_model, args, adapted), args, **kwargs)
+            super().__init__(model, reference_for(model, ref_model, args, adapted), args, **kwargs)
         check_unsharded(args, adapted, self.holders.are_sharded, self.holders.cut_trained)
         check_made(self, kwargs.get("optimizers", (None, None)))
         self.holders.hand_out()

@@ -7,7 +7,15 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BloomConfig, GptOssConfig, Lfm2Config, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GptOssConfig,
+    Lfm2Config,
+    MambaConfig,
+    PhimoeConfig,
+    Qwen2MoeConfig,
+)
 from trl.trainer.utils import add_fused_lm_head
 
 from ropo.lm.packing.attention import PACKED
@@ -101,6 +109,7 @@ def test_the_backbone_never_sees_padding_and_the_head_sees_answers_only():
     assert pack.targets.numel() == batch["completion_mask"].sum() < pack.tokens
 
 
+WINDOW = {"sliding_window": 9, "num_experts_per_tok": 2}  # longer than the trial
 UNPACKABLE = {
     "mamba": (
         MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64, bos_token_id=1, eos_token_id=2),
@@ -108,6 +117,8 @@ UNPACKABLE = {
     ),
     "bloom": (BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=64), "AttentionInterface"),
     "gpt_oss": (GptOssConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2), "attention sinks"),
+    "qwen2_moe": (Qwen2MoeConfig(**SHAPE, num_experts=2, **WINDOW, use_sliding_window=True), "in its masks alone"),
+    "phimoe": (PhimoeConfig(**SHAPE, num_local_experts=2, **WINDOW), "in its masks alone"),
     "lfm2": (Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"]), "layers other than attention (conv)"),
 }
 

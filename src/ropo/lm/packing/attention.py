@@ -31,6 +31,9 @@ PACKED = "ropo_packed"
 _flash_attention = torch.ops.aten._flash_attention_forward
 
 
+_NOT_TOLD = -1  # in the place of a sliding window: the model hands none down
+
+
 class CannotPackError(NotImplementedError):
     """Say why a model's attention cannot run on a pack."""
 
@@ -48,7 +51,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | None = _NOT_TOLD,
     softcap: float | None = None,
     pack: Pack | None = None,
     **kwargs: Any,
@@ -72,7 +75,7 @@ def packed_attention(
         The attended values, and None in the place of attention weights.
 
     Raises:
-        CannotPackError: If the model does not hand the pack down, or has attention sinks.
+        CannotPackError: If the model does not hand the pack down, has attention sinks, or a window in its masks alone.
 
     Cost: on CUDA in half precision one variable-length kernel; elsewhere one `scaled_dot_product_attention` a segment,
     with a boolean mask of queries x keys only where a segment has a prefix or a window.
@@ -81,7 +84,9 @@ def packed_attention(
         raise CannotPackError("it has attention sinks")
     if pack is None:
         return attend_padded(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs)
-    window = sliding_window or None
+    if sliding_window == _NOT_TOLD and getattr(getattr(module, "config", None), "sliding_window", None):
+        raise CannotPackError("its sliding window is in its masks alone")
+    window = None if sliding_window == _NOT_TOLD else sliding_window or None
     if dropout == 0.0 and softcap is None and _has_varlen_kernel(query.device):
         half = _half_precision(query)
         shape = (query.shape[1], key.shape[1], query.shape[-1])
