@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["as_flags", "beta_of", "settings_of"]
+__all__ = ["as_flags", "settings_of"]
 
 import hashlib
 import json
