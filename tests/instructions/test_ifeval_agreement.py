@@ -22,7 +22,6 @@ SHARED = {
     "at_most_words": ("NumberOfWords", lambda limit: {"num_words": limit + 1, "relation": "less than"}),
     "at_least_words": ("NumberOfWords", lambda limit: {"num_words": limit, "relation": "at least"}),
     "bullets": ("BulletListChecker", lambda count: {"num_bullets": count}),
-    "json": ("JsonFormat", dict),
     "no_comma": ("CommaChecker", dict),
     "avoid_word": ("ForbiddenWords", lambda word: {"forbidden_words": [word]}),
     "end_with": ("EndChecker", lambda phrase: {"end_phrase": phrase}),
@@ -31,6 +30,7 @@ SHARED = {
 # Where IFEval asks for a little more or less, in the way that the test says.
 LANGUAGE_CODES = {"French": "fr", "German": "de", "Italian": "it", "Spanish": "es"}
 SHARED_BUT = {
+    "json": ("JsonFormat", dict),
     "lower_case": ("LowercaseLettersEnglishChecker", dict),
     "upper_case": ("CapitalLettersEnglishChecker", dict),
     "include_word": ("KeywordChecker", lambda word: {"keywords": [word]}),
@@ -105,6 +105,16 @@ def test_case_verdicts_agree_on_what_langdetect_calls_english(ifeval, detect, na
     assert {ours for _, ours, _ in found} == {True, False}
     for answer, ours, theirs in found:
         assert ours == theirs or (ours and detect(answer) != "en"), answer
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_json_verdicts_agree_but_on_what_is_no_object(ifeval):
+    """IFEval takes any JSON, such as an answer in quotation marks; our phrasings ask for an object or its fields."""
+    found = verdicts_on(ifeval, "json", {}, [*real_answers(), '{"a": 1}', '```json\n{"a": 1}\n```'])
+    assert {(ours, theirs) for _, ours, theirs in found} == {(True, True), (False, False), (False, True)}
+    for answer, ours, theirs in found:
+        assert ours == theirs or not answer.strip("`json\n ").startswith("{"), answer
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Instructions that a program can check: checkers, phrasings, and prompts made of them."""
 
-from ropo.instructions.library import HELD_OUT_FAMILY, INSTRUCTIONS, Instruction, satisfied
+from ropo.instructions.library import HELD_OUT_FAMILY, INSTRUCTIONS, Instruction, check_instructions, satisfied
 from ropo.instructions.prompts import generate_prompts
 
-__all__ = ["HELD_OUT_FAMILY", "INSTRUCTIONS", "Instruction", "generate_prompts", "satisfied"]
+__all__ = ["HELD_OUT_FAMILY", "INSTRUCTIONS", "Instruction", "check_instructions", "generate_prompts", "satisfied"]

@@ -6,11 +6,18 @@ __all__ = ()
 
 import json
 import re
+from typing import NoReturn
+
+from ropo.core.words import has_word, runs_of_letters
 
 _ABBREVIATIONS = ("Dr", "Mr", "Ms", "Mrs", "St", "vs", "e.g", "i.e")
-# An initial ("J. Smith") or an abbreviation before the full stop ends no sentence.
+# An initial ("J. Smith") or an abbreviation before the full stop ends no sentence. The marks of other scripts end one
+# whatever comes next.
 _SENTENCE_END = re.compile(
-    r"(?<!\b[A-Z])" + "".join(rf"(?<!\b{re.escape(short)})" for short in _ABBREVIATIONS) + r"[.!?]+[\"')\]]*(?=\s|$)"
+    r"(?<!\b[A-Z])"
+    + "".join(rf"(?<!\b{re.escape(short)})" for short in _ABBREVIATIONS)
+    + r"[.!?]+[\"')\]]*(?=\s|$)"
+    + r"|[。！？｡।॥؟۔។။]+[\"')\]”’」』）]*"
 )
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", flags=re.MULTILINE)
 _FUNCTION_WORDS = {
@@ -20,14 +27,17 @@ _FUNCTION_WORDS = {
     "Italian": "il di che e la un una è per non in del sono con le della gli si dei al alla lo più come nel anche",
     "Spanish": "el de que y la en un una es los las se por con para del al lo como más su está son o también este",
 }
-_VOCABULARIES = {language: frozenset(text.split()) for language, text in _FUNCTION_WORDS.items()}
+VOCABULARIES = {language: frozenset(text.split()) for language, text in _FUNCTION_WORDS.items()}
 # Fewer than this share of function words is no running text in any of the languages.
 _LEAST_SHARE = 0.15
 
 
 def ifeval_words(text: str) -> list[str]:
-    r"""Return the runs of word characters (`\w+`), as IFEval counts them (Zhou et al., 2023, arXiv 2311.07911)."""
-    return re.findall(r"\w+", text)
+    r"""Return the words, as IFEval counts them (`\w+`; Zhou et al., 2023, arXiv 2311.07911) where spaces part words.
+
+    A mark belongs to its letter, and in scripts without spaces each letter is a word; see `ropo.core.words`.
+    """
+    return runs_of_letters(text)
 
 
 def has_at_most_words(text: str, limit: int) -> bool:
@@ -72,13 +82,17 @@ def has_numbered_items(text: str, count: int) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Tell whether the whole answer is JSON, with or without a fence around it."""
+    """Tell whether the whole answer is a JSON object, with or without a fence around it."""
     inner = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip(), flags=re.IGNORECASE)
     try:
-        json.loads(inner)
-    except ValueError:
+        return isinstance(json.loads(inner, parse_constant=_refuse), dict)
+    except (ValueError, RecursionError):  # the latter of a thousand brackets
         return False
-    return True
+
+
+def _refuse(constant: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads and JSON has not."""
+    raise ValueError(constant)
 
 
 def is_table(text: str) -> bool:
@@ -88,22 +102,22 @@ def is_table(text: str) -> bool:
 
 def lacks_commas(text: str) -> bool:
     """Tell whether the answer has no comma."""
-    return bool(text.strip()) and "," not in text
+    return bool(text.strip()) and not set(text) & set(",，、،")
 
 
 def ends_with_question(text: str) -> bool:
     """Tell whether the answer ends with a question mark."""
-    return text.rstrip().endswith("?")
+    return text.rstrip().endswith(("?", "？", "؟"))
 
 
 def has_exclamation(text: str) -> bool:
     """Tell whether the answer has an exclamation mark."""
-    return "!" in text
+    return "!" in text or "！" in text
 
 
 def includes_word(text: str, word: str) -> bool:
     """Tell whether the answer has the word, whatever its case, not as a part of another word."""
-    return re.search(rf"\b{re.escape(word)}\b", text, flags=re.IGNORECASE) is not None
+    return has_word(text, word)
 
 
 def avoids_word(text: str, word: str) -> bool:
@@ -118,7 +132,8 @@ def starts_with(text: str, phrase: str) -> bool:
 
 def ends_with(text: str, phrase: str) -> bool:
     """Tell whether the answer ends with the phrase, whatever its case, and around it quotation marks or not."""
-    return text.strip().strip('"').lower().endswith(phrase.lower())
+    text = text.strip().lower()
+    return text.strip('"').endswith(phrase.lower()) or text.endswith(phrase.lower())
 
 
 def is_quoted(text: str) -> bool:
@@ -130,7 +145,7 @@ def is_quoted(text: str) -> bool:
 def is_in_language(text: str, language: str) -> bool:
     """Tell whether the answer, running text of a few sentences, has the most function words of the language."""
     tokens = [word.lower() for word in ifeval_words(text)]
-    hits = {name: sum(token in known for token in tokens) for name, known in _VOCABULARIES.items()}
+    hits = {name: sum(token in known for token in tokens) for name, known in VOCABULARIES.items()}
     (best, most), (_, second) = sorted(hits.items(), key=lambda item: -item[1])[:2]
     return best == language and most > second and most >= _LEAST_SHARE * len(tokens)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ()
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,6 +251,77 @@ _ALL = (
 INSTRUCTIONS = {instruction.name: instruction for instruction in _ALL}
 
 
+def _is_number(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, str) and value != "" and value == value.strip()
+
+
+# parameter: whether a value is one, and which values are
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "count": (lambda value: _is_number(value, 0), "a whole number, not below 0"),
+    "limit": (lambda value: _is_number(value, 1), "a whole number above 0"),
+    "low": (lambda value: _is_number(value, 0), "a whole number, not below 0"),
+    "high": (lambda value: _is_number(value, 1), "a whole number above 0"),
+    "word": (_is_words, "text without spaces around it"),
+    "phrase": (_is_words, "text without spaces around it"),
+    "language": (
+        lambda value: isinstance(value, str) and value in checkers.VOCABULARIES,
+        f"one of {', '.join(checkers.VOCABULARIES)}",
+    ),
+}
+
+
+def check_instructions(instructions: object) -> None:
+    """Refuse a prompt's instructions that no checker can check.
+
+    Args:
+        instructions: What the prompt's record has, whatever it is.
+
+    Raises:
+        UserError: If it is no list of instructions of the library with their parameters.
+    """
+    if (
+        not isinstance(instructions, list)
+        or not instructions
+        or not all(isinstance(each, dict) for each in instructions)
+    ):
+        raise UserError(
+            "has no `instructions`; write a list of {'name': ..., 'parameters': ...}, as "
+            "`ropo.instructions.generate_prompts` does"
+        )
+    for instruction in instructions:
+        _check_parameters(instruction)
+
+
+def _check_parameters(instruction: Mapping[str, Any]) -> None:
+    name, parameters = instruction.get("name"), instruction.get("parameters", {})
+    if not isinstance(name, str) or name not in INSTRUCTIONS:
+        raise UserError(
+            f"instruction {name!r:.40}: is not in the library; choose from {', '.join(sorted(INSTRUCTIONS))}"
+        )
+    known = sorted(INSTRUCTIONS[name].choices[0])
+    if not isinstance(parameters, dict) or parameters.keys() != set(known):
+        got = sorted(map(str, parameters)) if isinstance(parameters, dict) else _shown(parameters)
+        raise UserError(f"instruction {name}: takes the parameters {known}, got {got}; mend them")
+    for parameter, value in parameters.items():
+        fits, rule = _RULES[parameter]
+        if not fits(value):
+            raise UserError(f"instruction {name}: {parameter} must be {rule}, got {_shown(value)}; mend the record")
+    if "low" in parameters and parameters["low"] > parameters["high"]:
+        raise UserError(
+            f"instruction {name}: low must not be above high, got {parameters['low']} and {parameters['high']}; "
+            "change places"
+        )
+
+
+def _shown(value: object) -> str:
+    """Write a value as JSON has it, cut."""
+    return json.dumps(value, ensure_ascii=False, default=repr)[:40]
+
+
 def satisfied(instructions: list[dict[str, Any]], answer: str) -> list[bool]:
     """Check an answer against each of a prompt's instructions.
 
@@ -261,19 +333,7 @@ def satisfied(instructions: list[dict[str, Any]], answer: str) -> list[bool]:
         One truth value an instruction, in order.
 
     Raises:
-        UserError: If an instruction is not in the library, or its parameters do not fit.
+        UserError: As `check_instructions`.
     """
-    return [_check(instruction, answer) for instruction in instructions]
-
-
-def _check(instruction: dict[str, Any], answer: str) -> bool:
-    name = instruction.get("name")
-    if name not in INSTRUCTIONS:
-        raise UserError(f"instruction {name!r}: is not in the library; choose from {', '.join(sorted(INSTRUCTIONS))}")
-    parameters = instruction.get("parameters", {})
-    known = INSTRUCTIONS[name].choices[0].keys()
-    if not isinstance(parameters, dict) or parameters.keys() != known:
-        raise UserError(
-            f"instruction {name}: takes the parameters {sorted(known)}, got {sorted(parameters)}; mend them"
-        )
-    return INSTRUCTIONS[name].check(answer, **parameters)
+    check_instructions(instructions)
+    return [INSTRUCTIONS[each["name"]].check(answer, **each.get("parameters", {})) for each in instructions]

@@ -81,6 +81,12 @@ def test_two_models(models, tmp_path, capsys):
         ([], "jsonl:1: has no `instructions`; write a list"),
         ([{"name": "sing"}], "jsonl:1: instruction 'sing': is not in the library"),
         ([{"name": "avoid_word", "parameters": {"words": 1}}], "jsonl:1: instruction avoid_word: takes the parameters"),
+        (
+            [AT_MOST_TWO, {**AT_MOST_TWO, "parameters": {"limit": "2"}}],
+            "jsonl:1: instruction at_most_words: limit must be",
+        ),
+        ([{**NO_CAT, "parameters": {"word": None}}], "jsonl:1: instruction avoid_word: word must be text"),
+        ([{**NO_CAT, "parameters": None}], "jsonl:1: instruction avoid_word: takes the parameters"),
         (["avoid_word"], "jsonl:1: has no `instructions`; write a list"),
     ],
 )

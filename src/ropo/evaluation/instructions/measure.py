@@ -16,7 +16,7 @@ from ropo.evaluation.instructions import InstructionSettings
 from ropo.evaluation.results import SuiteResult
 from ropo.evaluation.suites import Workplace
 from ropo.evaluation.unit_values import UnitValues
-from ropo.instructions import satisfied
+from ropo.instructions import check_instructions, satisfied
 from ropo.lm.fingerprint import fingerprint_source
 from ropo.lm.sampling import Answer, PromptRecord, read_prompts
 
@@ -49,18 +49,10 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
 def _check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSettings) -> None:
     """Refuse a prompt without instructions, or with one that no checker knows, before anything is sampled."""
     for prompt in prompts:
-        instructions = prompt.fields.get("instructions")
-        where = f"prompts {settings.prompts}:{prompt.line}"
-        objects = isinstance(instructions, list) and all(isinstance(each, dict) for each in instructions)
-        if not objects or not instructions:
-            raise UserError(
-                f"{where}: has no `instructions`; write a list of {{'name': ..., 'parameters': ...}}, as "
-                f"`ropo.instructions.generate_prompts` does"
-            )
         try:
-            satisfied(instructions, "")
+            check_instructions(prompt.fields.get("instructions"))
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+            raise UserError(f"prompts {settings.prompts}:{prompt.line}: {error}") from error
 
 
 def instruction_values(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Answer]]) -> dict[str, UnitValues]:
