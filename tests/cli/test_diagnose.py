@@ -82,12 +82,12 @@ def test_everything_at_once(adapters, tmp_path, capsys):
     report = read(tmp_path / "r.json")
     assert report.behaviour.pairs == 3
     assert report.answers.policy.answers == report.answers.reference.answers == 14
-    assert report.answers.kl.answers == 14
+    assert (report.answers.kl.answers, report.answers.kl.prompts) == (14, 7)
     assert report.answers.kl.per_answer > 0
     assert report.text.policy.tokens == 30 * 7
     assert report.text.policy.loss != report.text.reference.loss
     shown = capsys.readouterr().out
-    for part in ("Held-out pairs", "Generated answers", "Plain text", "chosen change per token", "KL per answer"):
+    for part in ("Held-out pairs", "Generated answers", "Plain text", "chosen change per token", "prompts behind KL"):
         assert part in shown
     assert all(warning in shown for warning in report.warnings)
     verdict = next(line for line in shown.splitlines() if line.startswith("verdict"))

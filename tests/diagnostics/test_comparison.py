@@ -40,13 +40,20 @@ def test_sampled_kl_agrees_with_the_exact_one_within_its_standard_error() -> Non
         exact.append(float((mine.exp() * (mine - theirs)).sum()))
         drawn = torch.multinomial(mine.exp(), DRAWS, replacement=True, generator=generator).tolist()
         samples.append([Answer("", (token,), True) for token in drawn])
-    found = sampled_kl(policy, lambda: nullcontext(reference), PROMPTS, samples)
+    # As if each answer were to a prompt of its own: an error over four prompts would be mostly their difference.
+    apart = [prompt for prompt in PROMPTS for _ in range(DRAWS)], [[each] for group in samples for each in group]
+    found = sampled_kl(policy, lambda: nullcontext(reference), *apart)
     expected = sum(exact) / len(exact)
-    assert found.answers == len(PROMPTS) * DRAWS
+    assert found.answers == found.prompts == len(PROMPTS) * DRAWS
     assert 0.0 < found.standard_error < 0.2 * expected
     assert abs(found.per_answer - expected) < 3 * found.standard_error
-    backwards = sampled_kl(reference, lambda: nullcontext(policy), PROMPTS, samples)
+    backwards = sampled_kl(reference, lambda: nullcontext(policy), *apart)
     assert abs(backwards.per_answer - expected) > 3 * found.standard_error, "the direction matters"
+    grouped = sampled_kl(policy, lambda: nullcontext(reference), PROMPTS, samples)
+    assert (grouped.answers, grouped.prompts) == (len(PROMPTS) * DRAWS, len(PROMPTS))
+    assert grouped.per_answer == found.per_answer
+    between = torch.tensor(exact, dtype=torch.float64).std() / len(exact) ** 0.5
+    assert grouped.standard_error == pytest.approx(float(between), rel=0.2)  # what 400 answers leave uncertain
 
 
 @pytest.mark.parametrize(("temperature", "top_p", "known"), [(1.0, 1.0, True), (0.7, 1.0, False), (1.0, 0.9, False)])

@@ -55,9 +55,10 @@ class KlEstimate(Measure):
     Attributes:
         answers: Number of answers.
         per_answer: Mean over answers of the sum over an answer's tokens.
-        standard_error: Of that mean; None for one answer.
+        standard_error: Of that mean, over prompts; None for one prompt.
         per_token: The sum over all tokens, divided by their number.
-        per_token_interval: Its 95 % interval, bootstrapped over answers; None for one answer.
+        per_token_interval: Its 95 % interval, bootstrapped over prompts; None for one prompt.
+        prompts: Number of prompts, the units of both; None in older files, where the units were answers.
     """
 
     answers: int
@@ -65,6 +66,7 @@ class KlEstimate(Measure):
     standard_error: float | None
     per_token: float
     per_token_interval: tuple[float, float] | None = None
+    prompts: int | None = None
 
 
 def dpo_margins(
@@ -140,18 +142,21 @@ def estimate_kl(
     log_probs: Float[Tensor, "answers tokens"],
     reference: Float[Tensor, "answers tokens"],
     mask: Bool[Tensor, "answers tokens"],
+    prompts: Int[Tensor, " answers"],
 ) -> KlEstimate:
     """Estimate KL(policy || reference) from answers that the policy sampled at temperature 1.
 
     k3 = (r - 1) - log r, r = pi_ref(y_t | x, y_<t) / pi(y_t | x, y_<t), summed over the tokens of an answer and
     averaged over answers (Schulman 2020, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html).
-    Unbiased, never negative, and of lower variance than -log r. Tokens of one answer depend on each other, so the
-    standard error is taken over answers.
+    Unbiased, never negative, and of lower variance than -log r. Tokens of one answer depend on each other, and so do
+    answers to one prompt, so standard error and interval are taken over prompts: the error is that of a ratio of sums,
+    sqrt(P / (P - 1) sum_p (K_p - mean * n_p)^2) / sum_p n_p, where prompt p of P has n_p answers with K_p in all.
 
     Args:
         log_probs: Log-prob of each sampled token under the policy, in nats.
         reference: The same under the reference.
         mask: True where there is a token.
+        prompts: The number of the prompt that each answer is to.
 
     Returns:
         The estimate.
@@ -162,15 +167,20 @@ def estimate_kl(
     Cost: one pass in float64, and a tenth of a second for the bootstrap.
     """
     divergence = kl_of_answers(log_probs, reference, mask)
-    answers = len(divergence)
-    sums, lengths = divergence.cpu().numpy(), mask.sum(dim=1).cpu().numpy()
-    interval = statistic_interval(lambda drawn: _ratio(sums[drawn], lengths[drawn]), answers)
+    _, units = np.unique(prompts.cpu().numpy(), return_inverse=True)
+    sums, lengths, answers = (
+        np.bincount(units, each.cpu().numpy()) for each in (divergence, mask.sum(dim=1), torch.ones(len(mask)))
+    )
+    per_answer, count = float(divergence.mean()), len(sums)
+    interval = statistic_interval(lambda drawn: _ratio(sums[drawn], lengths[drawn]), count)
+    squares = float(np.square(sums - per_answer * answers).sum())
     return KlEstimate(
-        answers=answers,
-        per_answer=float(divergence.mean()),
-        standard_error=float(divergence.std()) / math.sqrt(answers) if answers > 1 else None,
+        answers=len(divergence),
+        per_answer=per_answer,
+        standard_error=math.sqrt(count / (count - 1) * squares) / len(divergence) if count > 1 else None,
         per_token=float(divergence.sum() / mask.sum()),
         per_token_interval=None if interval.low is None or interval.high is None else (interval.low, interval.high),
+        prompts=count,
     )
 
 
@@ -194,7 +204,7 @@ def pearson(x: Float[Tensor, " values"], y: Float[Tensor, " values"]) -> float |
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
 
-def _ratio(sums: Float[np.ndarray, " answers"], lengths: Int[np.ndarray, " answers"]) -> float | None:
+def _ratio(sums: Float[np.ndarray, " prompts"], lengths: Float[np.ndarray, " prompts"]) -> float | None:
     return float(sums.sum() / lengths.sum()) if lengths.sum() else None
 
 

@@ -193,13 +193,15 @@ def sampled_kl(
 
     Cost: one forward pass over the answers under each model.
     """
-    contexts = [prompt for prompt, group in zip(prompts, samples, strict=True) for _ in group]
+    asked = [number for number, (_, group) in enumerate(zip(prompts, samples, strict=True)) for _ in group]
+    contexts = [prompts[number] for number in asked]
     answers = [answer.tokens for group in samples for answer in group]
     log_probs = answer_log_probs(model, contexts, answers)
     with reference() as other:
         baseline = answer_log_probs(other, contexts, answers)
     mask = pad_sequence([torch.ones(len(answer), dtype=torch.bool) for answer in answers], batch_first=True)
-    return estimate_kl(pad_sequence(log_probs, batch_first=True), pad_sequence(baseline, batch_first=True), mask)
+    padded = [pad_sequence(scores, batch_first=True) for scores in (log_probs, baseline)]
+    return estimate_kl(padded[0], padded[1], mask, torch.tensor(asked))
 
 
 def reference_opener(model: Any, reference: Any | None) -> _OpenReference | None:

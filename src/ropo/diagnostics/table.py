@@ -112,6 +112,7 @@ def _answer_table(answers: AnswerComparison) -> Table:
     rows.append(("length ratio", digits(answers.length_ratio), ""))
     if answers.kl is not None:
         error = digits(answers.kl.standard_error)
+        rows.append(("prompts behind KL", digits(answers.kl.prompts), ""))
         rows.append(("KL per answer", f"{digits(answers.kl.per_answer)} ± {error} nats", ""))
         between = interval(*(answers.kl.per_token_interval or (None, None)))
         rows.append(("KL per token", f"{digits(answers.kl.per_token)}{between} nats", ""))
