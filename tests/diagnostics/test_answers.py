@@ -26,6 +26,16 @@ def test_words_are_lower_case_with_punctuation_apart() -> None:
     assert words("The cat, it's here!") == ["the", "cat", ",", "it", "'", "s", "here", "!"]
 
 
+def test_texts_without_spaces_have_words() -> None:
+    sentence = "蜜蜂喜欢花"
+    again = words(sentence * 40)
+    assert repetition(again) > 0.9
+    assert distinct([again], 1) == 5 / 200
+    assert repetition(words("สวัสดีครับ" * 20)) > 0.9
+    assert words("मुझे हिन्दी पसंद है।") == ["मुझे", "हिन्दी", "पसंद", "है", "।"]
+    assert 0.2 < self_bleu(["我喜欢蜜蜂和花。", "我喜欢蜜蜂和树。"]) < 1.0
+
+
 def test_distinct_worked_by_hand() -> None:
     texts = ["abab", "ac"]
     assert distinct(texts, 1) == pytest.approx(3 / 6)

@@ -16,11 +16,11 @@ __all__ = [
     "words",
 ]
 
-import re
 from collections.abc import Hashable, Sequence
 
 from ropo.core.errors import UserError
 from ropo.core.record import Measure
+from ropo.core.words import spaced, words_and_marks
 from ropo.lm.sampling.settings import Answer
 
 # How the openings of refusals by current chat models begin, in lower case. A list finds only what is on it, so the
@@ -51,8 +51,8 @@ def mean(values: Sequence[float]) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Split a text into lower-case words and punctuation marks."""
-    return re.findall(r"\w+|[^\w\s]", text.lower())
+    """Split a text into lower-case words and punctuation marks; see `ropo.core.words`."""
+    return words_and_marks(text.lower())
 
 
 def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
@@ -101,7 +101,8 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     """Compute self-BLEU: the mean BLEU of each text against all the others as references, in [0, 1].
 
     Zhu et al. 2018 (Texygen), arXiv 1802.01886; sentence BLEU-4 by sacrebleu (13a tokens, exponential smoothing,
-    effective order). High: the texts repeat each other.
+    effective order), whose words are parted by spaces: in scripts without them each letter is one. High: the texts
+    repeat each other.
 
     Args:
         texts: Texts; empty ones are left out.
@@ -130,9 +131,9 @@ def self_bleu_scores(texts: Sequence[str]) -> list[float | None]:
     scores: list[float | None] = [None] * len(texts)
     if len(full) < 2:
         return scores
-    bleu = BLEU(effective_order=True)
+    bleu, parted = BLEU(effective_order=True), [spaced(text) for text in texts]
     for i in full:
-        scores[i] = bleu.sentence_score(texts[i], [texts[other] for other in full if other != i]).score / 100.0
+        scores[i] = bleu.sentence_score(parted[i], [parted[other] for other in full if other != i]).score / 100.0
     return scores
 
 

@@ -102,10 +102,48 @@ def test_a_model_that_always_says_the_same_is_exposed():
     assert varied["self_bleu_across"].values.mean() < 0.5
 
 
+def test_each_letter_counts_where_a_script_has_no_spaces():
+    by_metric = values_of([samples("蜜蜂喜欢花", "iPhoneを 買う"), samples("मुझे हिन्दी", "it's well-known")])
+    assert by_metric["words"].values.tolist() == [4.5, 2.0]
+
+
+def embedded(vectors, spoken=None, all_speak=None) -> dict[str, UnitValues]:
+    spoken = np.ones(vectors.shape[:2], dtype=bool) if spoken is None else spoken
+    return embedding_values(vectors, spoken, spoken[:, 0] if all_speak is None else all_speak)
+
+
+def test_empty_answers_are_no_variety():
+    axes = np.eye(3, dtype=np.float32)
+    vectors = np.stack([axes[[0, 0, 1, 1]], axes[[0, 1, 2, 2]], axes[[0, 1, 0, 1]], axes[[2, 2, 2, 2]]])
+    spoken = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=bool)
+    by_metric = embedded(vectors, spoken)
+    assert by_metric["embedding_distance"].values.tolist() == pytest.approx([0.0, 1.0, np.nan, np.nan], nan_ok=True)
+    across = by_metric["embedding_distance_across"]  # firsts that are there: e0, e0
+    assert (across.whole, across.used.tolist()) == (0.0, [True, True, False, False])
+    three = embedded(
+        vectors[[0, 1, 3, 3]], np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=bool)
+    )
+    (metric,) = metrics_of({"x": three["embedding_distance_across"]}, "prompts", 0)  # e0, e0, e2
+    assert (metric.value, metric.count) == (pytest.approx(2 / 3), 3)
+    assert three["embedding_distance_across"].kept.tolist() == pytest.approx([3 * 2 / 3 - 2 * 1, 0.0, 2.0])
+
+
+def test_prompts_where_a_model_is_silent_are_left_out_of_every_models_distance():
+    vectors = np.stack([np.eye(3)[[0, 1]], np.eye(3)[[1, 1]], np.eye(3)[[2, 0]]])
+    spoken = [np.ones((3, 2), dtype=bool), np.array([[1, 1], [1, 1], [0, 1]], dtype=bool)]
+    all_speak = spoken[0][:, 0] & spoken[1][:, 0]
+    kept = leave_out_undefined([embedded(vectors, each, all_speak) for each in spoken])
+    counts = [[metric.count for metric in metrics_of(each, "prompts", 0)] for each in kept]
+    assert counts == [[2, 2], [2, 2]]
+    assert kept[0]["embedding_distance_across"].whole == 1.0
+    nobody = [embedded(vectors, np.zeros((3, 2), dtype=bool)), embedded(vectors, spoken[0], np.zeros(3, dtype=bool))]
+    assert leave_out_undefined(nobody) == [{}, {}]
+
+
 def test_cosine_distances():
     axes = np.eye(3, dtype=np.float32)
     vectors = np.stack([axes[[0, 0, 0]], axes[[1, 0, 2]], axes[[0, 1, 2]], axes[[0, 1, 1]]])
-    by_metric = embedding_values(vectors)
+    by_metric = embedded(vectors)
     assert by_metric["embedding_distance"].values.tolist() == pytest.approx([0.0, 1.0, 1.0, 2 / 3])
     across = by_metric["embedding_distance_across"]  # firsts: e0, e1, e0, e0
     assert across.whole == pytest.approx(0.5)
@@ -114,11 +152,10 @@ def test_cosine_distances():
 
 
 def test_few_prompts_have_values_but_no_interval():
-    (metric,) = metrics_of(
-        {"x": embedding_values(np.eye(4).reshape(2, 2, 4))["embedding_distance_across"]}, "prompts", 0
-    )
+    (metric,) = metrics_of({"x": embedded(np.eye(4).reshape(2, 2, 4))["embedding_distance_across"]}, "prompts", 0)
     assert (metric.value, metric.low) == (1.0, None)
-    assert "embedding_distance_across" not in embedding_values(np.eye(2)[None])
+    (left,) = leave_out_undefined([embedded(np.eye(2)[None])])
+    assert set(left) == {"embedding_distance"}
     one = {"x": distinct_values([["a", "b"], []], 1, "")}
     (metric,) = metrics_of(one, "prompts", 0)
     assert (metric.value, metric.low) == (1.0, None)

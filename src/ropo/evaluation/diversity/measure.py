@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, answer_with_progress, model_results
@@ -39,7 +40,12 @@ def measure(contestants: Sequence[Contestant], settings: DiversitySettings, work
         answer_with_progress(each, prompts, settings.sampling(workplace.seed), workplace) for each in contestants
     ]
     tokenizer: Any = load_tokenizer(contestants[0].source)  # one for all models, so that their numbers compare
-    of_models = [_values_of(groups, tokenizer, encoder) for groups in answers]
+    spoken = [np.array([[bool(each.text.strip()) for each in group] for group in groups]) for groups in answers]
+    all_speak = np.logical_and.reduce([each[:, 0] for each in spoken])
+    of_models = [
+        _values_of(groups, tokenizer) | (_embedded(groups, encoder, each, all_speak) if encoder else {})
+        for groups, each in zip(answers, spoken, strict=True)
+    ]
     shared = leave_out_undefined(of_models)
     encoded = {"embedding_model": "none" if encoder is None else model_name(source)}
     data = Source(name=settings.prompts.name, sha256=prompts_digest(prompts), counts={"prompts": len(prompts)})
@@ -93,10 +99,16 @@ def _notes_on(
     return notes
 
 
-def _values_of(groups: Sequence[Sequence[Answer]], tokenizer: Any, encoder: Encoder | None) -> dict[str, UnitValues]:
+def _values_of(groups: Sequence[Sequence[Answer]], tokenizer: Any) -> dict[str, UnitValues]:
     ids = [[tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in group] for group in groups]
-    by_metric = diversity_values(groups, ids, len(tokenizer))
-    if encoder is None:
-        return by_metric
+    return diversity_values(groups, ids, len(tokenizer))
+
+
+def _embedded(
+    groups: Sequence[Sequence[Answer]],
+    encoder: Encoder,
+    spoken: Bool[np.ndarray, "prompts samples"],
+    all_speak: Bool[np.ndarray, " prompts"],
+) -> dict[str, UnitValues]:
     vectors = encoder([answer.text for group in groups for answer in group])
-    return by_metric | embedding_values(vectors.reshape(len(groups), len(groups[0]), -1))
+    return embedding_values(vectors.reshape(len(groups), len(groups[0]), -1), spoken, all_speak)

@@ -11,11 +11,13 @@ __all__ = ()
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from ropo.core.words import spaced
 from ropo.diagnostics.answers import (
     Tokens,
     distinct,
@@ -63,18 +65,39 @@ def diversity_values(
     return by_metric | _habits(groups)
 
 
-def embedding_values(vectors: Float[np.ndarray, "prompts samples d"]) -> dict[str, UnitValues]:
-    """Measure the mean cosine distance, 1 - cos, between answers: within prompts and across their first answers."""
-    within = np.array([_distances(group).sum() / (len(group) * (len(group) - 1)) for group in vectors])
-    distances = _distances(vectors[:, 0])
+def embedding_values(
+    vectors: Float[np.ndarray, "prompts samples d"],
+    spoken: Bool[np.ndarray, "prompts samples"],
+    all_speak: Bool[np.ndarray, " prompts"],
+) -> dict[str, UnitValues]:
+    """Measure the mean cosine distance, 1 - cos, between answers: within prompts and across their first answers.
+
+    Args:
+        vectors: Of length one; those of empty answers are not looked at.
+        spoken: Which answers are not empty.
+        all_speak: Where no model's first answer is empty: the prompts that every model is measured on across prompts.
+    """
+    groups = [_distances(group[kept]) for group, kept in zip(vectors, spoken, strict=True)]
+    within = _floats([each.sum() / (len(each) * (len(each) - 1)) if len(each) > 1 else None for each in groups])
+    return {
+        "embedding_distance": UnitValues(within, _within("cosine distance of embeddings")),
+        "embedding_distance_across": _across_values(vectors[all_speak, 0], all_speak),
+    }
+
+
+def _across_values(firsts: Float[np.ndarray, "kept d"], used: Bool[np.ndarray, " prompts"]) -> UnitValues:
+    """Measure the distance between the first answers of the prompts in use; NaN where there are no two."""
+    meaning, distances = _across("cosine distance of embeddings"), _distances(firsts)
     n, total = len(distances), distances.sum()
-    across = _across("cosine distance of embeddings")
-    by_metric = {"embedding_distance": UnitValues(within, _within("cosine distance of embeddings"))}
-    if n > 1:
-        without = (total - 2 * distances.sum(axis=1)) / max((n - 1) * (n - 2), 1)
-        without = without if n > 2 else np.full(n, np.nan)
-        by_metric["embedding_distance_across"] = jackknife_values(float(total / (n * (n - 1))), without, across)
-    return by_metric
+    values = np.full(len(used), np.nan)
+    if n < 2:
+        return UnitValues(values, meaning)
+    without = (total - 2 * distances.sum(axis=1)) / ((n - 1) * (n - 2)) if n > 2 else np.full(n, np.nan)
+    kept = jackknife_values(float(total / (n * (n - 1))), without, meaning)
+    if used.all():
+        return kept
+    values[used] = kept.values
+    return replace(kept, values=values, used=used)
 
 
 def distinct_values(texts: Sequence[Tokens], n: int, meaning: str, vocabulary: int | None = None) -> UnitValues:
@@ -108,7 +131,7 @@ def _habits(groups: Sequence[Sequence[Answer]]) -> dict[str, UnitValues]:
         "tokens": _mean(
             groups, lambda answer: len(answer.tokens), "length in tokens, the end-of-sequence token included"
         ),
-        "words": _mean(groups, lambda answer: len(answer.text.split()), "length in words"),
+        "words": _mean(groups, lambda answer: len(spaced(answer.text).split()), "length in words"),
         "repetition": _mean(
             groups, lambda answer: repetition(words(answer.text)), "share of repeated 4-grams of words"
         ),
