@@ -8,7 +8,7 @@ import csv
 import hashlib
 import json
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,8 @@ def outputs_for(prompts: Sequence[PromptRecord], records: Sequence[dict[str, Any
     """Pick the output of each prompt by its instruction; an instruction that stands twice takes its outputs in turn.
 
     Raises:
-        UserError: If some prompts have no output.
+        UserError: If some prompts have no output, or an instruction that several prompts have (conversations that end
+            alike, say) has not as many: nobody knows then which output is whose.
     """
     known: dict[str, deque[str]] = defaultdict(deque)
     for record in records:
@@ -119,10 +120,14 @@ def outputs_for(prompts: Sequence[PromptRecord], records: Sequence[dict[str, Any
             f"outputs {path}: lack {len(missing)} of {len(prompts)} prompts, the first on line {missing[0].line} "
             f"({instruction_of(missing[0])[:40]!r}); add them, or give the prompts that were answered"
         )
-    texts = []
-    for prompt in prompts:
-        found = known[instruction_of(prompt)]
-        texts.append(found.popleft() if len(found) > 1 else found[0])
+    asked = Counter(map(instruction_of, prompts))
+    for instruction, count in asked.items():
+        if 1 < count != len(known[instruction]):
+            raise UserError(
+                f"outputs {path}: must have one for each of the {count} prompts whose last turn is "
+                f"{instruction[:40]!r}, got {len(known[instruction])}; write them in the order of the prompts"
+            )
+    texts = [known[instruction_of(prompt)].popleft() for prompt in prompts]
     return Outputs(str(records[0].get("generator") or name), texts)
 
 

@@ -59,6 +59,8 @@ def measure(contestants: Sequence[Contestant], settings: AlpacaEvalSettings, wor
     difficulties = formats.read_difficulties(known, prompts, order) if known else None
     given = {each.name: _given_outputs(each, prompts) for each in contestants}
     judge = load_judge(settings, workplace.cache / "verdicts", workplace.batch_size, VERDICT_TOKENS)
+    for prompt in prompts:  # costs nothing, so mistakes in them are found before sampling
+        judge.check(prompt)
     fingerprints = [None if given[each.name] else fingerprint_source(each.source) for each in contestants]
     outputs = {each.name: given[each.name] or _answer(each, prompts, settings, workplace) for each in contestants}
     for name, written in outputs.items():
