@@ -37,6 +37,13 @@ def test_rules_without_instructions_name_the_line():
         scores_of(load("rules"), PROMPT, ["x"])
 
 
+@pytest.mark.parametrize("parameters", [{"limit": "2"}, {"limit": True}, None, 5])
+def test_rules_are_checked_without_an_answer(parameters):
+    rules = [{"name": "at_most_words", "parameters": parameters}]
+    with pytest.raises(UserError, match=r"prompt on line 1: instruction at_most_words: .*limit.*; mend"):
+        load("rules").check(PromptRecord({"prompt": "x", "instructions": rules}, TURNS, 1))
+
+
 def test_function_is_imported_from_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "my_scorer.py").write_text(
         "def score(record, answers):\n    return [record['wanted'] in answer for answer in answers]\n"
