@@ -33,6 +33,8 @@ def place(tmp_path_factory) -> Path:
     save_tiny(folder / "model")
     write_pairs(folder / "pairs.jsonl", PAIRS)
     write_prompts(folder / "prompts.jsonl", ("the cat sat", "one two", "a dog"), instructions=TOLD)
+    told = [{"name": "at_most_words", "parameters": {"limit": "3"}}]
+    write_prompts(folder / "wrong.jsonl", ("the cat sat",), instructions=told)
     (folder / "text.txt").write_text("the cat sat on a mat . one two " * 20, encoding="utf-8")
     for method in ("ropo", "full"):
         assert main(train(folder, method, "--save_strategy=steps", "--save_steps=1", "--save_only_model=true")) == 0
@@ -183,6 +185,7 @@ MISTAKES = [
     (["path", "RUN/bare"], "kept no checkpoint to measure; train with --save_strategy steps"),
     (["path", "RUN/ropo", "--text", "RUN/none.txt"], "no such file"),
     (["path", "RUN/ropo", "--prompts", "RUN/none.jsonl"], "no such file"),
+    (["path", "RUN/ropo", "--prompts", "RUN/wrong.jsonl"], "wrong.jsonl:1: instruction at_most_words: limit must be"),
     (["path", "RUN/ropo", "--max_pairs", "0"], "max_pairs: "),
 ]
 

@@ -193,7 +193,8 @@ def test_unknown_instruction_and_wrong_parameters():
 def test_malformed_instructions_are_told_in_one_line(instruction, message):
     for asked in ([instruction], [{"name": "json"}, instruction]):
         with pytest.raises(UserError, match=message) as found:
-            check_instructions(asked)
+            check_instructions(asked, "prompts p.jsonl:3")
+        assert str(found.value).startswith("prompts p.jsonl:3: ")
         assert "\n" not in str(found.value)
         with pytest.raises(UserError, match=message):
             satisfied(asked, "An answer.")
@@ -202,10 +203,10 @@ def test_malformed_instructions_are_told_in_one_line(instruction, message):
 @pytest.mark.parametrize("instructions", [None, 5, "json", {"name": "json"}, [], [None], ["json"]])
 def test_what_is_no_list_of_instructions_is_refused(instructions):
     with pytest.raises(UserError, match="has no `instructions`; write a list"):
-        check_instructions(instructions)
+        check_instructions(instructions, "prompts p.jsonl:3")
 
 
 def test_every_parameter_that_is_drawn_is_one():
     drawn = [(each.name, parameters) for each in INSTRUCTIONS.values() for parameters in each.choices]
     assert len(drawn) > 50
-    check_instructions([{"name": name, "parameters": dict(parameters)} for name, parameters in drawn])
+    check_instructions([{"name": name, "parameters": dict(parameters)} for name, parameters in drawn], "drawn")

@@ -274,47 +274,50 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_instructions(instructions: object) -> None:
+def check_instructions(instructions: object, where: str) -> None:
     """Refuse a prompt's instructions that no checker can check.
 
     Args:
         instructions: What the prompt's record has, whatever it is.
+        where: The record, for the error.
 
     Raises:
         UserError: If it is no list of instructions of the library with their parameters.
     """
+    if (fault := _fault_of(instructions)) is not None:
+        raise UserError(f"{where}: {fault}")
+
+
+def _fault_of(instructions: object) -> str | None:
+    """Say what is wrong with a prompt's instructions, and the mend; None for good ones."""
     if (
         not isinstance(instructions, list)
         or not instructions
         or not all(isinstance(each, dict) for each in instructions)
     ):
-        raise UserError(
+        return (
             "has no `instructions`; write a list of {'name': ..., 'parameters': ...}, as "
             "`ropo.instructions.generate_prompts` does"
         )
-    for instruction in instructions:
-        _check_parameters(instruction)
+    return next((fault for each in instructions if (fault := _fault_in(each)) is not None), None)
 
 
-def _check_parameters(instruction: Mapping[str, Any]) -> None:
+def _fault_in(instruction: Mapping[str, Any]) -> str | None:
     name, parameters = instruction.get("name"), instruction.get("parameters", {})
     if not isinstance(name, str) or name not in INSTRUCTIONS:
-        raise UserError(
-            f"instruction {name!r:.40}: is not in the library; choose from {', '.join(sorted(INSTRUCTIONS))}"
-        )
+        return f"instruction {name!r:.40}: is not in the library; choose from {', '.join(sorted(INSTRUCTIONS))}"
     known = sorted(INSTRUCTIONS[name].choices[0])
     if not isinstance(parameters, dict) or parameters.keys() != set(known):
         got = sorted(map(str, parameters)) if isinstance(parameters, dict) else _shown(parameters)
-        raise UserError(f"instruction {name}: takes the parameters {known}, got {got}; mend them")
+        return f"instruction {name}: takes the parameters {known}, got {got}; mend them"
     for parameter, value in parameters.items():
         fits, rule = _RULES[parameter]
         if not fits(value):
-            raise UserError(f"instruction {name}: {parameter} must be {rule}, got {_shown(value)}; mend the record")
+            return f"instruction {name}: {parameter} must be {rule}, got {_shown(value)}; mend the record"
     if "low" in parameters and parameters["low"] > parameters["high"]:
-        raise UserError(
-            f"instruction {name}: low must not be above high, got {parameters['low']} and {parameters['high']}; "
-            "change places"
-        )
+        low, high = parameters["low"], parameters["high"]
+        return f"instruction {name}: low must not be above high, got {low} and {high}; let them change places"
+    return None
 
 
 def _shown(value: object) -> str:
@@ -333,7 +336,8 @@ def satisfied(instructions: list[dict[str, Any]], answer: str) -> list[bool]:
         One truth value an instruction, in order.
 
     Raises:
-        UserError: As `check_instructions`.
+        UserError: If an instruction is not in the library, or its parameters do not fit.
     """
-    check_instructions(instructions)
+    if (fault := _fault_of(instructions)) is not None:
+        raise UserError(fault)
     return [INSTRUCTIONS[each["name"]].check(answer, **each.get("parameters", {})) for each in instructions]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ropo.core.errors import UserError
 from ropo.core.record import Source
 from ropo.evaluation.contestants import Contestant, answer_with_progress, model_results
 from ropo.evaluation.instructions import InstructionSettings
@@ -30,7 +29,8 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
     Cost: generation, none for answers that are kept; checking is nothing beside it.
     """
     prompts = read_prompts(settings.prompts)[: settings.max_prompts]
-    _check_instructions(prompts, settings)
+    for prompt in prompts:  # before anything is sampled
+        check_instructions(prompt.fields.get("instructions"), f"prompts {settings.prompts}:{prompt.line}")
     sampling = settings.sampling(workplace.seed)
     fingerprints = [fingerprint_source(each.source) for each in contestants]
     of_models = [
@@ -44,15 +44,6 @@ def measure(contestants: Sequence[Contestant], settings: InstructionSettings, wo
         models=model_results(contestants, fingerprints, of_models, "prompts", workplace.seed),
         seed=workplace.seed,
     )
-
-
-def _check_instructions(prompts: Sequence[PromptRecord], settings: InstructionSettings) -> None:
-    """Refuse a prompt without instructions, or with one that no checker knows, before anything is sampled."""
-    for prompt in prompts:
-        try:
-            check_instructions(prompt.fields.get("instructions"))
-        except UserError as error:
-            raise UserError(f"prompts {settings.prompts}:{prompt.line}: {error}") from error
 
 
 def instruction_values(prompts: Sequence[PromptRecord], answers: Sequence[Sequence[Answer]]) -> dict[str, UnitValues]:

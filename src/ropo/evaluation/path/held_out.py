@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ropo.core.files import read_text
 from ropo.core.record import Source
 from ropo.evaluation.path import PathSettings
-from ropo.instructions import satisfied
+from ropo.instructions import check_instructions, satisfied
 from ropo.lm.held_out import BETA, HeldOutPairs, read_held_out, trained_limits, trained_plainly, trained_with
 from ropo.lm.loading import load_tokenizer
 from ropo.lm.sampling import Answer, PromptRecord, SamplingSettings, encode_prompts, model_name, read_prompts
@@ -89,7 +89,8 @@ def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> P
         windows=windows,
         sources=_sources(settings, pairs, prompts, windows),
     )
-    data.passed([[Answer("", (), True)]] * len(prompts))  # an unknown instruction is refused before anything is loaded
+    for prompt in prompts if data.checkable else ():  # before anything is loaded
+        check_instructions(prompt.fields["instructions"], f"prompts {settings.prompts}:{prompt.line}")
     return data
 
 
