@@ -38,6 +38,17 @@ def test_best_against_random_failing_draws_all_of_them():
     assert drawn == {(1.0, 0.5), (1.0, 0.0)}
 
 
+def test_a_best_answer_that_fails_too_is_not_drawn_against_itself_or_its_equals():
+    selection = Selection(strategy="best-random", threshold=1.0)
+    candidates = answers(0.5, 0.2, 0.0, 0.5)
+    drawn = set()
+    for seed in range(30):
+        pairs = select_pairs(0, candidates, selection, Random(seed))
+        assert isinstance(pairs, list)
+        drawn.add((pairs[0].chosen.text, pairs[0].rejected.score))
+    assert drawn == {("answer 0", 0.2), ("answer 0", 0.0)}
+
+
 def test_all_passing_against_failing_uses_an_answer_once_and_stops_at_k():
     candidates = answers(1, 0, 1, 0, 1, 0, 0)
     assert chosen_scores(candidates, strategy="all", max_pairs=9) == [(1, 0)] * 3

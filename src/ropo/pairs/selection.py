@@ -40,9 +40,10 @@ def _best_worst(ordered: Sequence[ScoredAnswer], threshold: float, random: Rando
 
 
 def _best_random(ordered: Sequence[ScoredAnswer], threshold: float, random: Random) -> _Chosen:
-    """Pair the best answer with one drawn from those that fail."""
-    failing = [candidate for candidate in ordered if candidate.score < threshold]
-    return [(ordered[0], random.choice(failing))] if failing else []
+    """Pair the best answer with one drawn from those that fail and score less, as it may fail itself."""
+    best = ordered[0]
+    failing = [candidate for candidate in ordered if candidate.score < min(threshold, best.score)]
+    return [(best, random.choice(failing))] if failing else []
 
 
 def _passing_failing(ordered: Sequence[ScoredAnswer], threshold: float, random: Random) -> _Chosen:
