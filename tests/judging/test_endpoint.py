@@ -237,6 +237,26 @@ def test_first_token(tmp_path):
     assert plain.first_token is None
 
 
+def test_tokens_of_one_text_add_up_and_one_told_twice_counts_once(tmp_path):
+    """As tokenizers of SentencePiece have A with a blank and without; the key's places are one text too."""
+    told = [("A", 0.3), ("B", 0.4), ("A", 0.2), ("B", 0.4), (KEY, 0.02), ("[key]", 0.01)]
+    top = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in told]
+    choice = {"message": {"content": "A"}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}
+    with serving(answer=lambda body: choice) as server:
+        (found,) = ask(server, tmp_path, logprobs=True)
+    wanted = {"A": 0.5, "B": 0.4, "[key]": 0.03}
+    assert found.first_token == {token: pytest.approx(math.log(share)) for token, share in wanted.items()}
+
+
+def test_replies_kept_before_equal_texts_added_up_are_asked_again_and_others_are_not(tmp_path):
+    with serving(answer=echo, logprobs={"A": -0.1, "B": -2.4}) as server:
+        for logprobs in (False, True):
+            old = chat(server, logprobs=logprobs).identity | {"logprobs": logprobs}
+            VerdictStore(tmp_path).put({"judge": old, "turns": questions(1)[0]}, {"text": "old"})
+        assert ask(server, tmp_path, logprobs=True)[0].text == "about question 0"
+        assert ask(server, tmp_path)[0].text == "old"
+
+
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("most", [5, None])
 def test_a_server_that_tells_fewer_log_probs_is_asked_for_fewer_or_none(tmp_path, caplog, status, most):

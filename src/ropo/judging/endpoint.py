@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import openai
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from tenacity.nap import sleep_using_event
@@ -77,7 +78,8 @@ class EndpointChat:
             "url": self.options.judge_url,
             "temperature": _TEMPERATURE,
             "max_tokens": self.max_tokens,
-            "logprobs": self.options.judge_logprobs,
+            # Under True lie replies of which only the last of several tokens of one text was kept.
+            "logprobs": "of texts" if self.options.judge_logprobs else False,
         }
 
     def ask(
@@ -205,20 +207,19 @@ class EndpointChat:
             tokens = [_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")]
             apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
             # With thinking in a field of its own, the first token may be the thinking's: only the text counts then.
-            tokens_seen = [] if apart else _first_token(choices[0])
-            if self.options.judge_logprobs and not apart and not tokens_seen:
+            first_token = {} if apart else _first_token(choices[0], self._strike)
+            if self.options.judge_logprobs and not apart and not first_token:
                 say(
                     f"judge {self.name}: the server tells no log-probabilities, so a verdict is the letter that it "
                     "writes, 0 or 1"
                 )
-            first_token = {self._strike(token): value for token, value in tokens_seen} or None
         except (AttributeError, TypeError, IndexError, KeyError, ValueError) as error:
             raise _Transient("nonsense instead of a completion") from error
         if text is not None and not isinstance(text, str):
             raise _Transient("nonsense instead of a completion")
         if not cut and not (text and text.strip()):
             raise _Transient("empty choice")
-        return Reply(self._strike(text or ""), tokens[0], tokens[1], first_token, cut)
+        return Reply(self._strike(text or ""), tokens[0], tokens[1], first_token or None, cut)
 
     def _strike(self, text: str) -> str:
         """Strike the key out of what a server says."""
@@ -263,18 +264,25 @@ def _visible(content: Any) -> Any:
     return "".join(str(part.get("text") or "") for part in parts)
 
 
-def _first_token(choice: Any) -> list[tuple[str, float]]:
-    """Return the likeliest first tokens; the one that was written alone where the server tells no others."""
+def _first_token(choice: Any, strike: Callable[[str], str]) -> dict[str, float]:
+    """Return the likeliest first tokens; the one that was written alone where the server tells no others.
+
+    Tokens of one text, such as one with a blank that decoding drops, add up; one that is told twice counts once.
+    """
     content = getattr(getattr(choice, "logprobs", None), "content", None)
     if not isinstance(content, list) or not content:
-        return []
+        return {}
     entries = getattr(content[0], "top_logprobs", None) or content[:1]
     told = [(getattr(entry, "token", None), getattr(entry, "logprob", None)) for entry in entries]
-    return [
-        (str(token), float(value))
+    plain = [
+        (strike(str(token)), float(value))
         for token, value in told
         if token is not None and isinstance(value, int | float) and value <= 0  # neither NaN nor a probability
     ]
+    likeliest: dict[str, float] = {}
+    for text, log_prob in dict.fromkeys(plain):
+        likeliest[text] = float(np.logaddexp(likeliest.get(text, -np.inf), log_prob))
+    return likeliest
 
 
 def _count(value: Any) -> int | None:
