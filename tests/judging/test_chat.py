@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ropo.core.errors import UserError
@@ -69,6 +71,18 @@ def test_an_answer_without_a_grade_is_none_and_counted(tmp_path):
     assert judge.meter.missing == (3, 4)
 
 
+@pytest.mark.parametrize("one", ["very good", Failure("refused (400)"), Reply("", cut=True)])
+def test_equal_answers_are_missing_each_among_all_that_were_asked_for(tmp_path, one):
+    """They share one reply, but each of them has a verdict or has none."""
+    judge = judge_of(tmp_path, one=one, two="[[4]]")
+    assert grades(judge, ["one", "two", "one", "one", "two", "one"]) == [None, 4.0, None, None, 4.0, None]
+    assert len(judge.chat.asked) == 2
+    assert judge.meter.missing == (4, 6)
+    again = judge_of(tmp_path, one=one, two="[[4]]")
+    assert grades(again, ["two", "two", "two", "one"]) == [4.0, 4.0, 4.0, None]
+    assert again.meter.missing == (1, 4)
+
+
 def test_a_judge_that_is_down_ends_the_run(tmp_path):
     down = Failure("no connection", passing=True)
     judge = judge_of(tmp_path, one=down, two=down, three="[[5]]")
@@ -89,3 +103,37 @@ def test_earlier_turns_are_shown():
     turns = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Yo"), ("user", "Go on"))]
     text = comparing(Duel(PromptRecord({}, turns, 1), "x", "y"))[-1]["content"]
     assert "user: Hi\n\nassistant: Yo\n\nuser: Go on" in text
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"place": "Zürich"}'}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALLING = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+RESULT = {"role": "tool", "content": "dry"}
+FLAT = {"name": "weather", "arguments": {"place": "Zürich"}}
+
+
+@pytest.mark.parametrize("tools", [[TOOL], '[{"type": "function", "function": {"name": "weather", "parameters": {}}}]'])
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {}])
+@pytest.mark.parametrize("call", [CALL, {"function": FLAT}, FLAT])
+def test_calls_and_tools_are_shown_and_no_content_as_none(tools, content, call):
+    turns = [CALLING[0], {"role": "assistant", **content, "tool_calls": [call]}, RESULT]
+    prompt = PromptRecord({}, turns, 1, {"tools": tools})
+    written = tools if isinstance(tools, str) else json.dumps(tools)
+    shown = 'assistant: tool_calls: [{"name": "weather", "arguments": {"place": "Zürich"}}]'
+    wanted = f"tools: {written}\n\nuser: Rain?\n\n{shown}\n\ntool: dry"
+    assert wanted in grading(prompt, "x")[-1]["content"]
+    assert wanted in comparing(Duel(prompt, "x", "y"))[-1]["content"]
+
+
+def test_a_turn_may_speak_and_call_or_do_neither():
+    turns = [CALLING[0], {**CALLING[1], "content": "I look."}, RESULT, {"role": "system", "content": ""}, CALLING[0]]
+    text = grading(PromptRecord({}, turns, 1), "x")[-1]["content"]
+    assert "assistant: I look.\ntool_calls: [" in text
+    assert "\n\nsystem: \n\nuser: Rain?" in text
+    assert "None" not in text
+    assert "tools:" not in text
+
+
+def test_the_tools_of_a_single_turn_are_shown():
+    text = comparing(Duel(PromptRecord({}, CALLING[:1], 1, {"tools": [TOOL]}), "x", "y"))[-1]["content"]
+    assert f"<request>\ntools: {json.dumps([TOOL])}\n\nuser: Rain?\n</request>" in text

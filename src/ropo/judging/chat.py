@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ChatJudge", "Reply", "grade_in"]
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -102,7 +103,7 @@ class ChatModel(Protocol):
             conversations: Turns that end with the user's.
             keep: Called with each answer before it is yielded, perhaps in another thread, also for answers that
                 arrive after the caller was interrupted.
-            meter: Counts retries and failures; answers are the caller's to count.
+            meter: Counts retries, and each failure once; answers are the caller's to count.
         """
 
 
@@ -183,6 +184,8 @@ class ChatJudge:
             for number, reply in self.chat.ask(asked, keep, meter):
                 group = groups[still[number]]
                 replies |= dict.fromkeys(group, reply)
+                if isinstance(reply, Failure) and len(group) > 1:  # the model counted one
+                    meter.count_failure(reply.reason, len(group) - 1)
                 advance(len(group))
         return [replies[number] for number in range(len(conversations))]
 
@@ -190,6 +193,7 @@ class ChatJudge:
         if isinstance(reply, Failure):
             return Verdict(None, reply.reason)
         if found := read(reply):
+            self.meter.count_given()
             return Verdict(found[0], source=found[1], said=reply.text)
         reason = CUT if reply.cut else UNPARSABLE
         self.meter.count_failure(reason)
@@ -198,18 +202,44 @@ class ChatJudge:
 
 def grading(prompt: PromptRecord, answer: str) -> list[Turn]:
     """Return what a judge is asked about one answer."""
-    conversation = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt.turns)
-    return [{"role": "user", "content": _GRADE_QUESTION.format(conversation=conversation, answer=answer)}]
+    return [{"role": "user", "content": _GRADE_QUESTION.format(conversation=_shown(prompt), answer=answer)}]
 
 
 def comparing(duel: Duel) -> list[Turn]:
     """Return what a judge is asked about two answers; earlier turns of their prompt come before the request."""
-    request = "\n\n".join(
-        turn["content"] if len(duel.prompt.turns) == 1 else f"{turn['role']}: {turn['content']}"
-        for turn in duel.prompt.turns
-    )
+    alone = len(duel.prompt.turns) == 1 and not duel.prompt.options.get("tools")
+    request = _said(duel.prompt.turns[0]) if alone else _shown(duel.prompt)
     asked = _PAIR_QUESTION.format(request=request, first=duel.first, second=duel.second)
     return [{"role": "system", "content": _PAIR_SYSTEM}, {"role": "user", "content": asked}]
+
+
+def _shown(prompt: PromptRecord) -> str:
+    """Return the tools that a model may call, if any, and the turns of its conversation."""
+    tools = prompt.options.get("tools")
+    written = tools if isinstance(tools, str) else _as_json(tools)
+    parts = [f"tools: {written}"] if tools else []
+    return "\n\n".join([*parts, *(f"{turn['role']}: {_said(turn)}" for turn in prompt.turns)])
+
+
+def _said(turn: Turn) -> str:
+    """Return the text of a turn, which a turn of calls may lack, and the calls as JSON."""
+    parts = [turn["content"]] if turn.get("content") else []
+    if calls := turn.get("tool_calls"):
+        parts.append(f"tool_calls: {_as_json([_call(each) for each in calls])}")
+    return "\n".join(parts)
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})  # an object, or its JSON
+    return {
+        "name": function["name"],
+        "arguments": json.loads(arguments) if isinstance(arguments, str) else arguments,
+    }
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _preference_in(reply: Reply) -> tuple[float, str] | None:

@@ -76,8 +76,9 @@ class Meter:
     Args:
         calls: Answers that were received now, and perhaps paid for.
         kept: Answers that an earlier run had kept on disk.
+        given: Verdicts that were given; equal questions share an answer, and have a verdict each.
         retries: Attempts that failed and were made again, by reason.
-        failures: Questions that stayed without a verdict, by reason.
+        failures: Verdicts that are missing, by reason.
         prompt_tokens: Tokens read for the answers received now.
         completion_tokens: Tokens written for them.
         uncounted: Answers received now whose tokens the model did not tell.
@@ -85,6 +86,7 @@ class Meter:
 
     calls: int = 0
     kept: int = 0
+    given: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
@@ -110,10 +112,15 @@ class Meter:
         with self._lock:
             self.retries[reason] += 1
 
-    def count_failure(self, reason: str) -> None:
-        """Count a question that stayed without a verdict."""
+    def count_given(self) -> None:
+        """Count a verdict."""
         with self._lock:
-            self.failures[reason] += 1
+            self.given += 1
+
+    def count_failure(self, reason: str, count: int = 1) -> None:
+        """Count verdicts that are missing."""
+        with self._lock:
+            self.failures[reason] += count
 
     @property
     def answered(self) -> int:
@@ -122,13 +129,12 @@ class Meter:
 
     @property
     def missing(self) -> tuple[int, int]:
-        """How many questions stayed without a verdict, and how many there were."""
-        unread = sum(self.failures[reason] for reason in (UNPARSABLE, CUT))  # they have an answer
-        return self.failures.total(), self.answered + self.failures.total() - unread
+        """How many verdicts are missing, and how many were asked for."""
+        return self.failures.total(), self.given + self.failures.total()
 
     @property
     def why(self) -> str:
-        """Why questions stayed without a verdict, with counts."""
+        """Why verdicts are missing, with counts."""
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.failures.items()))
 
     def summary(self, input_price: float | None, output_price: float | None) -> dict[str, Any]:
