@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import time
 
 import pytest
 
-from ropo.judging.reading import LOG_PROBS, TEXT, is_thinking, read_letter, read_preference, read_rating, spoken
+from ropo.judging.reading import (
+    _LONGEST_RUN,
+    LOG_PROBS,
+    TEXT,
+    _answer,
+    is_thinking,
+    read_letter,
+    read_preference,
+    read_rating,
+    spoken,
+)
 
 LETTERS = [
     ("A", "A"),
@@ -125,6 +136,57 @@ LETTERS += [
     ("Answer A is worse.", None),
     ("Worse: B", None),
 ]
+# What was taken back or denied, and words that only look like it.
+LETTERS += [
+    ("Answer: A because B has few, or no, facts.", "A"),
+    ("A is better. B has none, no facts, nothing.", "A"),
+    ("I choose A. No wait, B is better.", "B"),
+    ("A. Hmm, no: B", "B"),
+    ("The better answer is A... no, B.", "B"),
+    ("I doubt that A is better.", None),
+    ("Nobody would say A is better.", None),
+    ("I choose A. Scratch that, B.", "B"),
+    ("I choose A. No.", None),
+    ("A. No wait.", None),
+    ("I choose A, or rather B.", "B"),
+    ("I pick A, wait, no, B.", "B"),
+    ("A - no, B", "B"),
+    ("Verdict: A. On second thought, B.", "B"),
+    ("I choose A. I take that back. B is better.", "B"),
+    ("I disagree that A is better.", None),
+    ("It is wrong that A is better.", None),
+    ("I refuse to choose A.", None),
+    ("No one thinks A is better.", None),
+    ("None would pick A.", None),
+    ("I was going to choose A.", None),
+    ("I choose A. I changed my mind: B", "B"),
+    ("A\n\nNo, wait, the right answer is B.", None),
+    ("It is doubtful that A is better.", None),
+    ("A is better. No, B is better.", "B"),
+    ("[[A]] No wait, [[B]]", None),
+    ("Verdict: A\nWait, no. Verdict: B", "B"),
+    ("A, I mean B", "B"),
+    ("I choose A. Sorry, no, B.", "B"),
+    ("Answer: A\nNo!\nAnswer: B", "B"),
+    ("I question whether A is better.", None),
+    ("I choose A. My mistake, B.", "B"),
+    ("Few would say A is better.", None),
+    ("A. Correction, B.", "B"),
+    ("Answer B is better because it is correct.", "B"),
+    ("Without a doubt, A is better.", "A"),
+    ("A is undoubtedly better.", "A"),
+    ("Verdict: A. No errors found.", "A"),
+    ("Is B right? No, it is wrong. Answer: A", "A"),
+    ("Verdict: A\n\nIs B correct? No, it is wrong.", "A"),
+    ("I prefer A, as B refuses to answer.", "A"),
+    ("B refuses to answer, so A is better.", "A"),
+    ("**B**\n\nAnswer A has no sources.", "B"),
+    ("A. It has no errors, no fluff.", "A"),
+    ("Beyond doubt, B is better.", "B"),
+    ("Verdict: B\nErrors in A: yes.\nErrors in B: no.", "B"),
+    ("No doubt, A is better.", "A"),
+    ("A\n\n- No hallucinations\n- No fluff", "A"),
+]
 # Cut at the longest answer: what follows might have taken it back.
 CUT_LETTERS = [
     ("A", "A"),
@@ -213,6 +275,109 @@ RATINGS += [
     ("It names 7 of 10 rivers.", None),
     ("Rating: 7/10 (7/10)", 7),
 ]
+# Decimal commas, lists, and numbers of a scale, a sum or a class.
+RATINGS += [
+    ("Rating: 7. No wait, 5.", 5),
+    ("Score: 7. Hmm, no: 6/10", 6),
+    ("I give it a 7... no, a 6.", None),
+    ("Rating: 7. No.", None),
+    ("[[7]] No wait, [[5]]", 7),  # as FastChat reads it
+    ("7,5/10", 7.5),
+    ("Note: 7,5/10", 7.5),
+    ("Grade: 7,5", 7.5),
+    ("I give it 7,5", 7.5),
+    ("Rating: 1,000", None),
+    ("Grade: 7, 5", None),
+    ("scores: 7,8,9", None),
+    ("Score: 7,8,9", None),
+    ("Rating: 10,000", None),
+    ('{"rating": "7,5"}', 7.5),
+    ('{"rating": 7,5}', 7.5),
+    ('{"rating": "1,000"}', None),
+    ("Rating: 7,5 out of 10", 7.5),
+    ("7,5", 7.5),
+    ("Rating: **7,5**", 7.5),
+    ("The score is 8,25.", 8.25),
+    ("Grade: 1,000/10", None),
+    ("1,000/10", None),
+    ("7,8,9/10", None),
+    ("I give it 1,000", None),
+    ("Grade: [[7,5]]", 7.5),
+    ("7, 5", None),
+    ("Grade: 7 and 8", None),
+    ('{"score": 1,000}', None),
+    ("Rating: [7,5]", None),
+    ("Rating: [7, 5]", None),
+    ("I give it 7, 8", None),
+    ("10,0/10", 10),
+    ("Score: 7/10,8/10", None),
+    ("Rating (1 = worst, 10 = best): 6", 6),
+    ("Grade 1 (useless) to 10: 6", 6),
+    ("The score is 9 minus 3, so 6.", None),
+    ("Suitable for grade 5 pupils.", None),
+    ("Rating (10 = best, 1 = worst): 6", 6),
+    ("Rating (1-10): 7", 7),
+    ("Rating (1 to 10): 7", 7),
+    ("Score [1-10]: 7", 7),
+    ("Rating 1=worst 10=best: 6", 6),
+    ("Rating (1 = worst, 5 = best): 4", None),
+    ("Grade 1 (bad) to 5 (good): 4", None),
+    ("Score: 9, minus 3 for style.", None),
+    ("9/10 minus 3, so 6", None),
+    ("I give it 9, minus 2 for style.", None),
+    ("Suitable for grade 5.", None),
+    ("A grade 3 vocabulary.", None),
+    ("They score 3 goals.", None),
+    ("I mark 3 errors here.", None),
+    ("The maximum score is 10. I give it 6.", 6),
+    ("I would rate this from 1 (worst) to 10 (best): 6", 6),
+    ("On a scale of 1 to 10, I give it 7.", 7),
+    ("Grade from 1 to 10: 6", 6),
+    ("Score: 5 + 1 = 6", None),
+    ("I start with a score of 10 and deduct 3. Score: 7", 7),
+    ("Rating (1 being worst and 10 best): 6", 6),
+    ("Rating (1: worst; 10: best): 6", 6),
+    ("Grade (0-10): 8", 8),
+    ("Grade: 6 (1 = worst, 10 = best)", 6),
+    ("Written for grade 5-level readers.", None),
+    ("Score 8 points", 8),
+    ("Rating on a scale of 1-10: 7", 7),
+    ("Rating (1 is the lowest, 10 is the highest): 6", 6),
+    ("Rating [1 = worst, 10 = best]: 6", 6),
+    ("The lowest score is 1 and the highest score is 10. I give it 6.", 6),
+    ("Good. Grade: [[7]]", 7),
+    ("Grade: 8", 8),
+    ("Grade: 8 because it is short, clear and right.", 8),
+    ("**Grade:** 6/10", 6),
+    ("I would rate this a 7.", 7),
+    ("Rating: 7 = good", 7),
+    ("Score: 8, plus it is short.", 8),
+    ("Rating: 7, 2 errors were found.", 7),
+    ("Score 7 out of 10", 7),
+    ("Score 7 because it is fine", 7),
+    ("Grade 8.", 8),
+    ("It names 5 rivers, 3 wrongly. Grade: 4", 4),
+    ("Rating: 9 (flawless but for 1 typo)", 9),
+    ("In 1,000 words it says little. Rating: 3", 3),
+    ("Grade: 7. Suitable for grade 5 pupils.", 7),
+    ("The grade is 6 points.", 6),
+    ("[[1]]", 1),
+    ("(1/10)", 1),
+    ("Rating: useless (1/10)", 1),
+    ("1 out of 10", 1),
+    ("Score: 10/10", 10),
+    ("It gets a perfect score of 10.", 10),
+    ("I give it a 9, as it is fine.", 9),
+    ("Score: 7, less than perfect.", 7),
+    ("Grade: 7.5", 7.5),
+    ('{"grade": 7}', 7),
+    ("Rating: 8\nThe text has 1,000 words.", 8),
+    ("Rating: 7, since 3 of 10 facts are wrong.", 7),
+    ("Grade **7**", 7),
+    ("My rating is 5.", 5),
+    ("Rating: 7; 2 points off for style", 7),
+    ("Score: 8 and it is short", 8),
+]
 CUT_RATINGS = [
     ("Rating: 1", None),
     ("Good. [[7]]", 7),
@@ -283,6 +448,43 @@ def test_a_grade_that_was_only_thought_does_not_count(text):
     assert read_rating(text.replace("</think>", "") + "</think> Rating: [[8]]") == 8.0
 
 
+@pytest.mark.parametrize("read", [read_letter, read_rating])
+@pytest.mark.parametrize(
+    "nested", ['{"a":' * 20_000, '{"verdict":' + "[" * 20_000, '{"a":' * 20_000 + '"A"' + "}" * 20_000]
+)
+def test_what_is_nested_by_the_thousand_is_no_verdict(read, nested):
+    assert read(nested) is None
+
+
+@pytest.mark.parametrize("depth", range(700, 1000, 25))
+@pytest.mark.parametrize("opening", ['{"a":', '{"a":[', '{"verdict":[['])
+def test_what_is_nested_by_the_hundred_raises_nothing(depth, opening):
+    closing = opening.replace('{"a":', "}").replace('{"verdict":', "}").replace("[", "]")[::-1]
+    assert read_rating(opening * depth + '"A"' + closing * depth) is None
+    assert read_letter(opening * depth + '"A"' + closing * depth) in ("A", None)
+
+
+RUNS = ["_" * 60_000, "(" * 50_000, "_(" * 30_000, "\n " * 30_000, "A" + "(" * 50_000, "a,b" * 20_000, "A, " * 20_000]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_tens_of_thousands_of_marks_take_no_minute(run):
+    """They took 66 to 96 s."""
+    begun = time.process_time()
+    found = read_letter(run), read_rating(run), read_letter(run, cut=True), read_preference(run, {"A": -0.1})
+    assert time.process_time() - begun < 15
+    assert None in found
+
+
+@pytest.mark.parametrize("run", ["_" * 60_000, "-" * 300 + "\n", "(" * 50_000])
+def test_a_verdict_beside_a_long_run_of_marks_is_read(run):
+    assert (
+        read_letter(f"B\n{run}") == read_letter(f"{run}\nB") == read_letter(f"Verdict: B\n{run}\nIt is right.") == "B"
+    )
+    assert read_rating(f"Rating: 7\n{run}") == read_rating(f"{run}\nRating: 7") == 7.0
+    assert len(_answer(run)) <= _LONGEST_RUN
+
+
 def test_thinking_is_told_from_speech():
     assert spoken("<think>a<think>b</think>c</think>d") == "d"
     assert spoken("a</think>b</think>c") == "c"
@@ -316,6 +518,8 @@ def test_log_probabilities_weigh_the_verdict():
         ("A\n\nIt is right.", tokens(A=0.75, B=0.25), (pytest.approx(0.25), LOG_PROBS)),
         ("Verdict: B", tokens(A=0.75, B=0.25), (1.0, TEXT)),  # of another token than the text's first
         ("no verdict", tokens(A=0.75, B=0.25), None),
+        ("A is better. No, wait.", tokens(A=0.75, B=0.25), None),
+        ("A. Hmm, no: B", tokens(A=0.75, B=0.25), (1.0, TEXT)),
     ],
 )
 def test_letters_without_most_of_the_mass_or_the_verdict_leave_it_to_the_text(text, first_token, wanted):

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ropo.judging.sentences import letter_of_cut, pure_letter, stated_letters, verdict_in
+from ropo.judging.sentences import after_withdrawal, letter_of_cut, pure_letter, stated_letters, verdict_in
 
 _THINKING = r"(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad"
 _OPENING = rf"<(?:{_THINKING})>|<\|begin_of_(?:{_THINKING})\|>|\[THINK\]|◁think▷|<\|channel\|?>\s*(?:analysis|thought)"
@@ -40,26 +40,64 @@ _JSON_KEYS = re.compile(
     r"answer|choice|verdict|winn\w+|better|best|prefer\w*|decision|judge?ment|result|selection|pick|final"
 )
 _JSON_GRADES = re.compile("rating|score|grade|mark")
+_LONGEST_RUN = 100  # of marks and blanks; patterns would take minutes over tens of thousands
+_RUN = re.compile(rf"[\W_]{{{_LONGEST_RUN + 1},}}")
 
 # The letter that a text begins with, and whether it goes on as a verdict does ("A good question" does not).
 _FIRST_LETTER = re.compile(r"[\W_]*([ABab])\b(\s+(?:because|since|wins|is (?:\w+ly )?better)\b)?")
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-_LABEL = r"\b(?:rating|grade|score|mark)\b(?:\s+(?:is|of|would be))?[\s:=*_`\"'“”(–—]*"
-_END = r"(?![\d%]|\.\d|\s*(?:/|out of)\s*(?!10\b(?!\.\d))\d|\s*(?:-|–|to|or)\s*\d)(?:\s*(?:/|out of)\s*10\b)?"
-_IN_BRACKETS = rf"\[\[\s*{_NUMBER}\s*(?:/\s*10\s*)?\]\]"
+_LISTED = r"\s*(?:[,;&|]|and\b)\s*\d+(?:[.,]\d+)?\s*(?:[.,;&|/)\]}]|and\b|or\b|$)"  # the second of several numbers
+# As people say it: with a decimal comma too, but never the beginning of 1,000, nor one of several.
+_SAID_NUMBER = rf"(\d+(?:\.\d+|,\d{{1,2}})?)(?![\d]|[.,]\d|{_LISTED})"
+_NOUN = r"(?:rating|grade|score|mark)"
+_GOES_ON = (
+    "because|since|for|as|out|of|due|given|overall|and|but|so|with|points?|though|although|while|mainly|only|total|from|"
+    "by|in|on|at|to"
+)
+# "Grade 5 pupils" and "score 3 goals" are no grades of an answer.
+_LABEL = (
+    rf"\b{_NOUN}\b(?!\s+\d+(?:[.,]\d+)?(?:\s+(?!(?:{_GOES_ON})\b)|-)[a-z])(?:\s+(?:is|of|would be))?"
+    r"[\s:=*_`\"'“”(–—]*"
+)
+_TEN = r"\s*(?:/|out of)\s*10\b(?![.,]\d)"
+_SUM = rf"(?:{_TEN})?\s*(?:\+\s*\d|,?\s*(?:minus|plus|less)\s+(?:\d|an?\b|one\b|two\b|three\b|half\b))"
+_GLOSS = r"\s*(?:=|:|(?:is|being|means|for)\b)\s*[^\d\n]{1,40}?"
+# Where a number is the lower end of a scale: "1 = worst, 5 = best", "1 being worst and 5 best", "1 (bad) to 5".
+_BOUND = (
+    r"\s*(?P<gloss>=|:|is\b|being\b|means\b)[^\d\n]{1,40}?(?<!\d)\d+\s*(?P=gloss)|\s*being\b[^\d\n]{1,40}?\d"
+    r"|\s*\([^()\d]*\)\s*(?:-|–|—|to|through)\s*\d"
+)
+_END = rf"(?!%|\s*(?:/|out of)\s*(?!10\b(?![.,]\d))\d|\s*(?:-|–|to|or)\s*\d|{_SUM}|{_BOUND})(?:{_TEN})?"
+_IN_BRACKETS = r"\[\[\s*{}\s*(?:/\s*10\s*)?\]\]"
 _GIVEN = r"\bI(?:['’]d| would| will)?\s+(?:rate|give|score|grade|assign)\b[^.\d\n-]{0,40}?(?<![\d.-])"
-_OF_TEN = re.compile(rf"(?<![\d./-]){_NUMBER}\s*(?:/|out of)\s*10\b(?!\.\d)")
+_OF_TEN = re.compile(rf"(?<!\d,)(?<![\d./-]){_SAID_NUMBER}(?!{_SUM}){_TEN}")
+# What a judge says of the scale, or of pupils: its numbers are no grades.
+_SCALE = re.compile(
+    rf"[(\[](?![^()\[\]]*/)[^()\[\]\d]*\b[01]{_GLOSS}\b10\b[^()\[\]\d]*[)\]]"
+    rf"|[(\[](?![^()\[\]]*/)[^()\[\]\d]*\b10{_GLOSS}\b[01]\b[^()\[\]\d]*[)\]]"
+    r"|[(\[][^()\[\]\d]*\b[01]\s*(?:-|–|—|to|through|and)\s*10[^()\[\]\d/]*[)\]]"
+    r"|(?:\b(?:(?:on\s+)?a\s+scale\s+)?(?:of|from)\s+)?(?<![\d.,/-])[01]\s*(?:\([^()\d]*\))?\s*(?:-|–|—|to|through|and)"
+    r"\s*10\b(?:\s*\([^()\d]*\))?(?!\s*[./,]\d)"
+    r"|\b[01]\s*=\s*\w+[\s,;]+(?:and\s+)?10\s*=\s*\w+"
+    rf"|\b(?:max(?:imum)?|min(?:imum)?|highest|lowest)\s+(?:possible\s+)?{_NOUN}\s*(?:is|=|:)\s*\d+"
+    rf"|\b(?:start\w*|initial|base)\s+(?:(?:with|from|at|an?|the)\s+)*{_NOUN}\s*(?:(?:is|of|at)\b|[=:])?\s*\d+"
+    r"|\b(?:for|of|in|at|from|through|above|below|under|beyond)\s+grades?\s+\d+(?:[.,]\d+)?\b(?!\s*(?:/|out of))",
+    re.IGNORECASE,
+)
 # From the plainest form to the loosest. The last labelled one counts, as judges may change their mind.
-_RATINGS = (
-    (re.compile(_LABEL + _IN_BRACKETS, re.IGNORECASE), "last"),
-    (re.compile(_IN_BRACKETS), "first"),  # as FastChat reads them
+_MARKED_RATINGS = (
+    (re.compile(_LABEL + _IN_BRACKETS.format(_NUMBER), re.IGNORECASE), "last"),
+    (re.compile(_IN_BRACKETS.format(_NUMBER)), "first"),  # as FastChat reads them
+    (re.compile(_IN_BRACKETS.format(r"(\d+,\d{1,2})")), "only"),
+)
+_SAID_RATINGS = (
     (re.compile(_LABEL + rf"\[\s*{_NUMBER}\s*(?:/\s*10\s*)?\]", re.IGNORECASE), "last"),
-    (re.compile(_LABEL + rf"(?<![\d.-]){_NUMBER}{_END}", re.IGNORECASE), "last"),
-    (re.compile(_GIVEN + _NUMBER + _END + r"(?=\s*(?:[.,;!*]|$|\n|because|since|for))", re.IGNORECASE), "last"),
+    (re.compile(_LABEL + rf"(?<![\d.-]){_SAID_NUMBER}{_END}", re.IGNORECASE), "last"),
+    (re.compile(_GIVEN + _SAID_NUMBER + _END + r"(?=\s*(?:[.,;!*]|$|\n|because|since|for))", re.IGNORECASE), "last"),
     (re.compile(rf"\[\s*{_NUMBER}\s*(?:/\s*10\s*)?\]"), "first"),  # FastChat's second form
     (_OF_TEN, "only"),
-    (re.compile(rf"\A[\W_]*?(?<![\d./-]){_NUMBER}[\s*_`\"'.)]*\Z"), "only"),
+    (re.compile(rf"\A[\W_]*?(?<![\d./-]){_SAID_NUMBER}[\s*_`\"'.)]*\Z"), "only"),
 )
 
 
@@ -88,9 +126,10 @@ def read_letter(text: str, letters: str = "AB", cut: bool = False) -> str | None
         letters: The letters asked for; `C` stands for a tie.
         cut: Whether it was cut at the longest answer; then only what is surely complete counts.
     """
-    said = _TAGS.sub(" ", spoken(text)).strip()
+    said = _answer(text)
     if _is_json(said):
         return _letter_in_json(said, letters)
+    said = after_withdrawal(said)
     units = [unit for unit in re.split(r"(?<=[.!?;])\s+|\n+", said) if re.search(r"\w", unit)]
     if not units:
         return None
@@ -125,8 +164,9 @@ def read_preference(
         first_token: Log-probabilities of the likeliest first tokens, in nats.
         cut: Whether the text was cut at the longest answer.
     """
-    letter = read_letter(text, "AB", cut)
-    opening = _FIRST_LETTER.match(text)
+    letter, said = read_letter(text, "AB", cut), _answer(text)
+    withdrawn = letter is None and after_withdrawal(said) != said
+    opening = None if withdrawn else _FIRST_LETTER.match(text)
     if first_token and opening and (opening[1].upper() == letter or (letter is None and opening[2])):
         mass = {"A": 0.0, "B": 0.0}
         for token, log_prob in first_token.items():
@@ -152,32 +192,44 @@ def read_rating(text: str, cut: bool = False) -> float | None:
         text: What the judge wrote, its thinking included.
         cut: Whether it was cut at the longest answer; then a number at its very end may lack digits.
     """
-    said = _TAGS.sub(" ", spoken(text)).strip()
+    said = _answer(text)
     if _is_json(said):
         return _in_scale(_values_in_json(said, _JSON_GRADES))
     if cut and not said.endswith("]]"):
         said = said[: len(said) - len(said.split()[-1])] if said else said
-    for pattern, which in _RATINGS:
-        if not (found := list(pattern.finditer(said))):
-            continue
-        grade = found[-1 if which == "last" else 0]
-        others = found if which == "only" else _OF_TEN.finditer(said, grade.end()) if which == "last" else ()
-        # "Score: 7/10 for style and 9/10 for facts" is two grades, and neither is the answer's.
-        return _in_scale([grade[1]]) if {float(each[1]) for each in others} <= {float(grade[1])} else None
+    plain = _SCALE.sub(" ", after_withdrawal(said))
+    for text_read, patterns in ((said, _MARKED_RATINGS), (plain, _SAID_RATINGS)):
+        for pattern, which in patterns:
+            if not (found := list(pattern.finditer(text_read))):
+                continue
+            grade = found[-1 if which == "last" else 0]
+            others = found if which == "only" else _OF_TEN.finditer(text_read, grade.end()) if which == "last" else ()
+            # "Score: 7/10 for style and 9/10 for facts" is two grades, and neither is the answer's.
+            return _in_scale([grade[1]]) if {_number(each[1]) for each in others} <= {_number(grade[1])} else None
     return _in_scale(_values_in_json(said, _JSON_GRADES))
 
 
+def _answer(text: str) -> str:
+    """Return what a judge says after its thinking, without tags and with the middle of long runs of marks left out."""
+    said = _TAGS.sub(" ", spoken(text)).strip()
+    return _RUN.sub(lambda run: run[0][: _LONGEST_RUN // 2] + run[0][-_LONGEST_RUN // 2 :], said)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "."))
+
+
 def _letter_in_json(said: str, letters: str) -> str | None:
-    found = {each[0] for value in _values_in_json(said, _JSON_KEYS) if (each := pure_letter(str(value), letters))}
+    found = {each[0] for value in _values_in_json(said, _JSON_KEYS) if (each := pure_letter(value, letters))}
     return found.pop() if len(found) == 1 else None
 
 
-def _in_scale(found: list[Any]) -> float | None:
+def _in_scale(found: list[str]) -> float | None:
     """Return the one number of a list if it is a grade."""
     numbers = set()
     for value in found:
-        match = re.fullmatch(rf"\s*{_NUMBER}\s*(?:(?:/|out of)\s*10)?\s*", str(value))
-        numbers.add(float(match[1]) if match and not isinstance(value, bool) else None)
+        match = re.fullmatch(rf"\s*{_SAID_NUMBER}\s*(?:(?:/|out of)\s*10)?\s*", value)
+        numbers.add(_number(match[1]) if match else None)
     grade = numbers.pop() if len(numbers) == 1 else None
     return grade if grade is not None and _LOWEST <= grade <= _HIGHEST else None
 
@@ -186,19 +238,22 @@ def _is_json(said: str) -> bool:
     return bool(re.match(r"(?:```\w*\s*)?(?:\[\s*)?\{\s*\"", said))
 
 
-def _values_in_json(said: str, keys: re.Pattern[str]) -> list[Any]:
+def _values_in_json(said: str, keys: re.Pattern[str]) -> list[str]:
     """Return the values under some keys of the JSON objects in a text; of a broken one, those that are complete."""
-    objects: list[list[tuple[str, Any]]] = []
+    objects: list[list[tuple[str, str]]] = []
     start = said.find("{")
     while start >= 0:
         try:
-            whole, length = json.JSONDecoder().raw_decode(said[start:])
-            objects.append(list(_pairs(whole)))
+            whole, end = json.JSONDecoder().raw_decode(said, start)
+            objects.append([(key, str(value)) for key, value in _pairs(whole)])
+        except RecursionError:  # nested by the thousand, which no verdict is
+            return []
         except ValueError:
-            length = 1
-        start = said.find("{", start + length)
+            end = start + 1
+        start = said.find("{", end)
     if not objects:
-        broken = re.findall(r"\"([\w ]+)\"\s*:\s*(?:\"([^\"]{1,40})\"|(\d+(?:\.\d+)?)(?=\s*[,}]))", said)
+        number = r"(\d+(?:\.\d+|,\d{1,2})?)(?=\s*(?:,(?!\s*\d)|\}))"
+        broken = re.findall(rf"\"([\w ]{{1,40}})\"\s*:\s*(?:\"([^\"]{{1,40}})\"|{number})", said)
         objects = [[(key, text or number) for key, text, number in broken]]
     pairs = [pair for each in objects for pair in each]
     wanted = [value for key, value in pairs if any(map(keys.fullmatch, re.split(r"[\W_]+", key.lower())))]

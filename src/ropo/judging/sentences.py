@@ -47,8 +47,38 @@ _OPEN_ENDED = re.compile(  # a sentence that weighs, supposes or asks says nothi
     re.IGNORECASE,
 )
 _CONCEDED = re.compile(r"\b(?:but|although|though|however|while|whereas|yet|and)\b", re.IGNORECASE)
-_DENIED = re.compile(r"\b(?:not|no|never|hardly)\b|n't\b", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:not|no|never|hardly|nobody|none (?:of|would|will|could)|few (?:\w+ )?would)\b|n't\b"
+    r"|\b(?:I|we|one|you|would|\w+ly) doubt\b|\bdoubt(?:s|ed)? (?:that|whether)\b"
+    r"|\b(?:I|we) (?:\w+ly )?(?:disagree|deny|dispute|reject|refuse|question|hesitate)\b"
+    r"|\b(?:wrong|false|untrue|incorrect|unlikely|doubtful|dubious|questionable|debatable|mistaken?) (?:to \w+ )?that\b"
+    r"|\b(?:was|were) going to\b|\b(?:wanted|tempted) to\b",
+    re.IGNORECASE,
+)
+_SURE = re.compile(r"\b(?:there is|I have)? ?no doubt\b", re.IGNORECASE)
+# "No" as a word of its own, and its kin, take back what was said before. Where they answer a question they do not.
+_ONLY_IF_A_LETTER_FOLLOWS = rf"(?=\W+(?:the\s+)?(?:{_NOUN}\s+)?(?-i:[ABC])\b)"
+_TAKEN_BACK = re.compile(
+    r"(?:(?:\n|(?<=[.!;…])|,|…|—|–|\s-)[\s\"'*_]*)"
+    r"(?:(?:hmm*|wait|oh|well|actually|sorry|ah|uh|um|er)\b[\s,.…—–-]*){0,4}"
+    r"(?:no\b(?:[\s,.…—–-]*\b(?:wait|hold on|sorry|actually)\b|(?=\s*(?:[,:!…—–]|\.(?!\s*\d)|\s-\s|\Z)))"
+    r"|(?:scratch|strike) that\b|on second thoughts?\b|my mistake\b"
+    r"|I (?:take (?:that|it|this) back|(?:have )?changed? my mind|was wrong)\b"
+    rf"|(?:(?:or )?rather|I mean|make that|correction)\b{_ONLY_IF_A_LETTER_FOLLOWS})",
+    re.IGNORECASE,
+)
+_LONGEST_LEAD = 300  # characters before a reason
 _REASON = re.compile(r"[,(:;–—]|\s-\s|\b(?:because|since|due to)\b")
+
+
+def after_withdrawal(said: str) -> str:
+    """Return what a text says after it last took back what it had said; all of it where it never did."""
+    ends = [
+        found.end()
+        for found in _TAKEN_BACK.finditer(said)
+        if re.search(r"\w", said[: found.start()]) and not said[: found.start()].endswith("?")
+    ]
+    return said[ends[-1] :].lstrip(" ,.:;!—–-…") if ends else said
 
 
 # A text is taken line by line and sentence by sentence. A unit that is nothing but a verdict outweighs sentences that
@@ -60,7 +90,7 @@ def verdict_in(unit: str, letters: str, first: bool) -> tuple[str, str] | None:
     """
     if found := pure_letter(unit, letters):
         return found
-    for mark in _REASON.finditer(unit):
+    for mark in _REASON.finditer(unit, 0, _LONGEST_LEAD):
         found = pure_letter(unit[: mark.start()], letters)
         if found is None:
             continue
@@ -101,7 +131,7 @@ def stated_letters(units: list[str], letters: str) -> set[str]:
             match[1]
             for pattern in _STATEMENTS
             for match in pattern.finditer(plain)
-            if match[1] in letters and not _DENIED.search(plain[: match.end()])
+            if match[1] in letters and not _DENIED.search(_SURE.sub("", plain[: match.end()]))
         }
         compared = re.sub(rf"\b(?:than|over|to)\s+(?:the\s+)?{_NAMED}", "", plain)
         others = set(re.findall(r"\b[ABC]\b", compared)) - found
