@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import re
@@ -32,8 +33,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo import RopoConfig
 from ropo.core.errors import UserError
-from ropo.training.config import PreferenceConfig
+from ropo.training.config import SMOOTHED_LOSSES, PreferenceConfig
 from ropo.training.packing.packer import PackingCollator
+from ropo.training.remedies.options import OWN_LOSSES
 from ropo.training.trainer import PreferenceTrainer
 from tests.tiny.trained import VOCABULARY, tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.trainers import LORA, PLAIN, logged, options
@@ -398,6 +400,53 @@ def test_an_adapter_on_top_of_an_adapter_is_refused_as_by_trl(tmp_path):
         ({"eval_accumulation_steps": 0}, "eval_accumulation_steps: must be above 0, got 0"),
         ({"dataloader_num_workers": -1}, "dataloader_num_workers: must not be negative, got -1"),
         ({"activation_offloading": True}, "activation_offloading: moves activations"),
+        ({"bf16_full_eval": True}, "bf16_full_eval: would narrow the weights before they are trained, .*; give --bf16"),
+        ({"fp16_full_eval": True}, "fp16_full_eval: would narrow the weights before they are trained"),
+        ({"fp16": True}, "fp16: is not computed in on a CPU, where accelerate keeps float32; give --bf16"),
+        *(
+            ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, weight]}, f"loss_weights: must each .* {weight}]")
+            for weight in (-1.0, 0.0, math.inf, math.nan)
+        ),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": math.nan}}, "lr_scheduler_kwargs: must"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": '{"num_cycles": Infinity}'}, "lr_scheduler_kwargs: m"),
+        *(
+            ({"loss_type": [loss], "label_smoothing": 0.1}, "label_smoothing: is read by .* got 0.1; give .* cdpo")
+            for loss in ("sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "discopop", "sft")
+        ),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: .* got 0.1; give label_smoothing with"),
+        ({"simpo_gamma": 1.0}, "simpo_gamma: is read by the loss simpo only, got 1.0"),
+        ({"discopop_tau": 0.1}, "discopop_tau: is read by the loss discopop only, got 0.1"),
+        (
+            {"f_alpha_divergence_coef": 0.7},
+            "f_alpha_divergence_coef: is read with --f_divergence_type alpha",
+        ),
+        ({"loss_type": ["sft"], "f_divergence_type": "forward_kl"}, "f_divergence_type: is not read by the loss sft"),
+        ({"loss_type": ["sft"], "ld_alpha": 0.5}, "ld_alpha: is not read by the loss sft, got 0.5"),
+        ({"loss_type": ["sft"], "beta_final": 0.5}, "beta_final: is not read by the loss sft"),
+        ({"ref_model_mixup_alpha": 0.5}, "ref_model_mixup_alpha: is of a reference that moves, got 0.5; give --sync"),
+        ({"ref_model_sync_steps": 8}, "ref_model_sync_steps: is of a reference that moves, got 8; give --sync"),
+        ({"load_best_model_at_end": True, "save_strategy": "no"}, "load_best_model_at_end: needs evaluation during"),
+        ({"metric_for_best_model": "loss", "save_strategy": "best"}, "metric_for_best_model: needs evaluation during"),
+        ({"greater_is_better": False}, "greater_is_better: needs evaluation during training, got False"),
+        ({"eval_delay": 3}, "eval_delay: needs evaluation during training, got 3"),
+        ({"eval_steps": 3}, "eval_steps: needs evaluation every so many steps, got 3; give --eval_strategy steps"),
+        ({"eval_steps": 3, "eval_strategy": "epoch"}, "eval_steps: needs evaluation every so many steps"),
+        ({"save_steps": 3, "save_strategy": "no"}, "save_steps: needs checkpoints every so many steps, got 3"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 3}, "warmup_steps: is not read by .*constant_with_warmup"),
+        (
+            {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {"num_cycles": 2}},
+            "lr_scheduler_kwargs: is not read by this lr_scheduler_type",
+        ),
+        (
+            {"dataloader_persistent_workers": True},
+            "dataloader_persistent_workers: is of processes that load data;",
+        ),
+        ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor: is of processes that load data, got 2"),
+        *(
+            ({name: "fork"}, f"{name}: is of processes that load data, got fork")
+            for name in PreferenceConfig.__dataclass_fields__
+            if name == "dataloader_multiprocessing_context"  # which transformers 5.6 has not
+        ),
     ],
 )
 def test_options_are_refused_where_they_enter(tmp_path, monkeypatch, changes, message):
@@ -406,6 +455,37 @@ def test_options_are_refused_where_they_enter(tmp_path, monkeypatch, changes, me
     monkeypatch.setattr("ropo.training.config.integration_utils.is_clearml_available", lambda: False)
     with pytest.raises(UserError, match=message):
         PreferenceConfig(str(tmp_path), use_cpu=True, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"loss_type": [loss], "label_smoothing": 0.1} for loss in ("exo_pair", "robust", "aot", "aot_unpaired")),
+        *({"loss_type": [loss], "label_smoothing": 0.1} for loss in ("cdpo", "simpo")),
+        {"loss_type": ["simpo"], "simpo_gamma": 1.0},
+        {"loss_type": ["sft", "discopop"], "discopop_tau": 0.1, "ld_alpha": 0.5, "loss_weights": [0.5, 2]},
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7},
+        {"sync_ref_model": True, "ref_model_mixup_alpha": 1.0, "ref_model_sync_steps": 8},
+        {"eval_strategy": "steps", "eval_steps": 2, "eval_delay": 1, "load_best_model_at_end": True, "save_steps": 4},
+        {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "loss"},
+        {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 3},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": '{"num_cycles": 2}'},
+        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "dataloader_prefetch_factor": 2},
+    ],
+)
+def test_options_that_are_read_are_taken(tmp_path, changes):
+    config = PreferenceConfig(str(tmp_path), use_cpu=True, **changes)
+    changes.pop("lr_scheduler_kwargs", None)  # read from JSON
+    assert changes
+    assert {name: getattr(config, name) for name in changes} == changes
+
+
+def test_every_loss_that_reads_label_smoothing_is_known():
+    source = inspect.getsource(DPOTrainer._compute_loss)
+    parts = re.split(r'if loss_type == "(\w+)":', source)
+    readers = {name for name, part in zip(parts[1::2], parts[2::2], strict=True) if "label_smoothing" in part}
+    assert len(parts) > 20
+    assert readers | set(OWN_LOSSES) == set(SMOOTHED_LOSSES)
 
 
 def test_every_tracker_of_transformers_is_looked_up(monkeypatch):
