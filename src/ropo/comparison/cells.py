@@ -116,7 +116,7 @@ def diagnosis_cell(recipe: Recipe, training: Training, output: Path) -> Cell:
 
 def beta_of(recipe: Recipe, method: MethodRecipe | None = None) -> float:
     """Return the beta that a method trains with; without a method that which the margins of all are measured with."""
-    return float((method.options if method else {}).get("beta", recipe.training.get("beta", BETA)))
+    return float({"beta": BETA, **recipe.training, **(method.options if method else {})}["beta"])
 
 
 def settings_of(recipe: Recipe, evaluation: Evaluation, test: str, prompts: str | None) -> dict[str, Any]:
