@@ -11,13 +11,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig
 
 from ropo.core.errors import UserError
 from ropo.lm.packing import attention
 from ropo.training.config import PreferenceConfig
 from ropo.training.trainer import PreferenceTrainer
-from tests.tiny.trained import tiny_model, tiny_pairs, tiny_tokenizer
+from tests.tiny.trained import SHAPE, tiny_model, tiny_pairs, tiny_tokenizer
 from tests.training.trainers import LORA, STEPS, logged, options, ours, theirs
 
 LOSS_TOLERANCE = 1e-3  # the bound over the trajectory; measured 1e-6
@@ -208,6 +208,51 @@ def test_packing_can_be_switched_off(tmp_path, packed_calls, caplog):
     ours(tmp_path, packing=False, max_steps=1).train()
     assert not packed_calls
     assert not [record for record in caplog.records if record.name.startswith("ropo")]
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["adapter", "full"])
+def test_a_name_trains_as_the_model_of_that_name(tmp_path, lora, packed_calls):
+    folder = str(tmp_path / "model")
+    tiny_model().save_pretrained(folder)
+    named = ours(tmp_path / "a", model=folder, lora=lora, max_steps=2)
+    given = ours(tmp_path / "b", model=AutoModelForCausalLM.from_pretrained(folder), lora=lora, max_steps=2)
+    assert named.model.dtype == given.model.dtype == torch.float32
+    for trainer in (named, given):
+        trainer.train()
+    assert packed_calls
+    assert logged(named, "loss") == logged(given, "loss")
+    assert logged(named, "loss")[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert logged(named, "loss")[1] != logged(named, "loss")[0]
+    for name, weight in given.model.named_parameters():
+        assert torch.equal(named.model.get_parameter(name), weight), name
+
+
+def test_a_name_is_checked_as_the_model_of_that_name(tmp_path):
+    torch.manual_seed(0)
+    tiny_model("gpt2").save_pretrained(tmp_path / "model")
+    AutoModelForCausalLM.from_config(LlamaConfig(**{**SHAPE, "vocab_size": 40})).save_pretrained(tmp_path / "small")
+    get_peft_model(tiny_model(), LoraConfig(**LORA)).save_pretrained(tmp_path / "adapter")
+    positions = tiny_model("gpt2").config.n_positions
+    lora = LoraConfig(**{**LORA, "target_modules": ["c_attn"], "fan_in_fan_out": True})
+
+    def trainer_of(model, adapter=lora):
+        return PreferenceTrainer(
+            model,
+            args=PreferenceConfig(**options(tmp_path, max_length=positions + 1)),
+            train_dataset=tiny_pairs(8),
+            processing_class=tiny_tokenizer(),
+            peft_config=adapter,
+        )
+
+    assert trainer_of(str(tmp_path / "model")).args.max_length == positions
+    with pytest.raises(UserError, match=r"small: has embeddings for 40 tokens"):
+        trainer_of(str(tmp_path / "small"), LoraConfig(**LORA))
+    with pytest.raises(UserError, match=r"model .*adapter: is an adapter, and TRL loads models alone; load it with"):
+        trainer_of(str(tmp_path / "adapter"), None)
+    with pytest.raises(UserError, match=r"model tiny\.gguf: TRL loads no \.gguf file"):
+        trainer_of("tiny.gguf")
+    with pytest.raises(UserError, match="peft_config: init_lora_weights='pissa' changes the base model"):
+        trainer_of(str(tmp_path / "model"), LoraConfig(**LORA, init_lora_weights="pissa"))
 
 
 def strings(*pairs) -> Dataset:

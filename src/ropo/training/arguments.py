@@ -6,21 +6,24 @@ __all__ = ()
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from peft import PeftType
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, get_scheduler
 
 from ropo.core.errors import UserError
+from ropo.lm.adapters import is_adapter
 from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.sequence import sharers
-from ropo.training.reference import check_active
+from ropo.training.reference import check_active, has_adapter
 
 logger = logging.getLogger(__name__)
+
+_UNCHANGING_STARTS = ("gaussian", "orthogonal", "eva")  # PEFT's `init_lora_weights` that leave the base model as it is
 
 
 def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others: Mapping[str, Any]) -> None:
@@ -39,16 +42,18 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
         raise UserError("eval_on_start: there is nothing to evaluate; give eval_dataset (--eval_data), or leave it out")
     _check_checkpointing(config)
     _warn_of_fixed_ranks(others.get("peft_config"))
-    adapted = is_peft_model(model) or others.get("peft_config") is not None
-    if ref_model is not None and (isinstance(ref_model, str) or is_peft_model(ref_model)):
+    if isinstance(model, str):
+        _check_name(model, None if ref_model is not None else others.get("peft_config"))
+    adapted = has_adapter(model) or others.get("peft_config") is not None
+    if ref_model is not None and (isinstance(ref_model, str) or has_adapter(ref_model)):
         what = "a name" if isinstance(ref_model, str) else "an adapter on a model"
         raise UserError(
             f"ref_model: must be a model, not {what}; load it, and merge its adapter (merge_and_unload), or leave it "
             "out: the reference is then the model that training starts from"
         )
-    if is_peft_model(model) and others.get("peft_config") is None and ref_model is None:
+    if has_adapter(model) and others.get("peft_config") is None and ref_model is None:
         check_active(model)
-    if getattr(model, "_hf_peft_config_loaded", False) and not is_peft_model(model):
+    if getattr(model, "_hf_peft_config_loaded", False) and not has_adapter(model):
         raise UserError(
             "model: transformers has put an adapter into it, which would be frozen while everything else is trained; "
             "load it with peft.PeftModel.from_pretrained(base, folder, is_trainable=True)"
@@ -57,6 +62,26 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
         raise UserError(
             "sync_ref_model: an adapter's reference that moves is a copy of the adapter, and not the ref_model that "
             "was given; leave one of them out"
+        )
+
+
+def _check_name(name: str, adapter: Any) -> None:
+    """Refuse the name of what TRL loads no model from, and a new adapter that would change the reference."""
+    if is_adapter(name):
+        raise UserError(
+            f"model {name}: is an adapter, and TRL loads models alone; load it with "
+            "peft.PeftModel.from_pretrained(base, folder, is_trainable=True)"
+        )
+    if Path(name).suffix == ".gguf":
+        raise UserError(
+            f"model {name}: TRL loads no .gguf file; give `ropo train` its name, or load it with "
+            "transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name)"
+        )
+    start = getattr(adapter, "init_lora_weights", True)
+    if isinstance(start, str) and start not in _UNCHANGING_STARTS:
+        raise UserError(
+            f"peft_config: init_lora_weights={start!r} changes the base model, and the reference would not be the "
+            "model that is named; give one that starts at the base model (init_lora_weights=True), or pass ref_model"
         )
 
 

@@ -53,6 +53,11 @@ def check_active(model: PeftModel) -> None:
         )
 
 
+def has_adapter(model: Any) -> bool:
+    """Tell whether the model that a trainer is given has an adapter; one that it is to load by its name has none."""
+    return not isinstance(model, str) and is_peft_model(model)
+
+
 class AdapterReference:
     """See to it that the reference of an adapter's training is the policy that it starts from.
 
@@ -65,7 +70,7 @@ class AdapterReference:
     """
 
     def __init__(self, model: Any, probed: bool, find_out: Callable[[Callable[[], Any]], Any]) -> None:
-        self._continued, self._find_out = is_peft_model(model), find_out
+        self._continued, self._find_out = has_adapter(model), find_out
         known = probed and not isinstance(model, str) and not is_cut(model)
         self._before = find_out(lambda: probe(model)) if known else None
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,6 +19,7 @@ from trl import DPOTrainer
 from ropo.core.errors import UserError
 from ropo.lm.capacity import cap_length
 from ropo.lm.gguf import quiet_about_words
+from ropo.lm.loading import load_shapes
 from ropo.training.arguments import check_arguments, check_made, check_run
 from ropo.training.card import CardFacts, write_card
 from ropo.training.checkpoints.checkpointer import Checkpointer, Counting, LogCounters
@@ -27,10 +27,11 @@ from ropo.training.config import PreferenceConfig
 from ropo.training.distributed.dealing import deal_out, weighing
 from ropo.training.distributed.holders import Holders
 from ropo.training.distributed.sequence import SplitSequences, processes_of_a_pair, without_accelerates
+from ropo.training.distributed.sharding import without_deepspeed
 from ropo.training.finite import FiniteGuard
 from ropo.training.packing.packer import NUMBER, Packer, without_numbers
 from ropo.training.precomputed import PrecomputedReference, reference_for
-from ropo.training.reference import AdapterReference, reference_of
+from ropo.training.reference import AdapterReference, has_adapter, reference_of
 from ropo.training.remedies.chosen import Remedies
 from ropo.training.remedies.moving_reference import hidden_from_trl
 from ropo.training.remedies.options import check_unsharded
@@ -76,9 +77,11 @@ class PreferenceTrainer(DPOTrainer):
         args = args or PreferenceConfig()
         check_arguments(model, ref_model, args, kwargs)
         self._untrained = model
-        if not isinstance(model, str):
-            args.max_length = cap_length(model, args.max_length, kwargs.get("peft_config"))
-        adapted = is_peft_model(model) or kwargs.get("peft_config") is not None
+        if isinstance(model, str):  # TRL loads it later
+            with without_deepspeed(args):
+                self._untrained = load_shapes(model, trust_remote_code=args.trust_remote_code)
+        args.max_length = cap_length(self._untrained, args.max_length, kwargs.get("peft_config"))
+        adapted = has_adapter(model) or kwargs.get("peft_config") is not None
         self.holders = Holders(self, model, ref_model)
         self._reference = AdapterReference(model, adapted and ref_model is None, self.holders.find_out)
         self._precomputed = PrecomputedReference(self)
