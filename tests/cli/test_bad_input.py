@@ -149,10 +149,27 @@ def test_sequences_may_keep_their_end_instead(model, tmp_path, capsys):
         (["--lr_scheduler_kwargs", '{"x": 1}'], ["lr_scheduler_type linear: cannot be made"]),
         (["--accelerator_config", '{"x": 1}'], ["options: ", "'x'"]),
         (["--deepspeed", "nowhere.json"], ["options: "]),
+        (["--eval_data", "PAIRS", "--bf16_full_eval"], ["bf16_full_eval: would narrow the weights", "--dtype"]),
+        (["--eval_data", "PAIRS", "--eval_do_concat_batches", "false"], ["eval_do_concat_batches: ", "leave it out"]),
+        (["--eval_data", "PAIRS", "--prediction_loss_only", "true"], ["prediction_loss_only: ", "leave it out"]),
+        (["--batch_eval_metrics", "true"], ["batch_eval_metrics: ", "compute_metrics"]),
+        (["--include_for_metrics", "loss"], ["include_for_metrics: ", "compute_metrics"]),
+        (["--loss_type", "sigmoid", "sft", "--loss_weights", "1", "-1"], ["loss_weights: must each be above 0", "-1"]),
+        (["--load_best_model_at_end"], ["load_best_model_at_end: needs evaluation during training"]),
+        (["--save_steps", "2"], ["save_steps: needs checkpoints", "got 2", "--save_strategy steps"]),
+        (["--dataloader_persistent_workers", "true"], ["dataloader_persistent_workers: is of processes that load"]),
+        (["--optim_args", "momentum=0.9"], ["optim_args: is not read by adamw_torch", "got momentum=0.9"]),
+        (["--optim", "sgd", "--adam_beta1", "0.5"], ["adam_beta1: is not read by sgd", "got 0.5"]),
+        (["--optim_target_modules", "q_proj"], ["optim_target_modules: is not read by adamw_torch"]),
+        (
+            ["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"lr_end": -1.0}'],
+            ["lr_scheduler_type polynomial: ", "negative", "lr_end"],
+        ),
     ],
 )
 def test_what_trl_and_the_libraries_would_refuse_later(model, pairs, tmp_path, capsys, flags, parts):
     """Their own words or ours, in one line, before anything is written."""
+    flags = [str(pairs) if flag == "PAIRS" else flag for flag in flags]
     error = refused(capsys, train(model, pairs, tmp_path / "out", *flags), tmp_path, {"pairs.jsonl"})
     for part in parts:
         assert part in error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ()
 
+import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftType
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, get_scheduler
 
@@ -24,6 +26,8 @@ from ropo.training.reference import check_active, has_adapter
 logger = logging.getLogger(__name__)
 
 _UNCHANGING_STARTS = ("gaussian", "orthogonal", "eva")  # PEFT's `init_lora_weights` that leave the base model as it is
+_OF_OPTIMIZERS = ("optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
+_MADE_OF_THE_MODEL = {"params", "model", "optimizer_dict"}  # an optimizer's arguments; it is not asked for twice
 
 
 def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others: Mapping[str, Any]) -> None:
@@ -38,8 +42,7 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
     data = others.get("train_dataset")
     if isinstance(data, Dataset) and not len(data):
         raise UserError("train data: holds no record; give at least one")
-    if config.eval_on_start and others.get("eval_dataset") is None:
-        raise UserError("eval_on_start: there is nothing to evaluate; give eval_dataset (--eval_data), or leave it out")
+    _check_evaluation(config, others)
     _check_checkpointing(config)
     _warn_of_fixed_ranks(others.get("peft_config"))
     if isinstance(model, str):
@@ -63,6 +66,17 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
             "sync_ref_model: an adapter's reference that moves is a copy of the adapter, and not the ref_model that "
             "was given; leave one of them out"
         )
+
+
+def _check_evaluation(config: PreferenceConfig, others: Mapping[str, Any]) -> None:
+    if config.eval_on_start and others.get("eval_dataset") is None:
+        raise UserError("eval_on_start: there is nothing to evaluate; give eval_dataset (--eval_data), or leave it out")
+    for name in ("batch_eval_metrics", "include_for_metrics"):
+        if getattr(config, name) and others.get("compute_metrics") is None:
+            raise UserError(
+                f"{name}: is for compute_metrics, and there is none, got {getattr(config, name)}; leave it out, or "
+                "give one to PreferenceTrainer"
+            )
 
 
 def _check_name(name: str, adapter: Any) -> None:
@@ -138,35 +152,54 @@ def check_made(trainer: Trainer, given: tuple[Any, Any]) -> None:
         trainer: With its model, data and options.
         given: The optimizer and the schedule that the user has made, or None for each.
     """
-    _check_optimizer(trainer, given)
+    if given[0] is None and not trainer.is_deepspeed_enabled:
+        _check_optimizer(trainer)
+    if given[1] is None:
+        _check_schedule(trainer.args)
     _check_experts(trainer)
     _check_sampling(trainer.args, trainer.train_dataset)
 
 
-def _check_optimizer(trainer: Trainer, given: tuple[Any, Any]) -> None:
-    """Refuse an optimizer or a schedule that cannot be made: transformers makes them when training begins."""
+def _check_optimizer(trainer: Trainer) -> None:
+    """Refuse an optimizer that cannot be made, which transformers does when training begins, and what it ignores."""
     args: Any = trainer.args
     model: Any = trainer.model
-    if given[0] is None and not trainer.is_deepspeed_enabled:
-        try:
-            kind, options = trainer.get_optimizer_cls_and_kwargs(args, model)
-            if kind.__module__.startswith("torch.optim"):
-                kind([torch.nn.Parameter(torch.zeros(1))], **options)
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            name = getattr(args.optim, "value", args.optim)
-            raise UserError(
-                f"optim {name}: cannot be made ({error}); choose another one, such as adamw_torch"
-            ) from error
-    if given[1] is None:
-        stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        try:
-            get_scheduler(args.lr_scheduler_type, stand_in, 1, 10, args.lr_scheduler_kwargs)
-        except (TypeError, ValueError) as error:
-            name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-            raise UserError(
-                f"lr_scheduler_type {name}: cannot be made with lr_scheduler_kwargs {args.lr_scheduler_kwargs} "
-                f"({error}); give it what it needs, or choose another one, such as linear"
-            ) from error
+    name = getattr(args.optim, "value", args.optim)
+    try:
+        kind, options = trainer.get_optimizer_cls_and_kwargs(args, model)
+        if kind.__module__.startswith("torch.optim"):
+            kind([torch.nn.Parameter(torch.zeros(1))], **options)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"optim {name}: cannot be made ({error}); choose another one, such as adamw_torch") from error
+    if _MADE_OF_THE_MODEL & set(options):
+        return
+    for each in _OF_OPTIMIZERS:
+        value, default = getattr(args, each), getattr(PreferenceConfig, each)
+        if value == default:
+            continue
+        without = copy.copy(args)
+        setattr(without, each, default)
+        if trainer.get_optimizer_cls_and_kwargs(without, model) == (kind, options):
+            raise UserError(f"{each}: is not read by {name}, got {value}; choose another --optim, or leave it out")
+
+
+def _check_schedule(args: Any) -> None:
+    """Refuse a schedule that cannot be made, or whose learning rate would be negative somewhere."""
+    stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate or 1.0)
+    name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    try:
+        schedule = get_scheduler(args.lr_scheduler_type, stand_in, 1, 10, args.lr_scheduler_kwargs)
+        shares = [schedule.lr_lambdas[0](step) for step in range(12)] if isinstance(schedule, LambdaLR) else []
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"lr_scheduler_type {name}: cannot be made with lr_scheduler_kwargs {args.lr_scheduler_kwargs} "
+            f"({error}); give it what it needs, or choose another one, such as linear"
+        ) from error
+    if min(shares, default=0) < 0:
+        raise UserError(
+            f"lr_scheduler_type {name}: its learning rate must not become negative, got lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs}; give others, or leave them out"
+        )
 
 
 def _check_experts(trainer: Any) -> None:

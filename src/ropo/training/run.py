@@ -52,6 +52,8 @@ def build_trainer(
     Raises:
         UserError: If the options or the adapter do not go with the model or the data.
     """
+    if held_out is not None:
+        _check_measurable(config)
     with _refusing(config):
         trainer = PreferenceTrainer(
             model=model,
@@ -66,6 +68,16 @@ def build_trainer(
         trainer.remove_callback(callback)
     trainer.add_callback(MetricsFile(Path(str(config.output_dir))))
     return trainer
+
+
+def _check_measurable(config: PreferenceConfig) -> None:
+    """Refuse options that keep from us the log-probs by which held-out pairs are measured."""
+    for name, free in (("eval_do_concat_batches", True), ("prediction_loss_only", False)):
+        if getattr(config, name) is not free:
+            raise UserError(
+                f"{name}: must be {free} where held-out pairs are measured, by the log-probs of all of them, "
+                f"got {getattr(config, name)}; leave it out, or give no --eval_data"
+            )
 
 
 @contextmanager
