@@ -69,6 +69,7 @@ def check_arguments(model: Any, ref_model: Any, config: PreferenceConfig, others
 
 
 def _check_evaluation(config: PreferenceConfig, others: Mapping[str, Any]) -> None:
+    """Refuse options of an evaluation that has nothing to evaluate, or of metrics that nobody computes."""
     if config.eval_on_start and others.get("eval_dataset") is None:
         raise UserError("eval_on_start: there is nothing to evaluate; give eval_dataset (--eval_data), or leave it out")
     for name in ("batch_eval_metrics", "include_for_metrics"):
