@@ -11,7 +11,7 @@ and one seed say nothing of others: run it for each.
 
     python experiments/strength/measure.py RUN --data held_out.jsonl --text wikitext2.txt --output DIR
 
-RUN is the folder of a `ropo train` that kept its checkpoints (--save_steps N --save_total_limit M), of any method that
+RUN is the folder of a `ropo train` that kept its checkpoints (--save_strategy steps --save_steps N), of any method that
 has a strength. Writes DIR/results.json; what is computed is kept in DIR/cache, and a killed run goes on where it
 stopped.
 """
@@ -67,7 +67,7 @@ def main() -> None:
     *earlier, last = sorted(checkpoints_of(flags.run), key=step_of)
     earlier = [each for each in earlier if not flags.steps or step_of(each) in flags.steps]
     if not earlier:
-        sys.exit(f"{run}: needs at least two checkpoints; train with --save_steps and --save_total_limit")
+        sys.exit(f"{run}: needs at least two checkpoints; train with --save_strategy steps --save_steps N")
     pairs = read_held_out(flags.data, "test", load_tokenizer(str(last)), trained_limits(run), flags.max_pairs)
     text = read_text(flags.text, "text")
     windows = cut_text(Contestant("last", str(last)), text, flags.window, flags.max_windows)

@@ -33,7 +33,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ropo import RopoConfig
 from ropo.core.errors import UserError
-from ropo.training.config import SMOOTHED_LOSSES, PreferenceConfig
+from ropo.training.config import PreferenceConfig
+from ropo.training.effects import SMOOTHED_LOSSES
 from ropo.training.packing.packer import PackingCollator
 from ropo.training.remedies.options import OWN_LOSSES
 from ropo.training.trainer import PreferenceTrainer

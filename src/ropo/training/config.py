@@ -6,7 +6,7 @@ __all__ = ["PreferenceConfig"]
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import huggingface_hub
@@ -20,6 +20,7 @@ from trl import DPOConfig
 from ropo.core.errors import UserError
 from ropo.core.names import did_you_mean
 from ropo.lm.tokens import Limits
+from ropo.training.effects import check_effects
 from ropo.training.remedies.options import OWN_LOSSES, RemedyOptions, check_remedies
 
 # The names that TRL 1.16 takes; it finds a wrong one only at the first step.
@@ -37,8 +38,6 @@ _NOT_NEGATIVE = (
     "ref_model_sync_steps",
 )
 _DEFAULT = "leave it out for its default"
-_LEAVE_OUT = "leave it out"
-SMOOTHED_LOSSES = ("exo_pair", "robust", "aot", "aot_unpaired", *OWN_LOSSES)
 # What a number must be, and what to give instead; transformers checks few of them.
 _RULES: tuple[tuple[str, Callable[[float], bool], str, str], ...] = (
     *((name, lambda value: value >= 0, "must not be negative", _DEFAULT) for name in _NOT_NEGATIVE),
@@ -69,84 +68,6 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str, str], ...] = (
         lambda tokens: tokens >= 2,
         "must leave room for at least one answer token each",
         "give 2 or more, or leave it out for no limit",
-    ),
-)
-# Options that do what they say only beside others: their names, when they do, the rule, the mend. Passed over is what
-# changes neither training nor what is measured and kept: memory, speed, uploads.
-_EFFECTS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str, str], ...] = (
-    (
-        ("bf16_full_eval", "fp16_full_eval"),
-        lambda config: False,
-        "would narrow the weights before they are trained, where held-out pairs are measured at the start",
-        "give --bf16 or --dtype",
-    ),
-    (
-        ("label_smoothing",),
-        lambda config: bool(_losses(config) & set(SMOOTHED_LOSSES)),
-        f"is read by the losses {', '.join(SMOOTHED_LOSSES)} only",
-        "give --loss_type cdpo for a sigmoid loss with it, or leave it out",
-    ),
-    (
-        ("label_smoothing_factor",),
-        lambda config: False,
-        "is of losses on classes, and no loss of pairs reads it",
-        "give label_smoothing with --loss_type cdpo",
-    ),
-    (("simpo_gamma",), lambda config: "simpo" in _losses(config), "is read by the loss simpo only", _LEAVE_OUT),
-    (("discopop_tau",), lambda config: "discopop" in _losses(config), "is read by the loss discopop only", _LEAVE_OUT),
-    (
-        ("f_divergence_type", "ld_alpha", "beta_final"),
-        lambda config: _losses(config) != {"sft"},
-        "is not read by the loss sft",
-        "give another loss, or leave it out",
-    ),
-    (
-        ("f_alpha_divergence_coef",),
-        lambda config: config.f_divergence_type == "alpha_divergence",
-        "is read with --f_divergence_type alpha_divergence only",
-        _LEAVE_OUT,
-    ),
-    (
-        ("ref_model_mixup_alpha", "ref_model_sync_steps"),
-        lambda config: config.sync_ref_model,
-        "is of a reference that moves",
-        "give --sync_ref_model, or leave it out",
-    ),
-    (
-        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_delay"),
-        lambda config: config.eval_strategy != "no",
-        "needs evaluation during training",
-        "give --eval_strategy steps or epoch, with --eval_data, or leave it out",
-    ),
-    (
-        ("eval_steps",),
-        lambda config: config.eval_strategy == "steps",
-        "needs evaluation every so many steps",
-        "give --eval_strategy steps, or leave it out",
-    ),
-    (
-        ("save_steps",),
-        lambda config: config.save_strategy == "steps",
-        "needs checkpoints every so many steps",
-        "give --save_strategy steps, or leave it out",
-    ),
-    (
-        ("warmup_steps",),
-        lambda config: config.lr_scheduler_type not in ("constant", "reduce_lr_on_plateau", "greedy"),
-        "is not read by this lr_scheduler_type",
-        "give another, such as constant_with_warmup, or leave it out",
-    ),
-    (
-        ("lr_scheduler_kwargs",),
-        lambda config: config.lr_scheduler_type not in ("constant", "constant_with_warmup"),
-        "is not read by this lr_scheduler_type",
-        "give another, such as cosine, or leave it out",
-    ),
-    (
-        ("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
-        lambda config: config.dataloader_num_workers > 0,
-        "is of processes that load data",
-        "give --dataloader_num_workers, or leave it out",
     ),
 )
 _LIBRARIES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}  # as transformers names their checks
@@ -205,7 +126,7 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
             self.dataloader_pin_memory = on_gpu
         self._check_names()
         self._check_numbers()
-        self._check_effects()
+        check_effects(self)
         super().__post_init__()
         self._check_inner_numbers()
         self._check_libraries()
@@ -234,7 +155,6 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
         for name, holds, rule, mend in _RULES:
             value = getattr(self, name)
             self._require(name, not isinstance(value, int | float) or holds(value), rule, mend)
-
         for weight in self.loss_weights or ():
             self._require("loss_weights", 0 < weight < math.inf, "must each be above 0 and finite", "1 is usual")
 
@@ -243,13 +163,6 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
         for each in fields(self):
             finite = all(map(math.isfinite, _numbers_in(getattr(self, each.name, None))))
             self._require(each.name, finite, "must hold finite numbers", _DEFAULT)
-
-    def _check_effects(self) -> None:
-        """Refuse an option that would change nothing, or something else than it says."""
-        given = {each.name for each in fields(self) if getattr(self, each.name) != _default_of(each)}
-        for names, holds, rule, mend in _EFFECTS:
-            for name in names:
-                self._require(name, name not in given or holds(self), rule, mend)
 
     def _check_losses(self) -> None:
         """Refuse combinations that TRL refuses when the trainer is made, in words of the options."""
@@ -321,14 +234,6 @@ class PreferenceConfig(RemedyOptions, DPOConfig):
         if not holds:
             value = getattr(self, name)
             raise UserError(f"{name}: {rule}{'' if value is True else f', got {value}'}; {mend}")
-
-
-def _losses(config: Any) -> set[str]:
-    return {config.loss_type} if isinstance(config.loss_type, str) else set(config.loss_type)
-
-
-def _default_of(option: Field[Any]) -> Any:
-    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def _numbers_in(value: Any) -> Iterator[float]:
