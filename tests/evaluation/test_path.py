@@ -71,6 +71,7 @@ def test_the_numbers_are_those_of_each_checkpoint_alone(place, tmp_path, method)
     flags = ["--checkpoints", "1", "--sampled", "0", "--beta", "0.6"]
     assert main(command(place, method, tmp_path / "other", *flags)) == 0
     other = read_path(tmp_path / "other")
+    assert other.settings["plain_prompts"] is found.settings["plain_prompts"] is False
     assert other.points[0].margins(other.beta) == pytest.approx(2 * found.points[2].margins(found.beta), rel=1e-5)
     base, tokenizer = load_model(str(place / "model")).eval(), load_tokenizer(str(place / "model"))
     pairs = read_held_out(

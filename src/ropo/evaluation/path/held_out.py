@@ -30,6 +30,7 @@ class PathData:
         tokenizer: The run's own.
         pairs: Held-out pairs.
         beta: What margins are multiplied by.
+        plain_prompts: Whether the pairs' text prompts are past the chat template.
         prompts: Prompts to answer, perhaps none.
         encoded: Their tokens.
         sampling: How they are answered.
@@ -40,6 +41,7 @@ class PathData:
     tokenizer: PreTrainedTokenizerBase
     pairs: HeldOutPairs
     beta: float
+    plain_prompts: bool
     prompts: Sequence[PromptRecord]
     encoded: Sequence[Sequence[int]]
     sampling: SamplingSettings
@@ -68,13 +70,14 @@ def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> P
         UserError: If a file is missing or malformed, or an instruction is one that no checker knows.
     """
     tokenizer = load_tokenizer(model)
+    plain = trained_plainly(run) if settings.plain_prompts is None else settings.plain_prompts
     pairs = read_held_out(
         settings.pairs,
         settings.split,
         tokenizer,
         trained_limits(run, models=[model]),
         settings.max_pairs,
-        trained_plainly(run) if settings.plain_prompts is None else settings.plain_prompts,
+        plain,
     )
     prompts = read_prompts(settings.prompts)[: settings.max_prompts] if settings.prompts else []
     text = read_text(settings.text, "text") if settings.text else ""
@@ -83,6 +86,7 @@ def read_path_data(run: str, model: str, settings: PathSettings, seed: int) -> P
         tokenizer=tokenizer,
         pairs=pairs,
         beta=settings.beta or trained_with(run, "beta", BETA),
+        plain_prompts=plain,
         prompts=prompts,
         encoded=encode_prompts(tokenizer, prompts),
         sampling=SamplingSettings(settings.samples, 1.0, 1.0, settings.max_new_tokens, seed),

@@ -104,9 +104,11 @@ def measure_path(
         seconds = (time.monotonic() - clock) / (number + 1) * (len(left) - number - 1)
         say(f"{_describe(point, before.text, data)}; {timedelta(seconds=round(seconds))} left")
     zeros = [0.0] * len(data.pairs.records)
+    told = {name: value for name, value in settings.shown().items() if name != "beta"}  # which stands by itself
+    told |= {"pairs": model_name(settings.pairs), "plain_prompts": data.plain_prompts}
     return PathResult(
         run=run.name,
-        settings=settings.shown() | {"pairs": model_name(settings.pairs), "batch_size": workplace.batch_size},
+        settings=told | {"batch_size": workplace.batch_size},
         data=data.sources,
         model=base,
         beta=data.beta,
